@@ -1,0 +1,168 @@
+"""What the bundle's JSON names besides the parts themselves: checks before training, data lists, plain errors."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from monai.bundle.scripts import run as bundle_run
+from monai.utils import set_determinism
+
+from sga_monai import phantom
+from sga_monai.errors import EXIT_INPUT_REFUSED, EXIT_SOME_ROWS_FAILED, InputError, input_error
+from sga_monai.manifest import check_external, load_manifest, read_manifest
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(
+    seed: int = 0,
+    arguments: Sequence[str] | None = None,
+    output_dir: str | None = None,
+    manifest: str | None = None,
+    dataset_dir: str | None = None,
+    pretrained_weights: str | None = None,
+    positive: Mapping[str, float] | None = None,
+) -> None:
+    """First step of every run: plain errors, a check of the command line, seeds, the phantom, a clear output folder.
+
+    Args:
+        seed: of Python, NumPy and torch.
+        arguments: the command line; ``sys.argv`` when ``None``.
+        output_dir: a run that is already there is set aside, never overwritten; ``None`` leaves it alone.
+        manifest: the phantom is written when this is its manifest and absent.
+        dataset_dir: the folder that the manifest's images are relative to.
+        pretrained_weights: without it, one line says that training starts from random weights.
+        positive: named numbers that must be greater than zero.
+
+    Raises:
+        InputError: on an override that names nothing, or a number that is not positive.
+    """
+    install_plain_errors()
+    check_overrides(sys.argv if arguments is None else arguments)
+    for name, value in (positive or {}).items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise InputError(f"{name} must be a number greater than zero, got {value!r}")
+    set_determinism(seed=seed)
+    if manifest and dataset_dir:
+        phantom.ensure_phantom(manifest, dataset_dir)
+    if output_dir:
+        set_aside(output_dir)
+    if positive and not pretrained_weights:
+        logger.info("no pretrained_weights: training starts from random weights")
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Refuse a ``--name`` that is neither an argument of ``monai.bundle run`` nor an id of its config files.
+
+    MONAI accepts and ignores such an override. Ids are compared at the top level (``a`` of ``--a#b``); an override
+    that another one refers to (``--x @y --y 1``) is known too.
+
+    Args:
+        arguments: a command line; anything but one with ``--config_file`` passes.
+
+    Raises:
+        InputError: naming the override and the nearest id.
+    """
+    given: dict[str, str] = {}
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            given[name] = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
+    if "config_file" not in given:
+        return
+    files = given["config_file"].strip("[]").replace("'", "").replace('"', "").split(",")
+    known = set(inspect.signature(bundle_run).parameters)
+    for file in files:
+        if Path(file.strip()).suffix == ".json" and Path(file.strip()).is_file():
+            known |= {key.lstrip("+").replace("::", "#").split("#")[0] for key in json.loads(Path(file.strip()).read_text())}
+    known |= {name for name in given if any(f"@{name}" in value for value in given.values())}
+    for name in given:
+        top = name.replace("::", "#").split("#")[0]
+        if top not in known:
+            near = get_close_matches(top, known, n=1)
+            raise InputError(f"--{name} names nothing in the configuration" + (f"; is --{near[0]} meant?" if near else ""))
+
+
+def install_plain_errors() -> None:
+    """Show an ``InputError`` that ends the program as one sentence with exit code 3, without a traceback."""
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        reason = input_error(error)
+        if reason is None:
+            sys.__excepthook__(kind, error, traceback)
+            return
+        sys.stderr.write(f"sga-monai: {reason}\n")
+        # The interpreter takes the exit code from a SystemExit that the hook raises.
+        raise SystemExit(EXIT_INPUT_REFUSED)
+
+    sys.excepthook = hook
+    # Ignite logs every exception with its traceback before it passes it on.
+    logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)
+
+
+def set_aside(output_dir: str) -> None:
+    """Rename an ``output_dir`` that holds a run to the first free ``output_dir.N``, so that nothing is lost."""
+    folder = Path(output_dir)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    number = next(n for n in range(1, sys.maxsize) if not folder.with_name(f"{folder.name}.{n}").exists())
+    aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    logger.info("an earlier run was in output_dir; it is now %s", aside.name)
+
+
+def load_test_sets(manifest: str, dataset_dir: str, external_manifests: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Rows of the final table: validation, internal test, each external site.
+
+    Args:
+        manifest: the training manifest.
+        dataset_dir: the folder that all images are relative to.
+        external_manifests: manifests of external sites, whose rows with split "test" are taken; ``None`` means the
+            phantom's three when ``manifest`` is the phantom's, and none otherwise.
+
+    Raises:
+        InputError: see ``load_manifest`` and ``check_external``.
+    """
+    if external_manifests is None:
+        known = phantom.is_phantom(manifest, dataset_dir)
+        external_manifests = [str(Path(dataset_dir) / f"{name}.csv") for name in phantom.EXTERNAL] if known else []
+        if not known:
+            logger.info("no external_manifests: the final table will have no external site")
+    training = read_manifest(manifest)
+    sets = [("val", "internal (validation)"), ("test", "internal")]
+    rows = [row | {"set": name} for split, name in sets for row in load_manifest(manifest, dataset_dir, split)]
+    for path in external_manifests:
+        check_external(training, read_manifest(path), Path(path).name)
+        rows += load_manifest(path, dataset_dir, "test")
+    return rows
+
+
+def load_best_model(network: torch.nn.Module, checkpoint: str) -> torch.nn.Module:
+    """Load a plain state dict into ``network`` and return it.
+
+    Raises:
+        InputError: when the file is missing or does not fit the network.
+    """
+    if not Path(checkpoint).is_file():
+        raise InputError("checkpoint: no such file; train first, or give the path of a model.pt")
+    try:
+        network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+    except Exception:
+        raise InputError("checkpoint: not a state dict of this network; give the model.pt of a training run") from None
+    return network
+
+
+def exit_by_failures(failures: Sequence[Mapping[str, Any]]) -> None:
+    """End the program with code 2 when some rows failed, so that scripts can tell; return otherwise."""
+    if failures:
+        listed = ", ".join(f"row {failure['row']} ({failure['code']})" for failure in failures[:5])
+        logger.warning("%d rows failed: %s", len(failures), listed)
+        raise SystemExit(EXIT_SOME_ROWS_FAILED)

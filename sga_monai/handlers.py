@@ -1,0 +1,213 @@
+"""Small things attached to MONAI's engines: scores, progress, the best model, the predictions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys as Keys
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from sga_monai.results import render, summarize
+
+logger = logging.getLogger(__name__)
+
+
+def logit_difference(pred: Tensor) -> Tensor:
+    """Score of the positive class, ``[N]`` float64: logit 1 minus logit 0 of ``pred`` ``[N, 2]``.
+
+    Not a softmax, which saturates in float32 and ties what it saturates.
+
+    Raises:
+        FloatingPointError: when a logit is NaN or infinite, of which an AUROC would make 1.0 without a word.
+    """
+    score = pred.detach().double()[:, 1] - pred.detach().double()[:, 0]
+    if not bool(score.isfinite().all()):
+        raise FloatingPointError("the network's output is NaN or infinite; lower learning_rate")
+    return score
+
+
+def score_and_label(output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """``output_transform`` of MONAI's ``ROCAUC``: score ``[N]`` and label ``[N]`` of an undecollated output."""
+    return logit_difference(output[Keys.PRED]), output[Keys.LABEL]
+
+
+class BestModelSaver:
+    """Keeps the network with the best validation AUROC as ``model.pt``, a plain state dict, with ``model.json`` beside.
+
+    NaN never wins, the first of equals stays. Each file is written whole or not at all: temporary file in the same
+    folder, flushed to disk, renamed.
+
+    Args:
+        network: saved without any wrapper.
+        output_dir: where ``model.pt`` goes.
+        trainer: gives the epoch for ``model.json``.
+        metric: name of the evaluator's metric.
+    """
+
+    def __init__(self, network: nn.Module, output_dir: str, metric: str = "val_auroc") -> None:
+        self.network = network
+        self.output_dir = Path(output_dir)
+        self.metric = metric
+        self.best = -math.inf
+
+    def attach(self, engine: Engine) -> None:
+        """Run after each validation of the evaluator ``engine``."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save when the metric is the best so far. MONAI gives the evaluator the trainer's epoch."""
+        value = float(engine.state.metrics[self.metric])
+        if not value > self.best:
+            return
+        self.best = value
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        state = {key: tensor.detach().cpu() for key, tensor in self.network.state_dict().items()}
+        facts = {self.metric: value, "epoch": engine.state.epoch}
+        _write_whole(self.output_dir / "model.pt", lambda path: torch.save(state, path))
+        _write_whole(self.output_dir / "model.json", lambda path: path.write_text(json.dumps(facts, indent=4) + "\n"))
+
+
+class TrainingProgress:
+    """A bar with the time left on a terminal, and one log line an epoch everywhere.
+
+    Args:
+        evaluator: its metric ``val_auroc`` is shown.
+    """
+
+    def __init__(self, evaluator: Engine) -> None:
+        self.evaluator = evaluator
+        self.sums: dict[str, list[float]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer, after its ``ValidationHandler``."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch)
+        engine.add_event_handler(Events.COMPLETED, self.stop)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
+
+    def start(self, engine: Engine) -> None:
+        """Open the bar."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, transient=True)
+        self.task = self.bar.add_task("training", total=engine.state.max_epochs * engine.state.epoch_length)
+        self.began = time.monotonic()
+        self.bar.start()
+
+    def step(self, engine: Engine) -> None:
+        """Advance by one iteration."""
+        for key in (Keys.LOSS, "ce_loss", "kl_loss", "adversarial_accuracy"):
+            if key in engine.state.output:
+                self.sums.setdefault(str(key), []).append(float(engine.state.output[key]))
+        self.bar.update(self.task, advance=1, description=f"epoch {engine.state.epoch}/{engine.state.max_epochs}")
+
+    def epoch(self, engine: Engine) -> None:
+        """Log the epoch's means and its validation AUROC."""
+        means = " ".join(f"{key} {sum(values) / len(values):.4f}" for key, values in self.sums.items())
+        metric = self.evaluator.state.metrics.get("val_auroc", math.nan)
+        seconds = time.monotonic() - self.began
+        logger.info(
+            "epoch %d/%d %s val_auroc %.4f (%.0f s)", engine.state.epoch, engine.state.max_epochs, means, metric, seconds
+        )
+        self.sums.clear()
+
+    def stop(self, engine: Engine) -> None:
+        """Close the bar."""
+        self.bar.stop()
+
+    def fail(self, engine: Engine, error: BaseException) -> None:
+        """Close the bar and pass the error on."""
+        self.bar.stop()
+        raise error
+
+
+class PredictionSaver:
+    """Collects an evaluator's predictions, writes ``predictions.csv`` and ``results.csv``, logs the table.
+
+    ``predictions.csv`` has one line for each row of the manifests: ``set, row, patient, label, score, probability,
+    error``. ``row`` is the manifest's, ``patient`` a number; no path and no identifier is written. A row whose image
+    could not be read has an ``error`` and no score, so evaluated + failed = rows.
+
+    Args:
+        output_dir: where the two files go.
+        failures: the dataset's ``failures``.
+        internal: name of the set that ``auroc_difference`` is taken against.
+        summary_writer: TensorBoard writer for the table.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        failures: list[dict[str, Any]] | None = None,
+        internal: str | None = None,
+        summary_writer: Any = None,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.failures = failures or []
+        self.internal = internal
+        self.writer = summary_writer
+        self.frames: list[pd.DataFrame] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a ``SupervisedEvaluator`` with ``decollate`` off."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def collect(self, engine: Engine) -> None:
+        """Keep the scores of one mini-batch."""
+        batch, score = engine.state.batch, logit_difference(engine.state.output[Keys.PRED]).cpu()
+        frame = {key: [_plain(value) for value in batch[key]] for key in ("set", "row", "patient", "label")}
+        self.frames.append(pd.DataFrame(frame | {"score": score.numpy(), "probability": torch.sigmoid(score).numpy()}))
+
+    def save(self, engine: Engine) -> None:
+        """Write the two files and show the table."""
+        predictions = pd.concat(self.frames, ignore_index=True)
+        self.frames = []
+        predictions["error"] = ""
+        if self.failures:
+            failed = pd.DataFrame(self.failures)[["set", "row", "patient", "label", "code"]]
+            predictions = pd.concat([predictions, failed.rename(columns={"code": "error"})], ignore_index=True)
+        order = {name: i for i, name in enumerate(dict.fromkeys(predictions["set"]))}
+        predictions = predictions.sort_values(["set", "row"], key=lambda c: c.map(order) if c.name == "set" else c)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        write = lambda frame, name: _write_whole(self.output_dir / name, lambda path: frame.to_csv(path, index=False))  # noqa: E731
+        write(predictions, "predictions.csv")
+        if (predictions["label"] < 0).all():
+            logger.info("%d images scored, %d failed", predictions["score"].notna().sum(), len(self.failures))
+            return
+        results = summarize(predictions, self.internal)
+        write(results, "results.csv")
+        table = render(results)
+        logger.info("\n%s", table)
+        if self.writer is not None:
+            self.writer.add_text("results", "```\n" + table + "\n```")
+            for _, line in results.iterrows():
+                self.writer.add_scalar(f"final_auroc/{line['set']}", line["auroc"])
+            self.writer.flush()
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write ``path`` by way of a temporary file beside it, so that a crash leaves the old content."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,376 @@
+"""Saliency guided adversarial training: Algorithm 1 as an iteration of MONAI's ``SupervisedTrainer``.
+
+Li et al., "Saliency Guided Adversarial Training for Learning Generalizable Features with Applications to Medical
+Imaging Classification System", AdvML Frontiers at ICML 2022. For each mini-batch (X, y) and network f:
+
+    1. g  = gradient of the score of y in f(X) with respect to X                       (saliency, Eq. 2)
+    2. X~ = X with the ``mask_fraction`` of pixels of lowest g replaced by random values            (Eq. 3)
+    3. X' = X~ + d,  d = argmax CE(f(X~ + d), y) over ||d||_p <= epsilon                         (Eq. 4, 5)
+    4. minimize CE(f(X), y) + kl_weight * KL(f(X) || f(X'))                                         (Eq. 6)
+
+Four methods by numbers: ``kl_weight`` 0 is natural training (NT, steps 1 to 3 do not run), ``mask_fraction`` 0 is
+adversarial training (AT), ``epsilon_range`` [0, 0] is saliency guided training (SG), the defaults are SGA.
+
+Where the paper leaves a choice, it is an argument of ``SGAIteration`` and this is the default: the score is the
+logit of the label (``saliency_target``); pixels are ordered by signed gradient, lowest first, ties in raster order
+(``saliency_order``); random values are uniform between the image's own minimum and maximum (``fill``); the network is
+in eval mode for steps 1 and 3 (``attack_mode``); one epsilon a mini-batch (``epsilon_per``), in units of
+``value_range``, into which X' is clipped; FGSM, that is one step from X~ (``attack_steps``, ``random_start``); both
+branches of KL have gradients (``detach_clean``). A feature is a pixel: channels share one mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import SimpleInferer
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor, nn
+
+from sga_monai import perturbation
+
+CHOICES = {
+    "saliency_order": ("signed", "magnitude"),
+    "saliency_target": ("label", "predicted"),
+    "attack_mode": ("eval", "train"),
+    "fill": ("image_range", "value_range", "image_mean"),
+    "epsilon_per": ("batch", "sample"),
+    "precision": ("fp32", "bf16"),
+}
+
+
+def input_gradient(network: nn.Module, image: Tensor, label: Tensor, target: str = "label") -> Tensor:
+    """Gradient of each image's class score with respect to its pixels (Eq. 2).
+
+    Args:
+        network: maps ``[B, C, H, W]`` to logits ``[B, K]``, in the mode it should have (see ``frozen_statistics``).
+        image: ``[B, C, H, W]``.
+        label: ``[B]``, class numbers.
+        target: "label" takes the logit of ``label``, "predicted" the largest logit.
+
+    Returns:
+        ``[B, C, H, W]``; parameters receive no gradient.
+    """
+    image = image.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = network(image).float()
+        chosen = label if target == "label" else logits.argmax(dim=1)
+        score = logits.gather(1, chosen.view(-1, 1)).sum()
+    return torch.autograd.grad(score, image)[0]
+
+
+def lowest_mask(gradient: Tensor, mask_fraction: float, order: str = "signed") -> Tensor:
+    """The floor(``mask_fraction`` * H * W) pixels of lowest gradient in each image, ``[B, 1, H, W]`` bool (Eq. 3).
+
+    Args:
+        gradient: ``[B, C, H, W]``; channels are summed, since they share one mask.
+        mask_fraction: in [0, 1).
+        order: "signed" (most negative first) or "magnitude" (nearest zero first). Ties go to the first in raster order.
+    """
+    batch, _, height, width = gradient.shape
+    # 0.29 * 100 is 28.999999999999996 in floating point; rounding first makes the floor the one a reader expects.
+    n_masked = math.floor(round(mask_fraction * height * width, 6))
+    value = gradient.sum(dim=1).flatten(1)
+    value = value.abs() if order == "magnitude" else value
+    lowest = value.argsort(dim=1, stable=True)[:, :n_masked]
+    mask = torch.zeros_like(value, dtype=torch.bool).scatter_(1, lowest, True)
+    return mask.view(batch, 1, height, width)
+
+
+def fill_masked(
+    image: Tensor,
+    mask: Tensor,
+    fill: str = "image_range",
+    generator: torch.Generator | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
+    """X~: ``image`` with random values where ``mask`` is true and bit-equal elsewhere (Eq. 3).
+
+    Args:
+        image: ``[B, C, H, W]``.
+        mask: ``[B, 1, H, W]`` bool.
+        fill: "image_range" draws uniformly between minimum and maximum of each image and channel, "value_range"
+            between the ends of ``value_range``, "image_mean" puts the mean of each image and channel.
+        generator: source of the random values; the global one when ``None``.
+        value_range: used by fill "value_range".
+    """
+    if fill == "image_mean":
+        values = image.mean(dim=(2, 3), keepdim=True)
+    else:
+        low, high = value_range if fill == "value_range" else (image.amin((2, 3), True), image.amax((2, 3), True))
+        uniform = torch.rand(image.shape, generator=generator, dtype=image.dtype, device=image.device)
+        values = torch.clamp(low + uniform * (high - low), low, high)
+    return torch.where(mask, values, image)
+
+
+def adversarial_example(
+    network: nn.Module,
+    masked: Tensor,
+    label: Tensor,
+    epsilon: Tensor,
+    norm: float = math.inf,
+    attack_steps: int = 1,
+    random_start: bool = False,
+    generator: torch.Generator | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
+    """X': the image around ``masked`` that raises the cross-entropy most (Eq. 4 and 5), inside ``value_range``.
+
+    One step without random start is FGSM, several are PGD with step size 2.5 * radius / ``attack_steps`` (Madry et
+    al., ICLR 2018), one step after a random start has 1.25 * radius (Wong et al., ICLR 2020).
+
+    Args:
+        network: maps ``[B, C, H, W]`` to logits ``[B, K]``, in the mode it should have.
+        masked: X~, ``[B, C, H, W]``.
+        label: ``[B]``, class numbers.
+        epsilon: ``[B, 1, 1, 1]`` or ``[1, 1, 1, 1]``, in units of ``value_range``; see ``perturbation.radius``.
+        norm: p of the ball: 0, 1, 2, inf or any p > 1.
+        attack_steps: number of gradient steps, at least 1.
+        random_start: begin at a random point of the ball.
+        generator: source of the random start; the global one when ``None``.
+        value_range: lowest and highest pixel value.
+
+    Returns:
+        ``[B, C, H, W]``, detached; ``||X' - X~||_p`` is at most the radius.
+    """
+    radius = perturbation.radius(epsilon, norm, masked[0].numel())
+    if attack_steps == 1:
+        step = 1.25 * radius if random_start else radius
+    else:
+        step = 2.5 * radius / attack_steps
+    d = torch.zeros_like(masked)
+    if random_start:
+        d = perturbation.random_start(masked, radius, norm, generator, value_range)
+    for _ in range(attack_steps):
+        image = (masked + d).clamp(*value_range).requires_grad_(True)
+        with torch.enable_grad():
+            loss = F.cross_entropy(network(image).float(), label, reduction="sum")
+        gradient = torch.autograd.grad(loss, image)[0]
+        d = d + perturbation.steepest_step(gradient, image.detach(), step, norm, value_range)
+        d = perturbation.project(d, masked, radius, norm, value_range)
+    return (masked + d).clamp(*value_range)
+
+
+def kl_divergence(clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:
+    """KL(f(X) || f(X')), mean over the batch (Eq. 6). ``F.kl_div`` takes its second distribution first."""
+    clean, adversarial = F.log_softmax(clean_logits, dim=1), F.log_softmax(adversarial_logits, dim=1)
+    return F.kl_div(adversarial, clean, log_target=True, reduction="batchmean")
+
+
+@contextlib.contextmanager
+def frozen_statistics(network: nn.Module, attack_mode: str = "eval") -> Iterator[None]:
+    """Put ``network`` in ``attack_mode`` so that a forward pass leaves no trace; restore every module's mode after.
+
+    "eval" uses the running statistics of BatchNorm, "train" those of the batch without updating the running ones, and
+    draws dropout from a copy of the random state.
+    """
+    training = {module: module.training for module in network.modules()}
+    tracking = {module: module.track_running_stats for module in training if hasattr(module, "track_running_stats")}
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    devices = [device] if device.type == "cuda" else []
+    try:
+        network.train(attack_mode == "train")
+        if attack_mode == "train":
+            # BatchNorm in train mode without tracking normalizes by the batch and leaves its buffers alone.
+            for module in tracking:
+                module.track_running_stats = False
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for module, track in tracking.items():
+            module.track_running_stats = track
+
+
+class SGAIteration:
+    """One training step of Algorithm 1, for ``SupervisedTrainer(iteration_update=SGAIteration(...))``.
+
+    Honors the trainer's ``accumulation_steps``, ``prepare_batch`` and ``loss_function`` (the CE of Eq. 6) and fires
+    MONAI's four iteration events. ``engine.state.output`` holds ``image, label, pred, loss`` and, apart, ``ce_loss,
+    kl_loss, epsilon`` (mean of the mini-batch) and ``adversarial_accuracy`` (share of f(X') that is right); the last
+    three are missing when ``kl_weight`` is 0.
+
+    Args:
+        mask_fraction: k as a fraction of the pixels, in [0, 1).
+        kl_weight: lambda, not negative. 0 is natural training, bit for bit.
+        epsilon_range: ``epsilon`` is drawn uniformly from it, in units of ``value_range``, each end in [0, 1].
+        norm: p of the attack: "inf", 0, 1, 2 or any p > 1.
+        attack_steps: 1 is FGSM, more are PGD.
+        random_start: start the attack at a random point of the ball.
+        saliency_order: "signed" or "magnitude".
+        saliency_target: "label" or "predicted".
+        attack_mode: mode of the network in steps 1 and 3: "eval" or "train". BatchNorm's buffers never change there.
+        fill: "image_range", "value_range" or "image_mean".
+        epsilon_per: "batch" or "sample".
+        detach_clean: stop the gradient of KL through f(X).
+        precision: "fp32", or "bf16" for autocast in every forward pass; losses are float32 either way.
+        value_range: lowest and highest pixel value.
+        seed: all draws are a function of (seed, iteration, rank); the global random state is not touched.
+
+    Raises:
+        ValueError: when an argument is outside its range, or the trainer asks for what this step cannot honor.
+    """
+
+    def __init__(
+        self,
+        mask_fraction: float = 0.1,
+        kl_weight: float = 1.0,
+        epsilon_range: Sequence[float] = (0.01, 0.05),
+        norm: float | str = "inf",
+        attack_steps: int = 1,
+        random_start: bool = False,
+        saliency_order: str = "signed",
+        saliency_target: str = "label",
+        attack_mode: str = "eval",
+        fill: str = "image_range",
+        epsilon_per: str = "batch",
+        detach_clean: bool = False,
+        precision: str = "fp32",
+        value_range: Sequence[float] = (0.0, 1.0),
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= mask_fraction < 1:
+            raise ValueError(f"mask_fraction must be in [0, 1), got {mask_fraction!r}")
+        if not (kl_weight >= 0 and math.isfinite(kl_weight)):
+            raise ValueError(f"kl_weight must be zero or more, got {kl_weight!r}")
+        if len(epsilon_range) != 2 or not 0 <= epsilon_range[0] <= epsilon_range[1] <= 1:
+            raise ValueError(f"epsilon_range must be [low, high] with 0 <= low <= high <= 1, got {epsilon_range!r}")
+        if attack_steps < 1 or attack_steps != int(attack_steps):
+            raise ValueError(f"attack_steps must be 1 or more, got {attack_steps!r}")
+        for name, choices in CHOICES.items():
+            if locals()[name] not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {locals()[name]!r}")
+        self.mask_fraction = float(mask_fraction)
+        self.kl_weight = float(kl_weight)
+        self.epsilon_range = (float(epsilon_range[0]), float(epsilon_range[1]))
+        self.norm = perturbation.parse_norm(norm)
+        self.attack_steps = int(attack_steps)
+        self.random_start = bool(random_start)
+        self.saliency_order = saliency_order
+        self.saliency_target = saliency_target
+        self.attack_mode = attack_mode
+        self.fill = fill
+        self.epsilon_per = epsilon_per
+        self.detach_clean = bool(detach_clean)
+        self.precision = precision
+        self.value_range = (float(value_range[0]), float(value_range[1]))
+        self.seed = int(seed)
+
+    def __call__(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any]) -> dict[str, Any]:
+        """Run one iteration and return ``engine.state.output``."""
+        self._refuse_what_cannot_be_honored(engine)
+        batch = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
+        if len(batch) != 2:
+            raise ValueError("SGAIteration takes batches of image and label only")
+        image, label = (t.as_tensor() if isinstance(t, MetaTensor) else t for t in batch)
+        network = engine.network
+        output: dict[str, Any] = {Keys.IMAGE: image, Keys.LABEL: label}
+        engine.state.output = output
+
+        adversarial = None
+        if self.kl_weight > 0:
+            with self.autocast(image.device):
+                adversarial, output["epsilon"] = self.perturb(network, image, label, self._generator(engine, image))
+
+        first, last = self._accumulation_window(engine)
+        network.train()
+        if first:
+            engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
+        with self.autocast(image.device):
+            output[Keys.PRED] = network(image)
+            adversarial_logits = None if adversarial is None else network(adversarial)
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+
+        # Eq. 6: L = CE(f(X), y) + lambda * KL(f(X) || f(X')).
+        clean_logits = output[Keys.PRED].float()
+        loss = engine.loss_function(clean_logits, label).mean()
+        output["ce_loss"] = loss.detach()
+        if adversarial_logits is not None:
+            reference = clean_logits.detach() if self.detach_clean else clean_logits
+            kl_loss = kl_divergence(reference, adversarial_logits.float())
+            loss = loss + self.kl_weight * kl_loss
+            output["kl_loss"] = kl_loss.detach()
+            output["adversarial_accuracy"] = (adversarial_logits.argmax(dim=1) == label).float().mean()
+        output[Keys.LOSS] = loss
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+
+        (loss / engine.accumulation_steps if engine.accumulation_steps > 1 else loss).backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if last:
+            engine.optimizer.step()
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
+
+    def perturb(
+        self, network: nn.Module, image: Tensor, label: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Steps 1 to 3 of Algorithm 1: X' of ``image`` ``[B, C, H, W]``, and the mean ``epsilon`` that was drawn."""
+        stages = self.stages(network, image, label, generator)
+        return stages["adversarial"], stages["epsilon"].mean()
+
+    def stages(
+        self, network: nn.Module, image: Tensor, label: Tensor, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Everything steps 1 to 3 make: ``gradient, mask, masked, epsilon, adversarial``; no trace is left behind.
+
+        With ``mask_fraction`` 0 the mask is empty and no gradient is taken; with epsilon 0 there is no attack.
+        """
+        image, gradient = image.detach(), torch.zeros_like(image)
+        mask, masked = torch.zeros_like(image[:, :1], dtype=torch.bool), image
+        with frozen_statistics(network, self.attack_mode):
+            if self.mask_fraction > 0:
+                gradient = input_gradient(network, image, label, self.saliency_target)
+                mask = lowest_mask(gradient, self.mask_fraction, self.saliency_order)
+                masked = fill_masked(image, mask, self.fill, generator, self.value_range)
+            low, high = self.epsilon_range
+            n_draws = image.shape[0] if self.epsilon_per == "sample" else 1
+            uniform = torch.rand((n_draws, 1, 1, 1), generator=generator, dtype=image.dtype, device=image.device)
+            epsilon = (low + uniform * (high - low)) * (self.value_range[1] - self.value_range[0])
+            adversarial = masked
+            if high > 0:
+                adversarial = adversarial_example(
+                    network,
+                    masked,
+                    label,
+                    epsilon,
+                    self.norm,
+                    self.attack_steps,
+                    self.random_start,
+                    generator,
+                    self.value_range,
+                )
+        return {"gradient": gradient, "mask": mask, "masked": masked, "epsilon": epsilon, "adversarial": adversarial}
+
+    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """bfloat16 autocast on ``device`` when ``precision`` is "bf16", nothing otherwise."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _generator(self, engine: SupervisedTrainer, image: Tensor) -> torch.Generator:
+        """A generator whose state depends on (seed, iteration, rank) alone, so that a resumed run draws the same."""
+        entropy = np.random.SeedSequence((self.seed, engine.state.iteration, engine.state.rank))
+        return torch.Generator(image.device).manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+    def _accumulation_window(self, engine: SupervisedTrainer) -> tuple[bool, bool]:
+        """Whether this iteration is the first and the last one of its accumulated step; an epoch's end closes one."""
+        steps, length = engine.accumulation_steps, engine.state.epoch_length
+        position = (engine.state.iteration - 1) % length if length else engine.state.iteration - 1
+        return position % steps == 0, (position + 1) % steps == 0 or position + 1 == length
+
+    def _refuse_what_cannot_be_honored(self, engine: SupervisedTrainer) -> None:
+        """Say no to trainer options that this step would otherwise ignore in silence."""
+        if engine.amp:
+            raise ValueError("SGAIteration has its own precision: set precision to bf16 and leave amp off")
+        if engine.compile:
+            raise ValueError("SGAIteration needs input gradients of the plain network: leave compile off")
+        if type(engine.inferer) is not SimpleInferer:
+            raise ValueError("SGAIteration trains on whole images: the inferer must be SimpleInferer")
