@@ -7,6 +7,7 @@ follows attenuation, so bright is dense. Nothing here is measured from patients.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,9 +112,9 @@ def draw_chest(
     return Chest(np.clip(image, 0, 1).astype(np.float32), lung > 0.5, (opacity > 0.22) & (lung > 0.5), box)
 
 
-def _smooth(value: Field, edge: float, width: float) -> Field:
+def _smooth(value: Field, edge: float | NDArray[Any], width: float) -> Field:
     """0 below ``edge``, 1 above it, with a soft step of about ``width``."""
-    return 1 / (1 + np.exp(-np.clip((value - edge) / (width / 4), -60, 60)))
+    return np.asarray(1 / (1 + np.exp(-np.clip((value - edge) / (width / 4), -60, 60))), dtype=np.float32)
 
 
 def _ellipse(dx: Field, dy: Field, rx: float, ry: float, soft: float) -> Field:
@@ -124,7 +125,7 @@ def _body(u: Field, v: Field) -> Field:
     shoulders = 0.27 + 0.78 * _smooth(v, -0.72, 0.30)
     half_width = shoulders - 0.10 * _smooth(v, -0.2, 0.8)
     outline = 1 - _smooth(np.abs(u), half_width, 0.05)
-    return outline * (0.55 + 0.45 * np.sqrt(np.clip(1 - (u / 1.15) ** 2, 0, 1))) * (0.72 + 0.28 * _smooth(v, -0.55, 0.5))
+    return outline.astype(np.float32) * (0.55 + 0.45 * np.sqrt(np.clip(1 - (u / 1.15) ** 2, 0, 1))) * (0.72 + 0.28 * _smooth(v, -0.55, 0.5))
 
 
 def _lungs(rng: np.random.Generator, u: Field, v: Field) -> Field:
@@ -142,7 +143,7 @@ def _lungs(rng: np.random.Generator, u: Field, v: Field) -> Field:
         apex = _smooth(v + 0.74 - 0.9 * (u - middle) ** 2 * 2, 0, 0.10)
         lungs = np.maximum(lungs, lateral * (1 - _smooth(v, dome, 0.05)) * apex)
     heart = _heart(u, v, 1.0)
-    return np.clip(lungs * (1 - 0.95 * heart) * _smooth(np.abs(u), 0.11, 0.05), 0, 1)
+    return np.clip(lungs * (1 - 0.95 * heart) * _smooth(np.abs(u), 0.11, 0.05), 0, 1).astype(np.float32)
 
 
 def _heart(u: Field, v: Field, size: float) -> Field:

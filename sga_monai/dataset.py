@@ -51,6 +51,6 @@ class CXRDataset(Dataset):
             raise InputError(f"{len(self.failures)} of {len(data)} images cannot be read: {first}")
         super().__init__(kept, None)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: Any) -> Any:
         """The prepared data dictionary."""
         return self.items[index]

@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -139,15 +140,17 @@ def _decode(dataset: pydicom.Dataset) -> NDArray[np.generic]:
             ends = frame.rstrip(b"\x00\xff").endswith(b"\xd9")
             if not ends or codestream_size(frame) != (rows, columns):
                 raise ReadError("truncated")
-            options = {}
+            options: dict[str, Any] = {}
             if DECODERS[syntax] is imagecodecs.jpeg8_decode and dataset.PhotometricInterpretation == "RGB":
                 # Without Adobe's APP14 marker libjpeg takes three components for YCbCr.
                 options = {} if b"Adobe" in frame[:1024] else {"colorspace": "RGB", "outcolorspace": "RGB"}
             return np.asarray(DECODERS[syntax](frame, **options))
         if syntax == uid.RLELossless or not syntax.is_compressed or syntax.is_deflated:
             _check_native_length(dataset, syntax)
-            decoder = get_decoder(syntax)
-            array, _ = decoder.as_array(dataset, raw=True, decoding_plugin="pydicom" if syntax.is_encapsulated else "")
+            plugin = "pydicom" if syntax.is_encapsulated else ""
+            # pydicom clears the bits above BitsStored, which hold the values where HighBit is higher.
+            allocated = int(dataset.BitsAllocated)
+            array, _ = get_decoder(syntax).as_array(dataset, raw=True, decoding_plugin=plugin, bits_stored=allocated)
             return np.asarray(array)
     except ReadError:
         raise
@@ -222,9 +225,9 @@ def _present(values: NDArray[np.int32], dataset: pydicom.Dataset, voi: str) -> N
     shape = str(dataset.get("PresentationLUTShape") or "")
     # MONOCHROME1 means low is dense; DX says INVERSE in addition, never instead (PS3.3 C.8.11.3.1.2).
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1" or shape == "INVERSE"
-    table = np.clip(1.0 - table if inverted else table, 0.0, 1.0).astype(np.float32)
+    shown = np.clip(1.0 - table if inverted else table, 0.0, 1.0).astype(np.float32)
     padding = dataset.get("PixelPaddingValue")
-    image = table[values - lowest]
+    image: NDArray[np.float32] = shown[values - lowest]
     if isinstance(padding, int):
         # Padding is shown as background (PS3.3 C.7.5.1.1.2), also where an inversion would make it dense.
         limit = dataset.get("PixelPaddingRangeLimit", padding)
@@ -242,7 +245,7 @@ def _modality(domain: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDAr
             slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
             slope = 1.0 if slope in (None, "") else float(slope)
             intercept = 0.0 if intercept in (None, "") else float(intercept)
-            table = domain * slope + intercept
+            table = domain.astype(np.float64) * slope + intercept
     except Exception:
         raise ReadError("rescale") from None
     span = (float(table.min()), float(table.max()))

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
 from monai.utils.enums import CommonKeys as Keys
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -97,19 +98,20 @@ class TrainingProgress:
         engine.add_event_handler(Events.COMPLETED, self.stop)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: SupervisedTrainer) -> None:
         """Open the bar."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, transient=True)
-        self.task = self.bar.add_task("training", total=engine.state.max_epochs * engine.state.epoch_length)
+        self.task = self.bar.add_task("training", total=(engine.state.max_epochs or 0) * (engine.state.epoch_length or 0))
         self.began = time.monotonic()
         self.bar.start()
 
     def step(self, engine: Engine) -> None:
         """Advance by one iteration."""
+        output: Any = engine.state.output
         for key in (Keys.LOSS, "ce_loss", "kl_loss", "adversarial_accuracy"):
-            if key in engine.state.output:
-                self.sums.setdefault(str(key), []).append(float(engine.state.output[key]))
+            if key in output:
+                self.sums.setdefault(str(key), []).append(float(output[key]))
         self.bar.update(self.task, advance=1, description=f"epoch {engine.state.epoch}/{engine.state.max_epochs}")
 
     def epoch(self, engine: Engine) -> None:
@@ -166,7 +168,9 @@ class PredictionSaver:
 
     def collect(self, engine: Engine) -> None:
         """Keep the scores of one mini-batch."""
-        batch, score = engine.state.batch, logit_difference(engine.state.output[Keys.PRED]).cpu()
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        score = logit_difference(output[Keys.PRED]).cpu()
         frame = {key: [_plain(value) for value in batch[key]] for key in ("set", "row", "patient", "label")}
         self.frames.append(pd.DataFrame(frame | {"score": score.numpy(), "probability": torch.sigmoid(score).numpy()}))
 

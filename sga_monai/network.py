@@ -10,6 +10,8 @@ import torch
 from monai.networks.nets.resnet import ResNet, ResNetBlock
 from torch import Tensor
 
+from sga_monai.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 # torchvision's resnet18-f37072fd.pth; like torch.hub, the file name carries the first digits of its SHA-256.
@@ -32,7 +34,7 @@ class CXRResNet18(ResNet):
         sha256: the digits with which the SHA-256 of that file must begin.
 
     Raises:
-        ValueError: when the file is missing, has another SHA-256 or holds other parameters.
+        InputError: when the file is missing, has another SHA-256 or holds other parameters.
     """
 
     mean: Tensor
@@ -67,20 +69,20 @@ def load_imagenet_weights(network: ResNet, path: str, sha256: str = IMAGENET_SHA
     """Copy all parameters but the classifier ``fc.*`` from torchvision's checkpoint ``path`` into ``network``.
 
     Raises:
-        ValueError: when the file is missing, its SHA-256 does not begin with ``sha256``, or its keys without ``fc.*``
+        InputError: when the file is missing, its SHA-256 does not begin with ``sha256``, or its keys without ``fc.*``
             are not exactly those of the network.
     """
     if not Path(path).is_file():
-        raise ValueError("pretrained_weights: no such file; get resnet18-f37072fd.pth or leave it out")
+        raise InputError("pretrained_weights: no such file; get resnet18-f37072fd.pth or leave it out")
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     if not digest.startswith(sha256):
-        raise ValueError(f"pretrained_weights: SHA-256 is {digest[:8]}..., expected {sha256}...; get the file again")
+        raise InputError(f"pretrained_weights: SHA-256 is {digest[:8]}..., expected {sha256}...; get the file again")
     weights = torch.load(path, map_location="cpu", weights_only=True)
     wanted = {key for key in network.state_dict() if not key.startswith("fc.")}
     # Stride 1 would load these weights without an error and compute something else.
     if network.conv1.stride != (2, 2):
-        raise ValueError("pretrained_weights: the stem must have stride 2")
+        raise InputError("pretrained_weights: the stem must have stride 2")
     given = {key for key in weights if not key.startswith("fc.")}
     if given != wanted:
-        raise ValueError(f"pretrained_weights: not a ResNet-18, e.g. {sorted(given ^ wanted)[0]!r}")
+        raise InputError(f"pretrained_weights: not a ResNet-18, e.g. {sorted(given ^ wanted)[0]!r}")
     network.load_state_dict({key: weights[key] for key in wanted}, strict=False)

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from sga_monai.errors import InputError
+
 # Halvings of the multiplier's logarithm; more change nothing that float32 can hold.
 BISECTION_STEPS = 40
 
@@ -20,14 +22,14 @@ def parse_norm(norm: float | str) -> float:
     """Return p as a float; accepts numbers and the strings JSON needs ("inf", "2").
 
     Raises:
-        ValueError: unless p is 0, 1 or greater than 1.
+        InputError: unless p is 0, 1 or greater than 1.
     """
     try:
         p = float(norm)
     except (TypeError, ValueError):
         p = math.nan
     if not (p == 0 or p >= 1):
-        raise ValueError(f"norm must be 0, 1, 2, 'inf' or a number above 1, got {norm!r}")
+        raise InputError(f"norm must be 0, 1, 2, 'inf' or a number above 1, got {norm!r}")
     return p
 
 

@@ -202,9 +202,9 @@ def _write_dicom(path: Path, chest: Chest, site: Site, row: Row, seed: int, inde
         dataset.compress(uid.RLELossless, pixels, encoding_plugin="pydicom", generate_instance_uid=False)
     elif site.syntax == uid.JPEG2000Lossless:
         stream = imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True, bitspersample=site.bits)
-        dataset.PixelData = encapsulate([stream])
+        dataset.PixelData = encapsulate([bytes(stream)])
     elif site.syntax == uid.JPEGLSLossless:
-        dataset.PixelData = encapsulate([imagecodecs.jpegls_encode(pixels)])
+        dataset.PixelData = encapsulate([bytes(imagecodecs.jpegls_encode(pixels))])
     else:
         dataset.PixelData = pixels.tobytes()
     dataset["PixelData"].VR = "OB" if site.syntax.is_encapsulated else "OW"

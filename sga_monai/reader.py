@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,11 @@ class CXRReader(ImageReader):
         self.voi = voi
         self.lateral = lateral
 
-    def verify_suffix(self, filename: Sequence[str] | str) -> bool:
+    def verify_suffix(self, filename: Sequence[str | PathLike[str]] | str | PathLike[str]) -> bool:
         """Always true: files are told apart by their bytes."""
         return True
 
-    def read(self, data: Sequence[str] | str, **kwargs: Any) -> str:
+    def read(self, data: Sequence[str | PathLike[str]] | str | PathLike[str], **kwargs: Any) -> str:
         """The path itself. An error here would make ``LoadImage`` try its next reader; ``get_data`` may fail."""
         return str(ensure_tuple(data)[0])
 

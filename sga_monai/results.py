@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sga_monai.statistics import auroc, auroc_difference
+from sga_monai.statistics import Auroc, auroc, auroc_difference
 
 
 def summarize(predictions: pd.DataFrame, internal: str | None = None) -> pd.DataFrame:
@@ -24,7 +25,7 @@ def summarize(predictions: pd.DataFrame, internal: str | None = None) -> pd.Data
         One row a set, in the order of first appearance: ``set, n_positive, n_negative, n_patients, n_failed, auroc,
         ci_low, ci_high, auroc_difference, difference_low, difference_high``; NaN where not estimable.
     """
-    figures = {}
+    figures: dict[Any, tuple[Auroc, int]] = {}
     for name, rows in predictions.groupby("set", sort=False):
         scored = rows[rows["score"].notna()]
         figures[name] = auroc(scored["score"], scored["label"], scored["patient"]), int(rows["score"].isna().sum())

@@ -37,6 +37,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
 from sga_monai import perturbation
+from sga_monai.errors import InputError
 
 CHOICES = {
     "saliency_order": ("signed", "magnitude"),
@@ -106,7 +107,9 @@ def fill_masked(
     if fill == "image_mean":
         values = image.mean(dim=(2, 3), keepdim=True)
     else:
-        low, high = value_range if fill == "value_range" else (image.amin((2, 3), True), image.amax((2, 3), True))
+        low, high = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
+        if fill == "value_range":
+            low, high = torch.full_like(low, value_range[0]), torch.full_like(high, value_range[1])
         uniform = torch.rand(image.shape, generator=generator, dtype=image.dtype, device=image.device)
         values = torch.clamp(low + uniform * (high - low), low, high)
     return torch.where(mask, values, image)
@@ -174,7 +177,7 @@ def frozen_statistics(network: nn.Module, attack_mode: str = "eval") -> Iterator
     draws dropout from a copy of the random state.
     """
     training = {module: module.training for module in network.modules()}
-    tracking = {module: module.track_running_stats for module in training if hasattr(module, "track_running_stats")}
+    tracking = {module: bool(module.track_running_stats) for module in training if hasattr(module, "track_running_stats")}
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     devices = [device] if device.type == "cuda" else []
     try:
@@ -182,14 +185,14 @@ def frozen_statistics(network: nn.Module, attack_mode: str = "eval") -> Iterator
         if attack_mode == "train":
             # BatchNorm in train mode without tracking normalizes by the batch and leaves its buffers alone.
             for module in tracking:
-                module.track_running_stats = False
+                setattr(module, "track_running_stats", False)  # noqa: B010
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
         for module, mode in training.items():
             module.training = mode
         for module, track in tracking.items():
-            module.track_running_stats = track
+            setattr(module, "track_running_stats", track)  # noqa: B010
 
 
 class SGAIteration:
@@ -218,7 +221,7 @@ class SGAIteration:
         seed: all draws are a function of (seed, iteration, rank); the global random state is not touched.
 
     Raises:
-        ValueError: when an argument is outside its range, or the trainer asks for what this step cannot honor.
+        InputError: when an argument is outside its range, or the trainer asks for what this step cannot honor.
     """
 
     def __init__(
@@ -240,16 +243,16 @@ class SGAIteration:
         seed: int = 0,
     ) -> None:
         if not 0 <= mask_fraction < 1:
-            raise ValueError(f"mask_fraction must be in [0, 1), got {mask_fraction!r}")
+            raise InputError(f"mask_fraction must be in [0, 1), got {mask_fraction!r}")
         if not (kl_weight >= 0 and math.isfinite(kl_weight)):
-            raise ValueError(f"kl_weight must be zero or more, got {kl_weight!r}")
+            raise InputError(f"kl_weight must be zero or more, got {kl_weight!r}")
         if len(epsilon_range) != 2 or not 0 <= epsilon_range[0] <= epsilon_range[1] <= 1:
-            raise ValueError(f"epsilon_range must be [low, high] with 0 <= low <= high <= 1, got {epsilon_range!r}")
+            raise InputError(f"epsilon_range must be [low, high] with 0 <= low <= high <= 1, got {epsilon_range!r}")
         if attack_steps < 1 or attack_steps != int(attack_steps):
-            raise ValueError(f"attack_steps must be 1 or more, got {attack_steps!r}")
+            raise InputError(f"attack_steps must be 1 or more, got {attack_steps!r}")
         for name, choices in CHOICES.items():
             if locals()[name] not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {locals()[name]!r}")
+                raise InputError(f"{name} must be one of {', '.join(choices)}, got {locals()[name]!r}")
         self.mask_fraction = float(mask_fraction)
         self.kl_weight = float(kl_weight)
         self.epsilon_range = (float(epsilon_range[0]), float(epsilon_range[1]))
@@ -271,7 +274,7 @@ class SGAIteration:
         self._refuse_what_cannot_be_honored(engine)
         batch = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
         if len(batch) != 2:
-            raise ValueError("SGAIteration takes batches of image and label only")
+            raise InputError("SGAIteration takes batches of image and label only")
         image, label = (t.as_tensor() if isinstance(t, MetaTensor) else t for t in batch)
         network = engine.network
         output: dict[str, Any] = {Keys.IMAGE: image, Keys.LABEL: label}
@@ -369,8 +372,8 @@ class SGAIteration:
     def _refuse_what_cannot_be_honored(self, engine: SupervisedTrainer) -> None:
         """Say no to trainer options that this step would otherwise ignore in silence."""
         if engine.amp:
-            raise ValueError("SGAIteration has its own precision: set precision to bf16 and leave amp off")
+            raise InputError("SGAIteration has its own precision: set precision to bf16 and leave amp off")
         if engine.compile:
-            raise ValueError("SGAIteration needs input gradients of the plain network: leave compile off")
+            raise InputError("SGAIteration needs input gradients of the plain network: leave compile off")
         if type(engine.inferer) is not SimpleInferer:
-            raise ValueError("SGAIteration trains on whole images: the inferer must be SimpleInferer")
+            raise InputError("SGAIteration trains on whole images: the inferer must be SimpleInferer")

@@ -10,14 +10,15 @@ import matplotlib
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
 from sga_monai.sga import SGAIteration, frozen_statistics, input_gradient
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 SCALARS = (str(Keys.LOSS.value), "ce_loss", "kl_loss", "epsilon", "adversarial_accuracy")
 
@@ -39,7 +40,7 @@ class ScalarWriter:
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer, after its ``ValidationHandler``."""
         engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch)
 
     def start(self, engine: Engine) -> None:
@@ -47,11 +48,12 @@ class ScalarWriter:
         rows = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in self.hyper_parameters.items())
         self.writer.add_text("hyper_parameters", f"| name | value |\n|---|---|\n{rows}")
 
-    def iteration(self, engine: Engine) -> None:
+    def write_iteration(self, engine: SupervisedTrainer) -> None:
         """Write the loss terms of one iteration."""
+        output: Any = engine.state.output
         for key in SCALARS:
-            if key in engine.state.output:
-                self.writer.add_scalar(f"train_{key}", float(engine.state.output[key]), engine.state.iteration)
+            if key in output:
+                self.writer.add_scalar(f"train_{key}", float(output[key]), engine.state.iteration)
         self.writer.add_scalar("learning_rate", engine.optimizer.param_groups[0]["lr"], engine.state.iteration)
 
     def epoch(self, engine: Engine) -> None:

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from pydicom import uid
+from torch import nn
+
+from sga_monai.phantom import write_phantom
+
+torch.set_num_threads(2)
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    folder = Path(os.environ.get("SGA_DATA", ROOT.parent / "shared/data"))
+    if not (folder / "cohen/metadata.csv").is_file():
+        pytest.skip("real radiographs are absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    given = os.environ.get("SGA_PHANTOM")
+    if given and (Path(given) / "northgate.csv").is_file():
+        return Path(given)
+    folder = tmp_path_factory.mktemp("phantom")
+    write_phantom(folder, external_images=8)
+    return folder
+
+
+class LinearNet(nn.Module):
+    """Logits 0 and w . x, so that the gradient of logit 1 is w and of logit 0 is zero."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        score = (x * self.weight).flatten(1).sum(1)
+        return torch.stack([torch.zeros_like(score), score], dim=1)
+
+
+class TinyNet(nn.Module):
+    """A small network with BatchNorm and dropout."""
+
+    def __init__(self, batch_norm: bool = True, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4) if batch_norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.conv(x))).mean((2, 3))
+        return self.fc(self.dropout(x))
+
+
+@pytest.fixture
+def dicom_file(tmp_path: Path):
+    """A function that writes a CR file of ``pixels`` with changed attributes and returns its path."""
+
+    def write(pixels: np.ndarray, syntax: str = uid.ExplicitVRLittleEndian, name: str = "a.dcm", **attributes: object) -> Path:
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = uid.ComputedRadiographyImageStorage
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = uid.generate_uid()
+        dataset.PatientName, dataset.PatientID = "DOE^SECRET", "MRN-0012345"
+        dataset.Rows, dataset.Columns = pixels.shape[:2]
+        dataset.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
+        dataset.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
+        if pixels.ndim == 3:
+            dataset.PlanarConfiguration = 0
+        dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
+        dataset.HighBit = dataset.BitsStored - 1
+        dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+        data = pixels.astype(pixels.dtype.newbyteorder(">")) if syntax == uid.ExplicitVRBigEndian else pixels
+        dataset.PixelData = data.tobytes()
+        dataset["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
+        for key, value in attributes.items():
+            if value is None:
+                delattr(dataset, key)
+            else:
+                setattr(dataset, key, value)
+        if "BitsStored" in attributes and "HighBit" not in attributes:
+            dataset.HighBit = dataset.BitsStored - 1
+        path = tmp_path / name
+        dataset.save_as(path, enforce_file_format=True)
+        return path
+
+    return write

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import gzip
+import io
+import logging
+import pickle
+import warnings
+from pathlib import Path
+
+import imagecodecs
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from monai.transforms import LoadImaged
+from PIL import Image
+from pydicom import uid
+from pydicom.encaps import encapsulate
+
+from sga_monai.errors import REASONS, ReadError
+from sga_monai.reader import CXRReader, read_cxr
+
+
+def picture(dtype=np.uint16, top: int = 4095) -> np.ndarray:
+    """50 x 70, a ramp with a dense block in the upper left corner, so that turns and flips show."""
+    y, x = np.mgrid[0:50, 0:70]
+    image = (0.1 + 0.3 * x / 70 + 0.2 * y / 50) * top
+    image[0:10, 0:20] = top
+    return image.astype(dtype)
+
+
+def assert_is(image: np.ndarray, expected: np.ndarray) -> None:
+    assert image.shape == expected.shape
+    assert image.dtype == np.float32
+    assert image.min() >= 0
+    assert image.max() <= 1
+    assert np.corrcoef(image.ravel(), expected.astype(float).ravel())[0, 1] > 0.999
+
+
+STREAMS = {
+    uid.JPEGBaseline8Bit: lambda a: imagecodecs.jpeg8_encode(a, level=98),
+    uid.JPEGLossless: lambda a: imagecodecs.jpeg8_encode(a, lossless=True),
+    uid.JPEGLosslessSV1: lambda a: imagecodecs.jpeg8_encode(a, lossless=True, predictor=1),
+    uid.JPEGLSLossless: imagecodecs.jpegls_encode,
+    uid.JPEG2000Lossless: lambda a: imagecodecs.jpeg2k_encode(a, codecformat="j2k", reversible=True),
+}
+
+
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian])
+def test_native_syntaxes(dicom_file, syntax):
+    assert_is(read_cxr(dicom_file(picture(), syntax, BitsStored=12)), picture())
+
+
+@pytest.mark.parametrize("syntax", list(STREAMS))
+def test_encapsulated_syntaxes(dicom_file, syntax):
+    pixels = picture(np.uint8, 255) if syntax == uid.JPEGBaseline8Bit else picture()
+    data = encapsulate([bytes(STREAMS[syntax](pixels))])
+    assert_is(read_cxr(dicom_file(pixels, syntax, PixelData=data)), pixels)
+
+
+def test_rle(dicom_file):
+    path = dicom_file(picture())
+    dataset = pydicom.dcmread(path)
+    dataset.compress(uid.RLELossless, encoding_plugin="pydicom")
+    dataset.save_as(path)
+    assert_is(read_cxr(path), picture())
+
+
+def test_monochrome1_is_inverted_once(dicom_file):
+    for extra in ({}, {"PresentationLUTShape": "INVERSE"}):
+        path = dicom_file(4095 - picture(), BitsStored=12, PhotometricInterpretation="MONOCHROME1", **extra)
+        assert_is(read_cxr(path), picture())
+
+
+def test_inverse_shape_with_monochrome2(dicom_file):
+    assert_is(read_cxr(dicom_file(4095 - picture(), BitsStored=12, PresentationLUTShape="INVERSE")), picture())
+
+
+def test_golden_window_values(dicom_file):
+    pixels = np.array([[0, 1000], [2000, 4000]], dtype=np.uint16)
+    image = read_cxr(dicom_file(pixels, BitsStored=12, WindowCenter=[2000, 1], WindowWidth=[2001, 2]))
+    np.testing.assert_allclose(image, [[0, 0.00025], [0.50025, 1]], atol=1e-6)
+    image = read_cxr(dicom_file(pixels, BitsStored=12, WindowCenter=2000, WindowWidth=2000, VOILUTFunction="LINEAR_EXACT"))
+    np.testing.assert_allclose(image, [[0, 0], [0.5, 1]], atol=1e-6)
+    image = read_cxr(dicom_file(pixels, BitsStored=12, WindowCenter=2000, WindowWidth=1000, VOILUTFunction="SIGMOID"))
+    np.testing.assert_allclose(image[1], [0.5, 1 / (1 + np.exp(-8))], atol=1e-6)
+    path = dicom_file(pixels, BitsStored=12, WindowCenter=2000, WindowWidth=1000)
+    np.testing.assert_allclose(read_cxr(path, voi="none"), pixels / 4095, atol=1e-6)
+
+
+def test_rescale_with_negative_slope(dicom_file):
+    path = dicom_file(4095 - picture(), BitsStored=12, RescaleSlope=-1, RescaleIntercept=4095)
+    assert_is(read_cxr(path), picture())
+    path = dicom_file(picture(), BitsStored=12, RescaleSlope="", RescaleIntercept="")
+    assert_is(read_cxr(path), picture())
+
+
+def test_voi_and_modality_lut(dicom_file):
+    item = pydicom.Dataset()
+    item.LUTDescriptor = [4096, 0, 16]
+    item.LUTData = (np.linspace(0, 1, 4096) ** 2 * 65535).astype(np.uint16).tobytes()
+    item["LUTData"].VR = "OW"
+    item.ModalityLUTType = "US"
+    expected = (picture() / 4095.0) ** 2
+    assert_is(read_cxr(dicom_file(picture(), BitsStored=12, VOILUTSequence=[item])), expected)
+    assert_is(read_cxr(dicom_file(picture(), BitsStored=12, ModalityLUTSequence=[item])), expected)
+
+
+def test_signed_high_bit_and_overlay_bits(dicom_file):
+    assert_is(read_cxr(dicom_file(picture(np.int16) - 2000)), picture())
+    shifted = (picture() << 4) | np.uint16(0x000F)
+    assert_is(read_cxr(dicom_file(shifted, BitsStored=12, HighBit=15)), picture())
+    assert_is(read_cxr(dicom_file(picture() | np.uint16(0xF000), BitsStored=12, HighBit=11)), picture())
+
+
+def test_padding_is_background_also_after_inversion(dicom_file):
+    pixels = 4095 - picture()
+    pixels[:, -5:] = 0
+    image = read_cxr(dicom_file(pixels, BitsStored=12, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=0))
+    assert (image[:, -5:] == 0).all()
+
+
+def test_color_becomes_luminance(dicom_file):
+    gray = picture(np.uint8, 255)
+    assert_is(read_cxr(dicom_file(np.stack([gray] * 3, axis=-1))), gray)
+
+
+def test_without_preamble(dicom_file):
+    path = dicom_file(picture(), BitsStored=12)
+    path.write_bytes(path.read_bytes()[132:])
+    assert_is(read_cxr(path), picture())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "code"),
+    [
+        ({"PixelData": None}, "no_pixels"),
+        ({"NumberOfFrames": 3}, "multi_frame"),
+        ({"Rows": 49}, "truncated"),
+        ({"Columns": 71}, "truncated"),
+        ({"Rows": 65535, "Columns": 65535}, "too_large"),
+        ({"ViewPosition": "LL"}, "lateral"),
+        ({"PresentationIntentType": "FOR PROCESSING"}, "for_processing"),
+        ({"PhotometricInterpretation": "HSV"}, "photometric"),
+        ({"PhotometricInterpretation": None}, "unreadable"),
+        ({"BitsStored": 17}, "bits"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "rescale"),
+        ({"WindowCenter": 100, "WindowWidth": 0}, "voi"),
+        ({"WindowCenter": 100, "WindowWidth": 10, "VOILUTFunction": "CUBIC"}, "voi"),
+        ({"WindowCenter": -9000, "WindowWidth": 10}, "constant"),
+    ],
+)
+def test_refusals(dicom_file, attributes, code):
+    with pytest.raises(ReadError) as caught:
+        read_cxr(dicom_file(picture(), **attributes))
+    assert caught.value.code == code
+    assert "SECRET" not in str(caught.value)
+    assert "MRN" not in str(caught.value)
+
+
+@pytest.mark.parametrize("syntax", list(STREAMS))
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_truncated_streams_are_refused(dicom_file, syntax, share):
+    pixels = picture(np.uint8, 255)
+    stream = bytes(STREAMS[syntax](pixels))
+    path = dicom_file(pixels, syntax, PixelData=encapsulate([stream[: int(len(stream) * share)]]))
+    with pytest.raises(ReadError, match=REASONS["truncated"][:20]):
+        read_cxr(path)
+
+
+def test_stream_of_another_size_is_refused_before_decoding(dicom_file, monkeypatch):
+    stream = bytes(imagecodecs.jpegls_encode(np.zeros((400, 400), np.uint8)))
+    path = dicom_file(picture(np.uint8, 255), uid.JPEGLSLossless, PixelData=encapsulate([stream]))
+    with pytest.raises(ReadError) as caught:
+        read_cxr(path)
+    assert caught.value.code == "truncated"
+
+
+def save(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def test_pictures(tmp_path):
+    gray = picture(np.uint8, 255)
+    base = Image.fromarray(gray)
+    assert_is(read_cxr(save(tmp_path / "a.png", base)), gray)
+    assert_is(read_cxr(save(tmp_path / "b.png", Image.fromarray(picture()))), picture())
+    assert_is(read_cxr(save(tmp_path / "c.png", base.convert("RGB"))), gray)
+    assert_is(read_cxr(save(tmp_path / "d.png", base.convert("P"))), gray)
+    assert_is(read_cxr(save(tmp_path / "e.png", base.convert("LA"))), gray)
+    assert_is(read_cxr(save(tmp_path / "f.jpg", base, quality=98)), gray)
+    assert_is(read_cxr(save(tmp_path / "g.jpg", base.convert("RGB").convert("CMYK"), quality=98)), gray)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = base.transpose(Image.Transpose.ROTATE_90)
+    assert_is(read_cxr(save(tmp_path / "h.jpg", turned, quality=98, exif=exif)), gray)
+    # The bytes decide, not the suffix.
+    assert_is(read_cxr(save(tmp_path / "png.dcm", base, format="PNG")), gray)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti_orientation(tmp_path, suffix):
+    gray = picture(np.uint8, 255)
+    path = tmp_path / f"a{suffix}"
+    nib.save(nib.Nifti1Image(gray.T.copy(), np.eye(4)), path)
+    assert_is(read_cxr(path), gray)
+    nib.save(nib.Nifti1Image(gray.T[:, :, None].copy(), np.eye(4)), path)
+    assert_is(read_cxr(path), gray)
+    # First axis to the patient's right, second to the head: the head must come out up.
+    affine = np.array([[-1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+    nib.save(nib.Nifti1Image(gray.T[:, ::-1].copy(), affine), path)
+    assert read_cxr(path).shape == gray.shape
+
+
+def test_other_refusals(tmp_path):
+    def code(path: Path) -> str:
+        with pytest.raises(ReadError) as caught:
+            read_cxr(path)
+        assert str(tmp_path) not in str(caught.value)
+        return caught.value.code
+
+    assert code(tmp_path / "none.dcm") == "missing"
+    assert code(tmp_path) == "not_a_file"
+    (tmp_path / "a.txt").write_text("hello")
+    assert code(tmp_path / "a.txt") == "unknown_format"
+    (tmp_path / "b.gz").write_bytes(gzip.compress(b"hello"))
+    assert code(tmp_path / "b.gz") == "unknown_format"
+    assert code(save(tmp_path / "c.png", Image.new("L", (20, 20), 7))) == "constant"
+    buffer = io.BytesIO()
+    Image.fromarray(picture(np.uint8, 255)).save(buffer, "PNG")
+    (tmp_path / "d.png").write_bytes(buffer.getvalue()[:200])
+    assert code(tmp_path / "d.png") == "truncated"
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), tmp_path / "e.nii")
+    assert code(tmp_path / "e.nii") == "not_2d"
+
+
+def test_pydicoms_own_files_are_read_or_refused():
+    read = 0
+    for path in sorted((Path(pydicom.__file__).parent / "data/test_files").glob("*.dcm")):
+        try:
+            image = read_cxr(path)
+        except ReadError:
+            continue
+        read += 1
+        assert image.ndim == 2
+        assert np.isfinite(image).all()
+    assert read >= 38
+
+
+def test_nothing_is_logged_or_warned(dicom_file, caplog):
+    path = dicom_file(picture(), StudyInstanceUID="MRN-0012345.DOE", RescaleSlope=1, RescaleIntercept=0)
+    caplog.clear()
+    with warnings.catch_warnings(), caplog.at_level(logging.DEBUG):
+        warnings.simplefilter("error")
+        read_cxr(path)
+    assert not caplog.records
+
+
+def test_read_error_survives_pickling():
+    assert pickle.loads(pickle.dumps(ReadError("lateral"))).code == "lateral"
+
+
+def test_loadimaged_takes_the_reader_and_keeps_no_header(dicom_file):
+    path = str(dicom_file(picture(), BitsStored=12))
+    loaded = LoadImaged(keys="image", reader="sga_monai.reader.CXRReader", image_only=True, ensure_channel_first=True)({"image": path})
+    assert loaded["image"].shape == (1, 50, 70)
+    assert not any("SECRET" in str(value) or "MRN" in str(value) for value in loaded["image"].meta.values())
+    with pytest.raises(ValueError, match="voi"):
+        CXRReader(voi="window")

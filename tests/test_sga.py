@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import LinearNet, TinyNet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data import MetaTensor
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from torch import nn
+
+from sga_monai import sga
+from sga_monai.sga import SGAIteration
+
+
+def batches(n: int = 3, batch: int = 4, size: int = 12, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {"image": torch.rand(batch, 1, size, size, generator=generator), "label": torch.arange(batch) % 2} for _ in range(n)
+    ]
+
+
+def train(network: nn.Module, iteration, data, epochs: int = 2, **options) -> SupervisedTrainer:
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=epochs,
+        train_data_loader=data,
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9),
+        loss_function=nn.CrossEntropyLoss(),
+        iteration_update=iteration,
+        decollate=False,
+        **options,
+    )
+    trainer.run()
+    return trainer
+
+
+def test_mask_and_fgsm_on_a_linear_net_by_hand():
+    weight = torch.tensor([[4.0, -3.0], [0.0, 1.0]])
+    network = LinearNet(weight)
+    image = torch.tensor([[[[0.2, 0.98], [0.5, 0.0]]]])
+    label = torch.tensor([1])
+    gradient = sga.input_gradient(network, image, label)
+    assert torch.equal(gradient[0, 0], weight)
+    mask = sga.lowest_mask(gradient, 0.5)
+    assert mask[0, 0].tolist() == [[False, True], [True, False]]
+    assert sga.lowest_mask(gradient, 0.5, "magnitude")[0, 0].tolist() == [[False, False], [True, True]]
+    # CE of label 1 falls with w . x, so FGSM goes against w, and stops at the ends of [0, 1].
+    adversarial = sga.adversarial_example(network, image, label, torch.full((1, 1, 1, 1), 0.05))
+    torch.testing.assert_close(adversarial[0, 0], torch.tensor([[0.15, 1.0], [0.5, 0.0]]))
+    assert network.weight.grad is None
+
+
+def test_saliency_target_predicted():
+    network = LinearNet(torch.tensor([[1.0, 2.0]]))
+    image = torch.ones(1, 1, 1, 2)
+    assert torch.equal(sga.input_gradient(network, image, torch.tensor([0])), torch.zeros_like(image))
+    assert torch.equal(sga.input_gradient(network, image, torch.tensor([0]), "predicted")[0, 0, 0], torch.tensor([1.0, 2.0]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    batch=st.integers(1, 3),
+    height=st.integers(1, 12),
+    width=st.integers(1, 12),
+    fraction=st.floats(0, 0.99),
+    fill=st.sampled_from(sga.CHOICES["fill"]),
+)
+def test_only_the_lowest_pixels_change(seed, batch, height, width, fraction, fill):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(batch, 1, height, width, generator=generator) * 0.5 + 0.2
+    gradient = torch.randint(-3, 4, image.shape, generator=generator).float()
+    mask = sga.lowest_mask(gradient, fraction)
+    n = math.floor(round(fraction * height * width, 6))
+    assert mask.flatten(1).sum(1).tolist() == [n] * batch
+    for values, chosen in zip(gradient.flatten(1), mask.flatten(1), strict=True):
+        assert n == 0 or n == height * width or values[chosen].max() <= values[~chosen].min()
+    masked = sga.fill_masked(image, mask, fill, generator)
+    assert torch.equal(masked[~mask], image[~mask])
+    if fill == "image_range":
+        assert (masked.amin((2, 3)) >= image.amin((2, 3))).all()
+        assert (masked.amax((2, 3)) <= image.amax((2, 3))).all()
+
+
+def test_ties_are_masked_in_raster_order():
+    mask = sga.lowest_mask(torch.zeros(1, 1, 4, 5), 0.29)
+    assert mask.flatten().nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_floor_is_the_one_a_reader_expects():
+    assert int(sga.lowest_mask(torch.zeros(1, 1, 10, 10), 0.29).sum()) == 29
+
+
+def test_kl_direction():
+    p, q = torch.tensor([0.9, 0.1]), torch.tensor([0.5, 0.5])
+    expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    other = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    value = float(sga.kl_divergence(p.log().repeat(3, 1), q.log().repeat(3, 1)))
+    assert value == pytest.approx(expected, rel=1e-6)
+    assert abs(value - other) > 0.1
+
+
+@pytest.mark.parametrize("norm", ["inf", 0, 1, 2, 3.5])
+@pytest.mark.parametrize("attack_steps", [1, 3])
+@pytest.mark.parametrize("random_start", [False, True])
+def test_adversarial_stays_in_ball_and_box(norm, attack_steps, random_start):
+    network = TinyNet().eval()
+    image, label = batches(1)[0].values()
+    image = (image * 1.4 - 0.2).clamp(0, 1)
+    step = SGAIteration(0.2, 1.0, (0.03, 0.03), norm, attack_steps, random_start)
+    stages = step.stages(network, image, label, torch.Generator().manual_seed(0))
+    d = (stages["adversarial"] - stages["masked"]).double()
+    radius = float(sga.perturbation.radius(torch.tensor(0.03), step.norm, image[0].numel()))
+    assert float(sga.perturbation.lp_norm(d, step.norm).max()) <= radius * (1 + 1e-5) + 1e-6
+    assert float(stages["adversarial"].min()) >= 0
+    assert float(stages["adversarial"].max()) <= 1
+    with torch.no_grad():
+        losses = [nn.functional.cross_entropy(network(stages[key]), label) for key in ("masked", "adversarial")]
+    assert losses[1] > losses[0]
+
+
+def test_kl_weight_zero_is_plain_training_bit_for_bit():
+    data = batches()
+    plain, natural = TinyNet(), None
+    natural = copy.deepcopy(plain)
+    torch.manual_seed(1)
+    train(plain, None, data)
+    torch.manual_seed(1)
+    trainer = train(natural, SGAIteration(kl_weight=0), data)
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, natural.state_dict()[key]), key
+    assert "kl_loss" not in trainer.state.output
+
+
+def test_at_and_sg_limits():
+    network = TinyNet()
+    image, label = batches(1)[0].values()
+    at = SGAIteration(mask_fraction=0).stages(network, image, label)
+    assert torch.equal(at["masked"], image)
+    assert not at["mask"].any()
+    assert not torch.equal(at["adversarial"], image)
+    sg = SGAIteration(epsilon_range=(0, 0)).stages(network, image, label)
+    assert torch.equal(sg["adversarial"], sg["masked"])
+    assert not torch.equal(sg["masked"], image)
+
+
+@pytest.mark.parametrize("attack_mode", ["eval", "train"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_saliency_and_attack_leave_no_trace(attack_mode, fails):
+    network = TinyNet()
+    network.conv.eval()
+    network.norm.train()
+    image, label = batches(1)[0].values()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    modes = [module.training for module in network.modules()]
+    state = torch.get_rng_state()
+    kept = image.clone()
+    if fails:
+        network.fc.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("boom")))
+    step = SGAIteration(attack_mode=attack_mode, attack_steps=2, random_start=True)
+    try:
+        step.perturb(network, image, label, torch.Generator().manual_seed(0))
+    except RuntimeError:
+        assert fails
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert [module.training for module in network.modules()] == modes
+    assert network.norm.track_running_stats
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(image, kept)
+
+
+def test_train_mode_attack_uses_batch_statistics():
+    network = TinyNet(dropout=0.0)
+    network.norm.running_mean += 5
+    image, label = batches(1)[0].values()
+    gradients = []
+    for mode in ("eval", "train"):
+        with sga.frozen_statistics(network, mode):
+            gradients.append(sga.input_gradient(network, image, label))
+    assert not torch.allclose(*gradients)
+
+
+def test_accumulation_equals_a_large_batch():
+    large = batches(1, batch=8)
+    small = [{key: value[i : i + 2] for key, value in large[0].items()} for i in range(0, 8, 2)]
+    one, many = TinyNet(False, 0.0), None
+    many = copy.deepcopy(one)
+    step = SGAIteration(mask_fraction=0, epsilon_range=(0.03, 0.03))
+    train(one, step, large, epochs=3)
+    train(many, step, small, epochs=3, accumulation_steps=4)
+    for key, value in one.state_dict().items():
+        torch.testing.assert_close(value, many.state_dict()[key], rtol=1e-5, atol=1e-7)
+
+
+def test_epoch_end_closes_an_accumulated_step():
+    network = TinyNet(False, 0.0)
+    before = copy.deepcopy(network.state_dict())
+    train(network, SGAIteration(), batches(3), epochs=1, accumulation_steps=4)
+    assert any(not torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_events_and_output():
+    fired = []
+    data = batches(1)
+    data[0]["image"] = MetaTensor(data[0]["image"])
+    network = TinyNet()
+    trainer = SupervisedTrainer(
+        torch.device("cpu"),
+        1,
+        data,
+        network,
+        torch.optim.SGD(network.parameters(), lr=0.1),
+        nn.CrossEntropyLoss(),
+        iteration_update=SGAIteration(kl_weight=2.0),
+        decollate=False,
+    )
+    for event in (
+        IterationEvents.FORWARD_COMPLETED,
+        IterationEvents.LOSS_COMPLETED,
+        IterationEvents.BACKWARD_COMPLETED,
+        IterationEvents.MODEL_COMPLETED,
+    ):
+        trainer.add_event_handler(event, lambda _, event=event: fired.append(event.name))
+    trainer.run()
+    assert fired == ["FORWARD_COMPLETED", "LOSS_COMPLETED", "BACKWARD_COMPLETED", "MODEL_COMPLETED"]
+    output = trainer.state.output
+    assert type(output["image"]) is torch.Tensor
+    assert float(output["loss"]) == pytest.approx(float(output["ce_loss"] + 2 * output["kl_loss"]), rel=1e-6)
+    assert 0.01 <= float(output["epsilon"]) <= 0.05
+    assert 0 <= float(output["adversarial_accuracy"]) <= 1
+
+
+def test_runs_repeat_and_draws_follow_seed_and_iteration():
+    start = TinyNet(dropout=0.0)
+    results = []
+    for seed in (0, 0, 1):
+        network = copy.deepcopy(start)
+        train(network, SGAIteration(seed=seed), batches())
+        results.append(network.state_dict())
+    assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
+    assert any(not torch.equal(value, results[2][key]) for key, value in results[0].items())
+
+
+def test_epsilon_per_sample():
+    image, label = batches(1)[0].values()
+    step = SGAIteration(epsilon_per="sample")
+    epsilon = step.stages(TinyNet(), image, label, torch.Generator().manual_seed(0))["epsilon"]
+    assert epsilon.shape == (4, 1, 1, 1)
+    assert len(epsilon.unique()) == 4
+
+
+def test_detach_clean_changes_gradients_only():
+    start = TinyNet(False, 0.0)
+    states = []
+    for detach_clean in (False, True):
+        network = copy.deepcopy(start)
+        train(network, SGAIteration(detach_clean=detach_clean, kl_weight=50.0, epsilon_range=(0.5, 0.5)), batches(1), epochs=1)
+        states.append(network.fc.weight.detach())
+    assert not torch.equal(*states)
+
+
+def test_bf16_trains_in_float32_parameters():
+    network = TinyNet()
+    trainer = train(network, SGAIteration(precision="bf16"), batches())
+    assert math.isfinite(float(trainer.state.output["loss"]))
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask_fraction": 1.0}, "mask_fraction"),
+        ({"mask_fraction": -0.1}, "mask_fraction"),
+        ({"kl_weight": -1}, "kl_weight"),
+        ({"kl_weight": float("nan")}, "kl_weight"),
+        ({"epsilon_range": (0.05, 0.01)}, "epsilon_range"),
+        ({"epsilon_range": (0.01,)}, "epsilon_range"),
+        ({"attack_steps": 0}, "attack_steps"),
+        ({"norm": 0.5}, "norm"),
+        ({"fill": "noise"}, "fill"),
+        ({"precision": "fp16"}, "precision"),
+        ({"saliency_order": "abs"}, "saliency_order"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SGAIteration(**arguments)
+
+
+def test_refuses_amp():
+    with pytest.raises(ValueError, match="precision"):
+        train(TinyNet(), SGAIteration(), batches(1), amp=True)
