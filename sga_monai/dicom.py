@@ -147,10 +147,9 @@ def _decode(dataset: pydicom.Dataset) -> NDArray[np.generic]:
             return np.asarray(DECODERS[syntax](frame, **options))
         if syntax == uid.RLELossless or not syntax.is_compressed or syntax.is_deflated:
             _check_native_length(dataset, syntax)
-            plugin = "pydicom" if syntax.is_encapsulated else ""
+            native: dict[str, Any] = {"raw": True, "decoding_plugin": "pydicom" if syntax.is_encapsulated else ""}
             # pydicom clears the bits above BitsStored, which hold the values where HighBit is higher.
-            allocated = int(dataset.BitsAllocated)
-            array, _ = get_decoder(syntax).as_array(dataset, raw=True, decoding_plugin=plugin, bits_stored=allocated)
+            array, _ = get_decoder(syntax).as_array(dataset, bits_stored=int(dataset.BitsAllocated), **native)
             return np.asarray(array)
     except ReadError:
         raise

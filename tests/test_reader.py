@@ -46,7 +46,10 @@ STREAMS = {
 }
 
 
-@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    "syntax",
+    [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian],
+)
 def test_native_syntaxes(dicom_file, syntax):
     assert_is(read_cxr(dicom_file(picture(), syntax, BitsStored=12)), picture())
 

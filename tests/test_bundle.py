@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from monai.bundle import ConfigParser, ConfigWorkflow
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sga_monai.bundle import check_overrides, set_aside
+from sga_monai.errors import InputError
+from sga_monai.network import CXRResNet18
+
+BUNDLE = ROOT / "bundles/sga"
+CONFIGS = ("train.json", "evaluate.json", "inference.json")
+
+
+def run(run_id: str, config: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", f"bundles/sga/{config}", *overrides]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600, env={**os.environ, "COLUMNS": "120"})
+
+
+@pytest.fixture(scope="module")
+def trained(phantom_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One run of the literal command on the phantom, small and short."""
+    out = tmp_path_factory.mktemp("runs") / "sga"
+    result = run(
+        "training", "train.json", "--max_epochs", "2", "--image_size", "64", "--dataset_dir", str(phantom_dir),
+        "--manifest", f"{phantom_dir}/northgate.csv", "--output_dir", str(out), "--review_interval", "1",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    return out, result.stdout
+
+
+def test_training_writes_a_plain_state_dict_and_a_table(trained):
+    out, stdout = trained
+    CXRResNet18().load_state_dict(torch.load(out / "model.pt", weights_only=True))
+    facts = json.loads((out / "model.json").read_text())
+    results = pd.read_csv(out / "results.csv").set_index("set")
+    assert facts["epoch"] in (1, 2)
+    assert results.loc["internal (validation)", "auroc"] == pytest.approx(facts["val_auroc"])
+    assert list(results.index) == ["internal (validation)", "internal", "harbor", "lakeside", "summit"]
+    assert results.loc["harbor", "auroc_difference"] == pytest.approx(results.loc["harbor", "auroc"] - results.loc["internal", "auroc"])
+    assert "auroc_difference" in stdout
+    assert "random weights" in stdout
+
+
+def test_tensorboard_holds_what_a_reviewer_needs(trained):
+    events = EventAccumulator(str(trained[0] / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    wanted = {"train_loss", "train_ce_loss", "train_kl_loss", "train_epsilon", "train_adversarial_accuracy", "learning_rate", "val_auroc"}
+    assert wanted <= set(tags["scalars"])
+    assert tags["images"] == ["review/validation_cases"]
+    assert len(events.Images("review/validation_cases")) == 2
+    assert "hyper_parameters/text_summary" in tags["tensors"]
+    assert not any("northgate-" in tag for kind in tags.values() if isinstance(kind, list) for tag in kind)
+
+
+def test_no_patient_or_file_name_is_written(trained):
+    out, stdout = trained
+    assert not re.search(r"(northgate|harbor|lakeside|summit)-\d{3}", stdout)
+    for path in out.rglob("*"):
+        if path.is_file():
+            assert not re.search(rb"(northgate|harbor|lakeside|summit)-\d{3}", path.read_bytes()), path.name
+
+
+def test_evaluation_repeats_the_table_and_counts_failures(trained, phantom_dir, tmp_path):
+    broken = tmp_path / "data"
+    broken.mkdir()
+    (broken / "images").symlink_to(phantom_dir / "images")
+    lines = (phantom_dir / "harbor.csv").read_text().splitlines()
+    (tmp_path / "harbor.csv").write_text("\n".join(lines) + "\n")
+    options = ["--checkpoint", f"{trained[0]}/model.pt", "--image_size", "64", "--output_dir", f"{tmp_path}/out"]
+    result = run("evaluating", "evaluate.json", *options, "--manifest", f"{phantom_dir}/harbor.csv", "--dataset_dir", str(phantom_dir))
+    assert result.returncode == 0, result.stderr[-3000:]
+    ours, theirs = (pd.read_csv(folder / "predictions.csv") for folder in (tmp_path / "out", trained[0]))
+    theirs = theirs[theirs["set"] == "harbor"]
+    assert abs(ours["score"].to_numpy() - theirs["score"].to_numpy()).max() < 1e-5
+    # One image that is cut short is counted, and the exit code says so.
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    rows = [line.split(",") for line in lines[1:7]]
+    for i, row in enumerate(rows):
+        data = (phantom_dir / row[0]).read_bytes()
+        (copy / f"{i}.dcm").write_bytes(data[: len(data) // 2] if i == 2 else data)
+        row[0] = f"{i}.dcm"
+    header = "image,label,patient_id,site,split\n"
+    (tmp_path / "site.csv").write_text(header + "".join(",".join(row[:5]) + "\n" for row in rows))
+    result = run("evaluating", "evaluate.json", *options, "--manifest", f"{tmp_path}/site.csv", "--dataset_dir", str(copy))
+    assert result.returncode == 2, result.stderr[-3000:]
+    predictions = pd.read_csv(tmp_path / "out/predictions.csv")
+    assert len(predictions) == 6
+    assert predictions["error"].notna().sum() == 1
+    assert (tmp_path / "out.1").is_dir()
+
+
+def test_inference_needs_no_labels(trained, phantom_dir, tmp_path):
+    images = sorted((phantom_dir / "images/summit").glob("*.dcm"))[:3]
+    (tmp_path / "images.csv").write_text("image\n" + "".join(f"images/summit/{path.name}\n" for path in images))
+    result = run(
+        "inferring", "inference.json", "--checkpoint", f"{trained[0]}/model.pt", "--image_size", "64",
+        "--manifest", f"{tmp_path}/images.csv", "--dataset_dir", str(phantom_dir), "--output_dir", f"{tmp_path}/out",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert pd.read_csv(tmp_path / "out/predictions.csv")["probability"].between(0, 1).all()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--max_epoch", "3"], "--max_epoch names nothing in the configuration; is --max_epochs meant?"),
+        (["--mask_fraction", "1.5"], "mask_fraction must be in"),
+        (["--max_epochs", "0"], "max_epochs must be a number greater than zero"),
+        (["--manifest", "none.csv"], "no manifest none.csv"),
+        (["--pretrained_weights", "none.pth"], "no such file"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_3(phantom_dir, tmp_path, overrides, message):
+    given = ["--dataset_dir", str(phantom_dir), "--output_dir", str(tmp_path / "o"), "--image_size", "64"]
+    if "--manifest" not in overrides:
+        given += ["--manifest", f"{phantom_dir}/northgate.csv"]
+    result = run("training", "train.json", *given, *overrides)
+    assert result.returncode == 3, result.stderr[-2000:]
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_overrides():
+    base = ["run", "training", "--config_file", str(BUNDLE / "train.json")]
+    check_overrides([*base, "--train#trainer#max_epochs", "2", "--optimizer::lr", "@mine", "--mine", "0.1", "--final_id=x"])
+    check_overrides(["pytest", "--nothing", "1"])
+    with pytest.raises(InputError, match="--klweight names nothing"):
+        check_overrides([*base, "--klweight", "1"])
+
+
+def test_an_earlier_run_is_set_aside(tmp_path):
+    for content in ("one", "two"):
+        set_aside(str(tmp_path / "run"))
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/model.pt").write_text(content)
+    set_aside(str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    assert [(tmp_path / f"run.{n}/model.pt").read_text() for n in (1, 2)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(("files", "kind"), [(["train.json"], "train"), (["evaluate.json"], "infer"), (["inference.json"], "infer")])
+def test_properties(files, kind, phantom_dir, tmp_path, trained):
+    overrides = {"dataset_dir": str(phantom_dir), "image_size": 32, "output_dir": str(tmp_path / "o")}
+    manifest = {"train": "northgate.csv"}.get(kind, "harbor.csv")
+    overrides["manifest"] = str(phantom_dir / manifest)
+    if kind == "infer":
+        overrides["checkpoint"] = str(trained[0] / "model.pt")
+    files = [str(BUNDLE / name) for name in files]
+    hook = sys.excepthook
+    workflow = ConfigWorkflow(config_file=files, workflow_type=kind, meta_file=str(BUNDLE / "metadata.json"), **overrides)
+    try:
+        workflow.initialize()
+        assert workflow.check_properties() == []
+    finally:
+        sys.excepthook = hook
+
+
+def test_shared_sections_are_equal_and_expressions_few():
+    configs = {name: json.loads((BUNDLE / name).read_text()) for name in CONFIGS}
+    train = configs["train.json"]
+    for name in CONFIGS[1:]:
+        other = configs[name]
+        assert other["preprocessing"] == train["train"]["preprocessing"]
+        assert other["network_def"] == {key: train["network_def"][key] for key in ("_target_", "num_classes")}
+        assert other["image_size"] == train["image_size"]
+    for name, config in configs.items():
+        assert len(re.findall(r'"\$', json.dumps(config))) <= 12, name
+        assert {"run", {"train.json": "training", "evaluate.json": "evaluating", "inference.json": "inferring"}[name]} <= set(config)
+
+
+def test_papers_numbers_are_the_defaults():
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "train.json"))
+    expected = {"max_epochs": 30, "batch_size": 64, "image_size": 224, "mask_fraction": 0.1, "kl_weight": 1.0}
+    assert {key: parser.get(key) for key in expected} == expected
+    assert parser.get("epsilon_range") == [0.01, 0.05]
+    assert set(parser.get("hyper_parameters")) >= set(parser.get("train")["iteration"]) - {"_target_"}
+
+
+def test_metadata():
+    metadata = json.loads((BUNDLE / "metadata.json").read_text())
+    required = {"schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task",
+                "description", "authors", "copyright", "network_data_format"}  # fmt: skip
+    assert required <= set(metadata)
+    assert metadata["version"] in metadata["changelog"]
+    schema = ROOT.parent / "shared/data/monai/meta_schema_20240725.json"
+    if schema.is_file():
+        jsonschema.validate(metadata, json.loads(schema.read_text()))

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import ast
+
+from conftest import ROOT
+
+# Each module and the siblings it may import; errors.py is below all of them.
+ALLOWED = {
+    "anatomy": set(),
+    "bundle": {"manifest", "phantom"},
+    "cli": {"manifest", "phantom", "reader", "sources"},
+    "dataset": set(),
+    "dicom": set(),
+    "errors": set(),
+    "handlers": {"results"},
+    "manifest": set(),
+    "network": set(),
+    "perturbation": set(),
+    "phantom": {"anatomy", "manifest"},
+    "raster": set(),
+    "reader": {"dicom", "raster"},
+    "results": {"statistics"},
+    "sga": {"perturbation"},
+    "sources": {"manifest"},
+    "statistics": set(),
+    "tensorboard": {"sga"},
+    "__init__": set(),
+    "__main__": {"cli"},
+}
+
+
+def test_imports_go_one_way():
+    found = {}
+    for path in (ROOT / "sga_monai").glob("*.py"):
+        imports = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "sga_monai":
+                imports |= {alias.name for alias in node.names} - {"__version__"}
+            elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("sga_monai."):
+                imports.add(node.module.split(".")[1])
+        found[path.stem] = imports - {"errors"}
+    assert found == ALLOWED
