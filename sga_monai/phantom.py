@@ -103,7 +103,7 @@ def is_phantom(manifest: str | Path, dataset_dir: str | Path) -> bool:
 
 
 def write_contact_sheet(phantom: str | Path, path: str | Path, read: Callable[[Path], NDArray[np.float32]]) -> None:
-    """A PNG of two negatives and two positives of each site, one row a site.
+    """A PNG of up to six images of each site, both classes, one row a site.
 
     Args:
         phantom: a folder that ``write_phantom`` filled.
@@ -113,12 +113,13 @@ def write_contact_sheet(phantom: str | Path, path: str | Path, read: Callable[[P
     Raises:
         InputError: when ``phantom`` holds no phantom.
     """
+    files = [sorted((Path(phantom) / "images" / site.name).glob("*.dcm")) for site in SITES]
+    count = min(6, *(len(found) for found in files))
+    if not count:
+        raise InputError("no phantom in this folder; write one with sga-monai phantom")
     rows = []
-    for site in SITES:
-        files = sorted((Path(phantom) / "images" / site.name).glob("*.dcm"))
-        if not files:
-            raise InputError("no phantom in this folder; write one with sga-monai phantom")
-        tiles = [Image.fromarray(np.uint8(255 * read(file))).resize((216, 240)) for file in files[-6:]]
+    for found in files:
+        tiles = [Image.fromarray(np.uint8(255 * read(file))).resize((216, 240)) for file in found[-count:]]
         rows.append(np.hstack([np.asarray(tile) for tile in tiles]))
     Image.fromarray(np.vstack(rows)).save(path)
 
