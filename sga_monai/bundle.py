@@ -26,18 +26,16 @@ logger = logging.getLogger(__name__)
 def prepare(
     seed: int = 0,
     arguments: Sequence[str] | None = None,
-    output_dir: str | None = None,
     manifest: str | None = None,
     dataset_dir: str | None = None,
     pretrained_weights: str | None = None,
     positive: Mapping[str, float] | None = None,
 ) -> None:
-    """First step of every run: plain errors, a check of the command line, seeds, the phantom, a clear output folder.
+    """First step of every run: plain errors, a check of the command line, seeds, the phantom.
 
     Args:
         seed: of Python, NumPy and torch.
         arguments: the command line; ``sys.argv`` when ``None``.
-        output_dir: a run that is already there is set aside, never overwritten; ``None`` leaves it alone.
         manifest: the phantom is written when this is its manifest and absent.
         dataset_dir: the folder that the manifest's images are relative to.
         pretrained_weights: without it, one line says that training starts from random weights.
@@ -54,8 +52,6 @@ def prepare(
     set_determinism(seed=seed)
     if manifest and dataset_dir:
         phantom.ensure_phantom(manifest, dataset_dir)
-    if output_dir:
-        set_aside(output_dir)
     if positive and not pretrained_weights:
         logger.info("no pretrained_weights: training starts from random weights")
 
@@ -136,7 +132,12 @@ def load_test_sets(manifest: str, dataset_dir: str, external_manifests: Sequence
         external_manifests = [str(Path(dataset_dir) / f"{name}.csv") for name in phantom.EXTERNAL] if known else []
         if not known:
             logger.info("no external_manifests: the final table will have no external site")
+    if isinstance(external_manifests, str):
+        external_manifests = [external_manifests]
     training = read_manifest(manifest)
+    for split in ("val", "test"):
+        if len({row["label"] for row in training if row["split"] == split}) < 2:
+            raise InputError(f"{Path(manifest).name}: split {split} needs rows of both labels, or it has no AUROC")
     sets = [("val", "internal (validation)"), ("test", "internal")]
     rows = [row | {"set": name} for split, name in sets for row in load_manifest(manifest, dataset_dir, split)]
     for path in external_manifests:

@@ -149,7 +149,8 @@ def _decode(dataset: pydicom.Dataset) -> NDArray[np.generic]:
             _check_native_length(dataset, syntax)
             native: dict[str, Any] = {"raw": True, "decoding_plugin": "pydicom" if syntax.is_encapsulated else ""}
             # pydicom clears the bits above BitsStored, which hold the values where HighBit is higher.
-            array, _ = get_decoder(syntax).as_array(dataset, bits_stored=int(dataset.BitsAllocated), **native)
+            native["bits_stored"] = int(dataset.BitsAllocated)
+            array, _ = get_decoder(syntax).as_array(dataset, **native)
             return np.asarray(array)
     except ReadError:
         raise

@@ -142,6 +142,18 @@ def test_overrides():
         check_overrides([*base, "--klweight", "1"])
 
 
+def test_bad_input_leaves_an_earlier_run_where_it_is(phantom_dir, tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/model.pt").write_text("kept")
+    result = run(
+        "training", "train.json", "--dataset_dir", str(phantom_dir), "--manifest", f"{phantom_dir}/northgate.csv",
+        "--output_dir", f"{tmp_path}/o", "--image_size", "64", "--norm", "0.5",
+    )  # fmt: skip
+    assert result.returncode == 3
+    assert "norm must be" in result.stderr
+    assert (tmp_path / "o/model.pt").read_text() == "kept"
+
+
 def test_an_earlier_run_is_set_aside(tmp_path):
     for content in ("one", "two"):
         set_aside(str(tmp_path / "run"))
