@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -45,6 +46,8 @@ def prepare(
         InputError: on an override that names nothing, or a number that is not positive.
     """
     install_plain_errors()
+    # MONAI tries every reader it knows before ours and warns that a GPU decoder is absent.
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     check_overrides(sys.argv if arguments is None else arguments)
     for name, value in (positive or {}).items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ class CXRDataset(Dataset):
         self.items: list[dict[str, Any]] = []
         self.failures: list[dict[str, Any]] = []
         kept = []
-        for item in track(data, description="reading images", transient=True):
+        for item in track(data, description="reading images", transient=True, disable=not sys.stdout.isatty()):
             try:
                 # MONAI's transforms write into the dictionary they are given.
                 self.items.append(transform(copy.copy(item)))

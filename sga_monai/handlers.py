@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,7 +53,6 @@ class BestModelSaver:
     Args:
         network: saved without any wrapper.
         output_dir: where ``model.pt`` goes.
-        trainer: gives the epoch for ``model.json``.
         metric: name of the evaluator's metric.
     """
 
@@ -101,7 +101,7 @@ class TrainingProgress:
     def start(self, engine: SupervisedTrainer) -> None:
         """Open the bar."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, transient=True)
+        self.bar = Progress(*columns, transient=True, disable=not sys.stdout.isatty())
         self.task = self.bar.add_task("training", total=(engine.state.max_epochs or 0) * (engine.state.epoch_length or 0))
         self.began = time.monotonic()
         self.bar.start()
@@ -111,7 +111,7 @@ class TrainingProgress:
         output: Any = engine.state.output
         for key in (Keys.LOSS, "ce_loss", "kl_loss", "adversarial_accuracy"):
             if key in output:
-                self.sums.setdefault(str(key), []).append(float(output[key]))
+                self.sums.setdefault(str(key), []).append(output[key].item())
         self.bar.update(self.task, advance=1, description=f"epoch {engine.state.epoch}/{engine.state.max_epochs}")
 
     def epoch(self, engine: Engine) -> None:

@@ -8,6 +8,7 @@ transfer syntax and gray scale. The lung, lesion and marker masks are kept as gr
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60) -> 
     jobs = [(site, row, index) for site, rows in plans for index, row in enumerate(rows)]
     with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         done = pool.map(_draw, *zip(*((out, site, row, seed, index) for site, row, index in jobs), strict=True), chunksize=8)
-        for _ in track(done, description="drawing the phantom", total=len(jobs), transient=True):
+        quiet = not sys.stdout.isatty()
+        for _ in track(done, description="drawing the phantom", total=len(jobs), transient=True, disable=quiet):
             pass
     for site, rows in reversed(plans):
         write_manifest(out / f"{site.name}.csv", rows)

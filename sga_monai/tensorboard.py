@@ -53,7 +53,7 @@ class ScalarWriter:
         output: Any = engine.state.output
         for key in SCALARS:
             if key in output:
-                self.writer.add_scalar(f"train_{key}", float(output[key]), engine.state.iteration)
+                self.writer.add_scalar(f"train_{key}", output[key].item(), engine.state.iteration)
         self.writer.add_scalar("learning_rate", engine.optimizer.param_groups[0]["lr"], engine.state.iteration)
 
     def epoch(self, engine: Engine) -> None:
