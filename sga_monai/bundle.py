@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from monai.bundle.scripts import run as bundle_run
 from monai.utils import set_determinism
 
 from sga_monai import phantom
-from sga_monai.errors import EXIT_INPUT_REFUSED, EXIT_SOME_ROWS_FAILED, InputError, input_error
+from sga_monai.errors import EXIT_SOME_ROWS_FAILED, InputError, input_error
 from sga_monai.manifest import check_external, load_manifest, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,10 @@ def prepare(
     for name, value in (positive or {}).items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise InputError(f"{name} must be a number greater than zero, got {value!r}")
+    if positive and positive.get("val_interval", 1) > positive.get("max_epochs", 1):
+        raise InputError("val_interval must not be greater than max_epochs, or no model is ever chosen")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed must be a whole number, zero or more, got {seed!r}")
     set_determinism(seed=seed)
     if manifest and dataset_dir:
         phantom.ensure_phantom(manifest, dataset_dir)
@@ -73,8 +78,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
     """
     given: dict[str, str] = {}
     for i, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
+        if re.match("--?[A-Za-z_]", argument):
+            name, equals, value = argument.lstrip("-").partition("=")
             given[name] = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
     if "config_file" not in given:
         return
@@ -83,7 +88,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
     for file in files:
         if Path(file.strip()).suffix == ".json" and Path(file.strip()).is_file():
             known |= {key.lstrip("+").replace("::", "#").split("#")[0] for key in json.loads(Path(file.strip()).read_text())}
-    known |= {name for name in given if any(f"@{name}" in value for value in given.values())}
+    known |= {name for name in given if any(re.search(rf"@{re.escape(name)}\b", value) for value in given.values())}
     for name in given:
         top = name.replace("::", "#").split("#")[0]
         if top not in known:
@@ -92,7 +97,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
 
 
 def install_plain_errors() -> None:
-    """Show an ``InputError`` that ends the program as one sentence with exit code 3, without a traceback."""
+    """Show an ``InputError`` that ends the program as one sentence with its exit code, without a traceback."""
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         reason = input_error(error)
@@ -101,18 +106,30 @@ def install_plain_errors() -> None:
             return
         sys.stderr.write(f"sga-monai: {reason}\n")
         # The interpreter takes the exit code from a SystemExit that the hook raises.
-        raise SystemExit(EXIT_INPUT_REFUSED)
+        raise SystemExit(reason.exit_code)
 
     sys.excepthook = hook
     # Ignite logs every exception with its traceback before it passes it on.
     logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)
 
 
-def set_aside(output_dir: str) -> None:
-    """Rename an ``output_dir`` that holds a run to the first free ``output_dir.N``, so that nothing is lost."""
+def set_aside(output_dir: str, checkpoint: str | None = None) -> None:
+    """Rename an ``output_dir`` that holds a run to the first free ``output_dir.N``, so that nothing is lost.
+
+    Args:
+        output_dir: the folder.
+        checkpoint: a file that must not move with it.
+
+    Raises:
+        InputError: when the folder holds something else than a run, or ``checkpoint``.
+    """
     folder = Path(output_dir)
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
+    if not any((folder / name).exists() for name in ("model.pt", "predictions.csv", "tensorboard")):
+        raise InputError("output_dir is not empty and holds no run; give another folder")
+    if checkpoint and Path(checkpoint).resolve().parent == folder.resolve():
+        raise InputError("output_dir is the folder of the checkpoint; give another folder")
     number = next(n for n in range(1, sys.maxsize) if not folder.with_name(f"{folder.name}.{n}").exists())
     aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))
     logger.info("an earlier run was in output_dir; it is now %s", aside.name)
@@ -143,6 +160,9 @@ def load_test_sets(manifest: str, dataset_dir: str, external_manifests: Sequence
             raise InputError(f"{Path(manifest).name}: split {split} needs rows of both labels, or it has no AUROC")
     sets = [("val", "internal (validation)"), ("test", "internal")]
     rows = [row | {"set": name} for split, name in sets for row in load_manifest(manifest, dataset_dir, split)]
+    names = [Path(path).stem for path in external_manifests] + [name for _, name in sets]
+    if len(set(names)) < len(names):
+        raise InputError("two sets have the same name; give every external manifest its own file name, other than internal")
     for path in external_manifests:
         check_external(training, read_manifest(path), Path(path).name)
         rows += load_manifest(path, dataset_dir, "test")

@@ -59,8 +59,14 @@ def build(
     rows = sources.BUILDERS[name](root, seed=seed, **options)
     path = out or Path("data_manifests") / f"{name.replace('-', '_')}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_manifest(path, [row for row in rows if not row["dropped"]])
-    read_manifest(path)
+    # Checked before it takes the place of an earlier one.
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        write_manifest(draft, [row for row in rows if not row["dropped"]])
+        read_manifest(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     table = Table("", "value", "label 0", "label 1", title=f"{name}, seed {seed}")
     lines = sources.audit(rows)
     for group, value, *counts in lines:

@@ -132,6 +132,8 @@ def _decode(dataset: pydicom.Dataset) -> NDArray[np.generic]:
     """The frame as it is stored: rows x columns (x 3)."""
     syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None) or _implied_syntax(dataset)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if syntax.is_private or not syntax.is_transfer_syntax:
+        raise ReadError("unknown_syntax")
     try:
         if syntax in DECODERS:
             frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
@@ -216,7 +218,7 @@ def _present(values: NDArray[np.int32], dataset: pydicom.Dataset, voi: str) -> N
     # All later steps act on single values, so they are computed once for each value that can be stored.
     domain = np.arange(lowest, lowest + (1 << stored), dtype=np.int32)
     table, span = _modality(domain, dataset)
-    if voi == "dicom" and "VOILUTSequence" in dataset:
+    if voi == "dicom" and dataset.get("VOILUTSequence"):
         table = _voi_lut(table, dataset)
     elif voi == "dicom" and dataset.get("WindowCenter") not in (None, "") and dataset.get("WindowWidth") not in (None, ""):
         table = _window(table, dataset)
@@ -239,7 +241,7 @@ def _present(values: NDArray[np.int32], dataset: pydicom.Dataset, voi: str) -> N
 def _modality(domain: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDArray[np.float64], tuple[float, float]]:
     """Modality values of ``domain``, and the range that they can span."""
     try:
-        if "ModalityLUTSequence" in dataset:
+        if dataset.get("ModalityLUTSequence"):
             table = np.asarray(apply_modality_lut(domain, dataset), dtype=np.float64)
         else:
             slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 EXIT_SOME_ROWS_FAILED = 2
 EXIT_INPUT_REFUSED = 3
+EXIT_NUMERIC = 5
 
 # Every reason for which an image is refused. Texts are fixed: no tag value, path or identifier can get into them.
 REASONS = {
@@ -31,6 +32,14 @@ REASONS = {
 
 class InputError(ValueError):
     """Input that is refused: one sentence that says what is wrong where, and the remedy. Shown without a traceback."""
+
+    exit_code = EXIT_INPUT_REFUSED
+
+
+class NumericError(InputError):
+    """A computation that left the finite numbers."""
+
+    exit_code = EXIT_NUMERIC
 
 
 class ReadError(InputError):

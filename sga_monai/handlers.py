@@ -20,6 +20,7 @@ from monai.utils.enums import CommonKeys as Keys
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from sga_monai.errors import NumericError
 from sga_monai.results import render, summarize
 
 logger = logging.getLogger(__name__)
@@ -31,11 +32,11 @@ def logit_difference(pred: Tensor) -> Tensor:
     Not a softmax, which saturates in float32 and ties what it saturates.
 
     Raises:
-        FloatingPointError: when a logit is NaN or infinite, of which an AUROC would make 1.0 without a word.
+        NumericError: when a logit is NaN or infinite, of which an AUROC would make 1.0 without a word.
     """
     score = pred.detach().double()[:, 1] - pred.detach().double()[:, 0]
     if not bool(score.isfinite().all()):
-        raise FloatingPointError("the network's output is NaN or infinite; lower learning_rate")
+        raise NumericError("the network's output is NaN or infinite; lower learning_rate")
     return score
 
 

@@ -20,7 +20,7 @@ from sga_monai.errors import REASONS, InputError
 REQUIRED = ("image", "label", "patient_id", "site", "split")
 OPTIONAL = ("study_id", "view", "sex", "age", "manufacturer", "negative_type", "sha256", "boxes", "lung_mask")
 SPLITS = ("train", "val", "test")
-# Collections that hold the same radiographs under other names (docs/manifests.md): never one for training and the
+# Collections that hold the same radiographs under other names (data_manifests/README.md): never one for training and the
 # other for an external test.
 OVERLAPS = (frozenset({"siim", "bimcv"}), frozenset({"siim", "ricord"}), frozenset({"rsna", "nih"}))
 MOST_ERRORS = 5

@@ -45,7 +45,12 @@ def radius(epsilon: Tensor, norm: float, n_values: int) -> Tensor:
 
 def lp_norm(d: Tensor, norm: float) -> Tensor:
     """||d||_p of each sample, shape ``[B, 1, 1, 1]``; for p = 0 the number of values that are not zero."""
-    return torch.linalg.vector_norm(d, norm, dim=tuple(range(1, d.ndim)), keepdim=True)
+    dims = tuple(range(1, d.ndim))
+    if norm == 0 or math.isinf(norm):
+        return torch.linalg.vector_norm(d, norm, dim=dims, keepdim=True)
+    # Divided by the largest value first: |d|^p of small values is zero in float32 when p is large.
+    largest = d.abs().amax(dim=dims, keepdim=True)
+    return largest * torch.linalg.vector_norm(d / largest.clamp(min=torch.finfo(d.dtype).tiny), norm, dim=dims, keepdim=True)
 
 
 def steepest_step(
@@ -84,22 +89,23 @@ def steepest_step(
 
 
 def project(d: Tensor, image: Tensor, radius: Tensor, norm: float, value_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """Bring ``d`` into the Lp ball, then ``image + d`` into ``value_range``; what is inside already is not moved.
+    """The point nearest to ``d`` with ``||.||_p <= radius`` and ``image + .`` in ``value_range``.
 
-    The ball's projection is Euclidean for p = 0, 1, 2 and inf, and radial (``d * radius / ||d||_p``) for other p.
-    The clip to the box comes second: it only shrinks values of ``d``, so ``d`` stays in every Lp ball.
+    Euclidean and exact onto ball and box together for p = 0, 1, 2 and inf: with ``room`` the way to the box's end,
+    ``|d_i|`` becomes ``min(room_i, max(|d_i| - t, 0))`` for p = 1 and ``min(room_i, s |d_i|)`` for p = 2, where t and s
+    are found by bisection. For other p, ``d`` is clipped to the box and then shortened to ``radius``.
     """
     radius = torch.as_tensor(radius, dtype=image.dtype, device=image.device).broadcast_to(image.shape[0], 1, 1, 1)
+    clipped = torch.minimum(torch.maximum(d, value_range[0] - image), value_range[1] - image)
     if math.isinf(norm):
-        d = torch.clamp(d, -radius, radius)
-    elif norm == 0:
-        d = _keep_largest(d, d.abs(), radius)
-    elif norm == 1:
-        d = _project_l1(d, radius)
-    else:
-        length = lp_norm(d, norm)
-        d = torch.where(length > radius, d * (radius / length.clamp(min=torch.finfo(d.dtype).tiny)), d)
-    return (image + d).clamp(*value_range) - image
+        return torch.clamp(clipped, -radius, radius)
+    if norm == 0:
+        # Keeping a value saves the squared distance of its zero over that of its clipped value.
+        return _keep_largest(clipped, d**2 - (d - clipped) ** 2, radius)
+    if norm in (1, 2):
+        return clipped.sign() * _shrink(d.abs(), clipped.abs(), radius, norm)
+    length = lp_norm(clipped, norm)
+    return torch.where(length > radius, clipped * (radius / length.clamp(min=torch.finfo(d.dtype).tiny)), clipped)
 
 
 def random_start(
@@ -167,15 +173,17 @@ def _bisect_multiplier(room: Tensor, slope: Tensor, radius: Tensor, norm: float)
     return torch.where(radius > 0, size, 0.0)
 
 
-def _project_l1(d: Tensor, radius: Tensor) -> Tensor:
-    """Euclidean projection onto the L1 ball by soft thresholding (Duchi et al., ICML 2008, figure 1)."""
-    size = d.abs().flatten(1).double()
-    limit = radius.flatten(1).double()
-    ordered = size.sort(dim=1, descending=True).values
-    excess = ordered.cumsum(1) - limit
-    rank = torch.arange(1, size.shape[1] + 1, device=d.device)
-    last = (ordered * rank > excess).sum(1, keepdim=True).clamp(min=1)
-    threshold = (excess.gather(1, last - 1) / last).clamp(min=0)
-    outside = size.sum(1, keepdim=True) > limit
-    shrunk = (size - torch.where(outside, threshold, 0.0)).clamp(min=0).to(d.dtype).view_as(d)
-    return d.sign() * shrunk
+def _shrink(size: Tensor, room: Tensor, radius: Tensor, norm: float) -> Tensor:
+    """``min(room, max(size - t, 0))`` (p = 1) or ``min(room, size * (1 - t))`` (p = 2), the least t that fits the ball."""
+    low = torch.zeros_like(radius)
+    high = size.amax(dim=(1, 2, 3), keepdim=True) if norm == 1 else torch.ones_like(radius)
+    fits = lp_norm(room, norm) <= radius
+    for _ in range(BISECTION_STEPS):
+        middle = (low + high) / 2
+        inside = lp_norm(torch.minimum(room, _shorter(size, middle, norm)), norm) <= radius
+        low, high = torch.where(inside, low, middle), torch.where(inside, middle, high)
+    return torch.where(fits, room, torch.minimum(room, _shorter(size, high, norm)))
+
+
+def _shorter(size: Tensor, t: Tensor, norm: float) -> Tensor:
+    return (size - t).clamp(min=0) if norm == 1 else size * (1 - t)

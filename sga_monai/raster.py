@@ -89,7 +89,9 @@ def read_nifti(data: bytes) -> NDArray[np.float32]:
         raise ReadError("truncated") from None
     if not np.isfinite(values).all():
         raise ReadError("not_finite")
-    columns, rows = (axis for axis in nib.aff2axcodes(picture.affine)[:2])
+    columns, rows = nib.aff2axcodes(picture.affine)[:2]
+    if columns in ("S", "I") and rows in ("L", "R"):
+        values, columns, rows = values.T, rows, columns
     if {columns, rows} <= {"S", "I", "L", "R"} and rows in "SI":
         # Radiographic convention: rows run from head to foot, columns from the patient's right to the left.
         values = values[::-1] if columns == "R" else values

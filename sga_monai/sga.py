@@ -242,6 +242,20 @@ class SGAIteration:
         value_range: Sequence[float] = (0.0, 1.0),
         seed: int = 0,
     ) -> None:
+        numbers = {"mask_fraction": mask_fraction, "kl_weight": kl_weight, "attack_steps": attack_steps, "seed": seed}
+        if isinstance(epsilon_range, (str, int, float)):
+            raise InputError(f"epsilon_range must be [low, high], got {epsilon_range!r}")
+        for name, value in (numbers | {f"epsilon_range[{i}]": value for i, value in enumerate(epsilon_range)}).items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise InputError(f"{name} must be a number, got {value!r}")
+        # Fire passes `false` as a string, which would count as true.
+        for name, flag in (("random_start", random_start), ("detach_clean", detach_clean)):
+            if not isinstance(flag, bool):
+                raise InputError(f"{name} must be True or False, got {flag!r}")
+        if seed != int(seed) or seed < 0:
+            raise InputError(f"seed must be a whole number, zero or more, got {seed!r}")
+        if len(value_range) != 2 or not value_range[0] < value_range[1]:
+            raise InputError(f"value_range must be [low, high] with low < high, got {value_range!r}")
         if not 0 <= mask_fraction < 1:
             raise InputError(f"mask_fraction must be in [0, 1), got {mask_fraction!r}")
         if not (kl_weight >= 0 and math.isfinite(kl_weight)):
@@ -276,6 +290,8 @@ class SGAIteration:
         if len(batch) != 2:
             raise InputError("SGAIteration takes batches of image and label only")
         image, label = (t.as_tensor() if isinstance(t, MetaTensor) else t for t in batch)
+        if engine.state.iteration == 1 and not self.value_range[0] <= float(image.min()) <= float(image.max()) <= self.value_range[1]:
+            raise InputError("images are outside value_range; scale them to it in preprocessing")
         network = engine.network
         output: dict[str, Any] = {Keys.IMAGE: image, Keys.LABEL: label}
         engine.state.output = output

@@ -19,8 +19,11 @@ import pydicom
 from sga_monai.errors import InputError
 from sga_monai.manifest import Row
 
+NIH_COLUMNS = ("image index", "finding labels", "patient id", "patient age", "patient gender", "view position")
 Table = list[dict[str, str]]
 COVID = ("covid-19",)
+# The Cohen collection took these in from the Hannover repository, whose images are the internal site.
+HANNOVER_URL = "ml-workgroup/covid-19-image-repository"
 # Findings of the Cohen collection that are a pneumonia other than COVID-19, last part of both label styles.
 PNEUMONIAS = (
     "pneumonia", "sars", "mers", "pneumocystis", "streptococcus", "klebsiella", "legionella", "lipoid", "varicella",
@@ -36,11 +39,11 @@ SIIM_RULES = {
 SPLIT_SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, require: Iterable[str] = ()) -> Table:
     """A collection's CSV with its header normalized (lower case, no spaces around), in UTF-8 or Latin-1.
 
     Raises:
-        InputError: when the file is missing.
+        InputError: when the file is missing or empty, or lacks a column of ``require``.
     """
     if not path.is_file():
         raise InputError(f"no {path.name} in {path.parent.name}/; give the folder that holds the collections")
@@ -50,14 +53,17 @@ def read_table(path: Path) -> Table:
     except UnicodeDecodeError:
         text = data.decode("latin-1")
     reader = csv.reader(io.StringIO(text, newline=""))
-    header = [name.strip().lower() for name in next(reader)]
+    header = [name.strip().lower() for name in next(reader, [])]
+    lacking = [name for name in require if name not in header]
+    if lacking:
+        raise InputError(f"{path.name} lacks the column {lacking[0]}; is it the collection's own table?")
     return [dict(zip(header, (cell.strip() for cell in cells), strict=False)) for cells in reader if cells]
 
 
 def read_hannover(root: Path) -> list[Row]:
     """COVID-19 Image Repository, Hannover Medical School: every frontal radiograph, label 1."""
     rows = []
-    for line in read_table(root / "hannover/data.csv"):
+    for line in read_table(root / "hannover/data.csv", ("image_id", "patient_id", "projection", "sex", "age")):
         view = line["projection"].upper()
         row = _row(
             f"hannover/dicom/{line['image_id']}.dcm", "1", f"hannover-{line['patient_id']}", "hannover", view, line["sex"], line["age"]
@@ -71,7 +77,7 @@ def read_nih(root: Path, finding: str) -> list[Row]:
     """NIH ChestX-ray14: images with ``finding`` ("Pneumonia", or "No Finding" alone), label 0. Reads 2017 and v2020."""
     folder = root / "nih"
     names = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-    table = read_table(next((folder / name for name in names if (folder / name).is_file()), folder / names[0]))
+    table = read_table(next((folder / name for name in names if (folder / name).is_file()), folder / names[0]), NIH_COLUMNS)
     negative_type = "healthy" if finding == "No Finding" else "other_pneumonia"
     rows = []
     for line in table:
@@ -89,11 +95,14 @@ def read_nih(root: Path, finding: str) -> list[Row]:
 def read_cohen(root: Path, views: Iterable[str] = ("PA", "AP")) -> list[Row]:
     """COVID-19 image data collection: COVID-19 label 1, other pneumonias label 0, other findings dropped.
 
-    Reads both label styles ("COVID-19, ARDS" and "Pneumonia/Viral/COVID-19") and all header variants.
+    Reads both label styles ("COVID-19, ARDS" and "Pneumonia/Viral/COVID-19") and all header variants. Images that came
+    from the Hannover repository are dropped, by ``url`` and by file name: they are the internal site's.
     """
     views, rows = tuple(views), []
     seen: set[str] = set()
-    for line in read_table(root / "cohen/metadata.csv"):
+    table = root / "hannover/data.csv"
+    hannover = {line["image_id"] for line in read_table(table, ("image_id",))} if table.is_file() else set()
+    for line in read_table(root / "cohen/metadata.csv", ("patientid", "sex", "age", "finding", "view", "modality", "folder", "filename")):
         parts = [part.strip().lower() for part in re.split(r"[/,]", line["finding"]) if part.strip()]
         positive = any(part in COVID for part in parts)
         view, modality = line["view"].strip(), line["modality"]
@@ -102,7 +111,9 @@ def read_cohen(root: Path, views: Iterable[str] = ("PA", "AP")) -> list[Row]:
         )
         row["negative_type"] = "" if positive else "other_pneumonia"
         row["dropped"] = ""
-        if modality != "X-ray" or line["folder"] != "images":
+        if HANNOVER_URL in line.get("url", "").lower() or Path(line["filename"]).stem in hannover:
+            row["dropped"] = "image is in the Hannover repository"
+        elif modality != "X-ray" or line["folder"] != "images":
             row["dropped"] = "not an X-ray image"
         elif not positive and not any(part in PNEUMONIAS for part in parts):
             row["dropped"] = "finding is not a pneumonia"
@@ -137,8 +148,9 @@ def read_siim(root: Path, rule: str = "any_appearance", drop_unboxed_duplicates:
     if rule not in SIIM_RULES:
         raise InputError(f"rule must be one of {', '.join(SIIM_RULES)}, got {rule!r}")
     folder = root / "siim"
-    studies = {line["id"].removesuffix("_study"): line for line in read_table(folder / "train_study_level.csv")}
-    images = read_table(folder / "train_image_level.csv")
+    labels = read_table(folder / "train_study_level.csv", ("id", "typical appearance"))
+    studies = {line["id"].removesuffix("_study"): line for line in labels}
+    images = read_table(folder / "train_image_level.csv", ("id", "boxes", "studyinstanceuid"))
     paths = {Path(path).stem: path for path in _siim_paths(folder)}
     boxed = {line["studyinstanceuid"] for line in images if line["boxes"]}
     rows = []

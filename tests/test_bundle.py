@@ -120,6 +120,7 @@ def test_inference_needs_no_labels(trained, phantom_dir, tmp_path):
         (["--max_epoch", "3"], "--max_epoch names nothing in the configuration; is --max_epochs meant?"),
         (["--mask_fraction", "1.5"], "mask_fraction must be in"),
         (["--max_epochs", "0"], "max_epochs must be a number greater than zero"),
+        (["--val_interval", "9", "--max_epochs", "2"], "val_interval must not be greater"),
         (["--manifest", "none.csv"], "no manifest none.csv"),
         (["--pretrained_weights", "none.pth"], "no such file"),
     ],
@@ -138,6 +139,8 @@ def test_overrides():
     base = ["run", "training", "--config_file", str(BUNDLE / "train.json")]
     check_overrides([*base, "--train#trainer#max_epochs", "2", "--optimizer::lr", "@mine", "--mine", "0.1", "--final_id=x"])
     check_overrides(["pytest", "--nothing", "1"])
+    with pytest.raises(InputError, match="--max_epoch names"):
+        check_overrides([*base, "-max_epoch", "1"])
     with pytest.raises(InputError, match="--klweight names nothing"):
         check_overrides([*base, "--klweight", "1"])
 
@@ -159,6 +162,10 @@ def test_an_earlier_run_is_set_aside(tmp_path):
         set_aside(str(tmp_path / "run"))
         (tmp_path / "run").mkdir()
         (tmp_path / "run/model.pt").write_text(content)
+    with pytest.raises(InputError, match="folder of the checkpoint"):
+        set_aside(str(tmp_path / "run"), str(tmp_path / "run/model.pt"))
+    with pytest.raises(InputError, match="holds no run"):
+        set_aside(str(tmp_path))
     set_aside(str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     assert [(tmp_path / f"run.{n}/model.pt").read_text() for n in (1, 2)] == ["one", "two"]

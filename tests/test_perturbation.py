@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from sga_monai import perturbation as P
 
-NORMS = (0.0, 1.0, 1.5, 2.0, 3.0, math.inf)
+NORMS = (0.0, 1.0, 1.5, 2.0, 3.0, 50.0, math.inf)
 
 
 def case(seed: int, batch: int, height: int, width: int, epsilon: float, norm: float):
@@ -23,7 +24,8 @@ def case(seed: int, batch: int, height: int, width: int, epsilon: float, norm: f
 
 
 def inside(image: torch.Tensor, d: torch.Tensor, radius: torch.Tensor, norm: float) -> bool:
-    ball = bool((P.lp_norm(d.double(), norm) <= radius.double() * (1 + 1e-5) + 1e-7).all())
+    length = torch.tensor([np.linalg.norm(sample.double().flatten().numpy(), norm) for sample in d]).view(-1, 1, 1, 1)
+    ball = bool((length <= radius.double() * (1 + 1e-5) + 1e-7).all())
     moved = image + d
     return ball and float(moved.min()) >= -1e-6 and float(moved.max()) <= 1 + 1e-6
 
@@ -56,13 +58,13 @@ def test_step_beats_every_feasible_point(norm, seed):
     axes = [torch.linspace(-float(x), 1 - float(x), 17) for x in image.flatten()]
     axes = [torch.cat([axis, torch.zeros(1)]) for axis in axes]
     points = torch.tensor(list(itertools.product(*(axis.tolist() for axis in axes))))
-    feasible = points[torch.linalg.vector_norm(points, norm, dim=1) <= float(radius) + 1e-6]
+    feasible = points[torch.linalg.vector_norm(points.double(), norm, dim=1) <= float(radius) + 1e-6]
     gain = (feasible * gradient.flatten()).sum(1).max()
     assert best >= float(gain) - 1e-5
     # Points on the boundary of the ball come closer to the optimum than a grid.
     direction = torch.randn(20000, 4, generator=generator) * gradient.abs().flatten().clamp(min=1e-3)
     if norm > 0:
-        direction = direction / torch.linalg.vector_norm(direction, norm, dim=1, keepdim=True) * float(radius)
+        direction = (direction / torch.linalg.vector_norm(direction.double(), norm, dim=1, keepdim=True)).float() * float(radius)
         clipped = (image.flatten() + direction).clamp(0, 1) - image.flatten()
         assert best >= float((clipped * gradient.flatten()).sum(1).max()) - 1e-5
 
@@ -99,6 +101,25 @@ def test_l1_projection_by_hand():
     d = torch.tensor([0.5, -0.3, 0.1, 0.0]).view(1, 1, 2, 2)
     out = P.project(d, torch.full_like(d, 0.5), torch.tensor(0.4), 1.0)
     torch.testing.assert_close(out.flatten(), torch.tensor([0.3, -0.1, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(1.0, [0.0, 0.5]), (2.0, [0.0, 0.5]), (math.inf, [0.0, 0.5])])
+def test_projection_spends_nothing_on_saturated_pixels(norm, expected):
+    out = P.project(torch.full((1, 1, 1, 2), 0.5), torch.tensor([[[[1.0, 0.5]]]]), torch.tensor(0.5), norm)
+    torch.testing.assert_close(out.flatten(), torch.tensor(expected), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [0.0, 1.0, 2.0, math.inf])
+@pytest.mark.parametrize("seed", range(4))
+def test_projection_is_the_nearest_point_of_ball_and_box(norm, seed):
+    image, _, radius, generator = case(seed, 1, 1, 3, 0.25, norm)
+    d = torch.randn(image.shape, generator=generator)
+    out = P.project(d, image, radius, norm)
+    axes = [torch.cat([torch.linspace(-float(x), 1 - float(x), 41), torch.zeros(1)]).tolist() for x in image.flatten()]
+    points = torch.tensor(list(itertools.product(*axes)))
+    feasible = points[torch.linalg.vector_norm(points.double(), norm, dim=1) <= float(radius) + 1e-6]
+    nearest = torch.linalg.vector_norm(feasible - d.flatten(), dim=1).min()
+    assert float(torch.linalg.vector_norm(out - d)) <= float(nearest) + 1e-5
 
 
 def test_radius_scales_with_the_norm():

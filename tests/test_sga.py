@@ -287,11 +287,23 @@ def test_bf16_trains_in_float32_parameters():
         ({"fill": "noise"}, "fill"),
         ({"precision": "fp16"}, "precision"),
         ({"saliency_order": "abs"}, "saliency_order"),
+        ({"mask_fraction": "abc"}, "mask_fraction"),
+        ({"epsilon_range": 0.03}, "epsilon_range"),
+        ({"random_start": "false"}, "random_start"),
+        ({"seed": -1}, "seed"),
+        ({"value_range": (1, 0)}, "value_range"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         SGAIteration(**arguments)
+
+
+def test_refuses_images_outside_the_value_range():
+    data = batches(1)
+    data[0]["image"] = data[0]["image"] * 255
+    with pytest.raises(ValueError, match="outside value_range"):
+        train(TinyNet(), SGAIteration(), data)
 
 
 def test_refuses_amp():

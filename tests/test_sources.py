@@ -32,6 +32,20 @@ def test_builders_reproduce_the_committed_manifests(real_data, tmp_path, name):
     assert (tmp_path / "m.csv").read_bytes() == (ROOT / f"data_manifests/{name}.csv").read_bytes()
 
 
+def test_no_image_of_hannover_is_in_an_external_manifest():
+    stems = {name: {Path(row["image"]).stem for row in read_manifest(ROOT / f"data_manifests/{name}.csv")} for name in COMMITTED}
+    assert not stems["hannover_nih"] & stems["cohen"]
+    assert not stems["hannover_nih"] & stems["cohen_nih"]
+
+
+def test_a_wrong_table_is_named(tmp_path):
+    (tmp_path / "cohen").mkdir()
+    for text in ("a,b\n1,2\n", ""):
+        (tmp_path / "cohen/metadata.csv").write_text(text)
+        with pytest.raises(InputError, match=r"metadata\.csv lacks the column patientid"):
+            sources.read_cohen(tmp_path)
+
+
 def rows_of(n: int) -> list[dict[str, str]]:
     return [{"patient_id": f"p{i % 40}", "label": str(i % 40 % 2), "dropped": ""} for i in range(n)]
 
