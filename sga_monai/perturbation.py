@@ -96,9 +96,11 @@ def project(d: Tensor, image: Tensor, radius: Tensor, norm: float, value_range: 
     are found by bisection. For other p, ``d`` is clipped to the box and then shortened to ``radius``.
     """
     radius = torch.as_tensor(radius, dtype=image.dtype, device=image.device).broadcast_to(image.shape[0], 1, 1, 1)
-    clipped = torch.minimum(torch.maximum(d, value_range[0] - image), value_range[1] - image)
     if math.isinf(norm):
-        return torch.clamp(clipped, -radius, radius)
+        d = torch.clamp(d, -radius, radius)
+    clipped = (image + d).clamp(*value_range) - image
+    if math.isinf(norm):
+        return clipped
     if norm == 0:
         # Keeping a value saves the squared distance of its zero over that of its clipped value.
         return _keep_largest(clipped, d**2 - (d - clipped) ** 2, radius)
