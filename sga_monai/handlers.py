@@ -186,13 +186,12 @@ class PredictionSaver:
         order = {name: i for i, name in enumerate(dict.fromkeys(predictions["set"]))}
         predictions = predictions.sort_values(["set", "row"], key=lambda c: c.map(order) if c.name == "set" else c)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        write = lambda frame, name: _write_whole(self.output_dir / name, lambda path: frame.to_csv(path, index=False))  # noqa: E731
-        write(predictions, "predictions.csv")
+        _write_whole(self.output_dir / "predictions.csv", lambda path: predictions.to_csv(path, index=False))
         if (predictions["label"] < 0).all():
             logger.info("%d images scored, %d failed", predictions["score"].notna().sum(), len(self.failures))
             return
         results = summarize(predictions, self.internal)
-        write(results, "results.csv")
+        _write_whole(self.output_dir / "results.csv", lambda path: results.to_csv(path, index=False))
         table = render(results)
         logger.info("\n%s", table)
         if self.writer is not None:
