@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sga_monai import __version__, sources
-from sga_monai.errors import EXIT_INPUT_REFUSED, InputError
+from sga_monai.errors import InputError
 from sga_monai.manifest import read_manifest, write_manifest
 from sga_monai.phantom import write_contact_sheet, write_phantom
 from sga_monai.reader import read_cxr
@@ -87,9 +87,9 @@ def build(
 
 
 def main() -> None:
-    """Run the command; refused input is one sentence and exit code 3."""
+    """Run the command; refused input is one sentence and its exit code."""
     try:
         app()
     except InputError as error:
         typer.echo(f"sga-monai: {error}", err=True)
-        sys.exit(EXIT_INPUT_REFUSED)
+        sys.exit(error.exit_code)

@@ -45,7 +45,7 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
     except ReadError:
         raise
     except Exception:
-        raise ReadError("truncated" if is_picture(data) else "unreadable") from None
+        raise ReadError("truncated") from None
     if upright.mode == "1":
         upright = upright.convert("L")
     if upright.mode in ("I;16", "I;16B", "I"):

@@ -127,7 +127,7 @@ def test_adversarial_stays_in_ball_and_box(norm, attack_steps, random_start):
 
 def test_kl_weight_zero_is_plain_training_bit_for_bit():
     data = batches()
-    plain, natural = TinyNet(), None
+    plain = TinyNet()
     natural = copy.deepcopy(plain)
     torch.manual_seed(1)
     train(plain, None, data)
@@ -190,7 +190,7 @@ def test_train_mode_attack_uses_batch_statistics():
 def test_accumulation_equals_a_large_batch():
     large = batches(1, batch=8)
     small = [{key: value[i : i + 2] for key, value in large[0].items()} for i in range(0, 8, 2)]
-    one, many = TinyNet(False, 0.0), None
+    one = TinyNet(False, 0.0)
     many = copy.deepcopy(one)
     step = SGAIteration(mask_fraction=0, epsilon_range=(0.03, 0.03))
     train(one, step, large, epochs=3)
