@@ -19,7 +19,7 @@ from monai.bundle.scripts import run as bundle_run
 from monai.utils import set_determinism
 
 from sga_monai import phantom
-from sga_monai.errors import EXIT_SOME_ROWS_FAILED, InputError, input_error
+from sga_monai.errors import EXIT_INTERRUPTED, EXIT_SOME_ROWS_FAILED, InputError, input_error
 from sga_monai.manifest import check_external, load_manifest, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,9 @@ def install_plain_errors() -> None:
     """Show an ``InputError`` that ends the program as one sentence with its exit code, without a traceback."""
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.stderr.write("sga-monai: stopped\n")
+            raise SystemExit(EXIT_INTERRUPTED)
         reason = input_error(error)
         if reason is None:
             sys.__excepthook__(kind, error, traceback)

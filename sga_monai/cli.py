@@ -1,9 +1,10 @@
-"""The command ``sga-monai``: the phantom and manifests. Training and evaluation are MONAI bundles."""
+"""The command ``sga-monai``: the phantom, manifests and benchmarks. Training and evaluation are MONAI bundles."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +13,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sga_monai import __version__, sources
-from sga_monai.errors import InputError
-from sga_monai.manifest import read_manifest, write_manifest
-from sga_monai.phantom import write_contact_sheet, write_phantom
+from sga_monai import __version__, benchmark, sources
+from sga_monai.errors import EXIT_INPUT_REFUSED, EXIT_INTERRUPTED, EXIT_SOME_ROWS_FAILED, REASONS, InputError, input_error
+from sga_monai.inspection import FACTS, inspect_manifest, write_contact_sheet
+from sga_monai.manifest import new_site_key, read_manifest, write_manifest
+from sga_monai.phantom import write_contact_sheet as draw_sites
+from sga_monai.phantom import write_phantom
 from sga_monai.reader import read_cxr
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-manifests = typer.Typer(no_args_is_help=True, help="Build manifests.")
+manifests = typer.Typer(no_args_is_help=True, help="Build, check and key manifests.")
+benchmarks = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 app.add_typer(manifests, name="manifest")
+app.add_typer(benchmarks, name="benchmark")
 
 
 @app.command()
@@ -39,7 +44,7 @@ def phantom(
     if out.exists() and any(out.iterdir()):
         raise InputError("the output folder is not empty; give a new one")
     written = write_phantom(out, seed, external_images)
-    write_contact_sheet(out, out / "contact_sheet.png", read_cxr)
+    draw_sites(out, out / "contact_sheet.png", read_cxr)
     typer.echo(f"wrote {', '.join(path.name for path in written)} and contact_sheet.png")
 
 
@@ -86,10 +91,81 @@ def build(
     typer.echo(f"wrote {path.name} and {path.with_suffix('.json').name}")
 
 
+@manifests.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="The manifest.")],
+    dataset_dir: Annotated[Path, typer.Option(help="The folder that image is relative to.")],
+    labels: Annotated[bool, typer.Option(help="Whether the manifest has labels, patients and splits.")] = True,
+    voi: Annotated[str, typer.Option(help="dicom or none, as in the evaluation.")] = "dicom",
+    num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
+    contact_sheet: Annotated[Path | None, typer.Option(help="Write a PNG of small pictures with row numbers.")] = None,
+) -> None:
+    """Read every image as an evaluation would; print the flow, what the files are, and what failed."""
+    found = inspect_manifest(file, dataset_dir, labels, voi, num_workers, thumbnails=contact_sheet is not None)
+    console = Console()
+    table = Table("flow", "rows", "label 0", "label 1", title=file.name)
+    for step, counts in found.flow.items():
+        table.add_row(step, *(str(count) for count in counts))
+    console.print(table)
+    table = Table("DICOM keyword", "value", "images")
+    for name, counter in found.facts.items():
+        for value, count in counter.most_common():
+            table.add_row(FACTS[name], value, str(count))
+    console.print(table)
+    if contact_sheet is not None:
+        drawn_count = write_contact_sheet(contact_sheet, found.thumbnails)
+        typer.echo(f"wrote {contact_sheet.name}: {drawn_count} pictures, none with BurnedInAnnotation YES")
+    if found.failures:
+        table = Table("failed", "rows", "reason")
+        for code in dict.fromkeys(code for _, code in found.failures):
+            rows = [str(row) for row, reason in found.failures if reason == code]
+            listed = ", ".join(rows[:5]) + (", ..." if len(rows) > 5 else "")
+            table.add_row(str(len(rows)), listed, f"{code}: {REASONS[code]}")
+        console.print(table)
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+
+
+@manifests.command()
+def key(out: Annotated[Path, typer.Argument(help="The new file; it stays at the site and is never sent.")]) -> None:
+    """Make the site's key, with which patients are named in every output (option site_key)."""
+    new_site_key(out)
+    typer.echo(f"wrote {out.name}, readable by you alone; keep it: another key gives every patient another name")
+
+
+@benchmarks.command()
+def read(
+    folder: Annotated[Path, typer.Argument(help="Folder of images, searched with its subfolders.")],
+    image_size: Annotated[int, typer.Option(help="Pixels of a side after resizing.")] = 224,
+    rounds: Annotated[int, typer.Option(help="Repetitions.", min=1)] = 3,
+    limit: Annotated[int, typer.Option(help="Number of files, drawn with a fixed seed.", min=1)] = 100,
+) -> None:
+    """Images a second of this package's chain and of MONAI's default chain, interleaved on the same files."""
+    timing = benchmark.time_reading(folder, image_size, rounds, limit)
+    table = Table("chain", "images", "images/s", title=f"one process, {image_size} px, median of {rounds} rounds")
+    for line in benchmark.lines(timing):
+        table.add_row(*line)
+    Console().print(table)
+    typer.echo(f"reading and decoding take {timing.codec_share:.0%} of our time")
+    if timing.ratios:
+        middle, low, high = statistics.median(timing.ratios), min(timing.ratios), max(timing.ratios)
+        typer.echo(f"MONAI's chain takes {middle:.1f} times as long [{low:.1f}, {high:.1f}] on the files that it reads")
+
+
 def main() -> None:
-    """Run the command; refused input is one sentence and its exit code."""
+    """Run the command; whatever is refused is one sentence and its exit code."""
     try:
-        app()
-    except InputError as error:
-        typer.echo(f"sga-monai: {error}", err=True)
-        sys.exit(error.exit_code)
+        code = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        reason = input_error(error)
+        if reason is not None:
+            typer.echo(f"sga-monai: {reason}", err=True)
+            sys.exit(reason.exit_code)
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        # A wrong command line; click's own exit code 2 means that rows failed here.
+        show()
+        sys.exit(EXIT_INPUT_REFUSED)
+    sys.exit(code or 0)

@@ -6,35 +6,34 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
-from typing import Any
+import zlib
+from collections.abc import Callable, Iterator
 
-import imagecodecs
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import uid
-from pydicom.encaps import get_frame
-from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_space, get_decoder
+from pydicom.filereader import read_dataset
+from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_space
 
+from sga_monai.codec import decode_frame, returns_rgb, transfer_syntax
 from sga_monai.errors import ReadError
 
-MAX_PIXELS = 50_000_000
-LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "L", "LAT", "LATERAL"}
+# Twice the largest flat-panel detector (43 x 43 cm at 0.1 mm); bounds memory.
+MAX_PIXELS = 32_000_000
+MAX_INFLATED = 256 * 1024 * 1024
+ROWS_AT_ONCE = 256
+FRONTAL_VIEWS = ("PA", "AP")
+LATERAL_VIEWS = ("LL", "RL", "LLD", "RLD", "L", "LAT", "LATERAL")
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
-DECODERS = {
-    uid.JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
-    uid.JPEGExtended12Bit: imagecodecs.jpeg8_decode,
-    uid.JPEGLossless: imagecodecs.jpeg8_decode,
-    uid.JPEGLosslessSV1: imagecodecs.jpeg8_decode,
-    uid.JPEGLSLossless: imagecodecs.jpegls_decode,
-    uid.JPEGLSNearLossless: imagecodecs.jpegls_decode,
-    uid.JPEG2000Lossless: imagecodecs.jpeg2k_decode,
-    uid.JPEG2000: imagecodecs.jpeg2k_decode,
-    uid.HTJ2KLossless: imagecodecs.jpeg2k_decode,
-    uid.HTJ2K: imagecodecs.jpeg2k_decode,
-}
+# Every element that is looked at here or in codec.py.
+KEYWORDS = (
+    "SOPClassUID", "PresentationIntentType", "DirectoryRecordSequence", "ViewPosition", "BurnedInAnnotation", "SamplesPerPixel",
+    "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape", "RedPaletteColorLookupTableDescriptor",
+)  # fmt: skip
 # PS3.3 C.7.6.3.1.2: luminance of RGB, ITU-R BT.601.
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
@@ -44,7 +43,7 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM" or data[:4] in (b"\x02\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
 
 
-def read_dicom(data: bytes, voi: str = "dicom", lateral: bool = False) -> NDArray[np.float32]:
+def read_dicom(data: bytes, voi: str = "dicom", lateral: bool = False, frame: int | None = None) -> NDArray[np.float32]:
     """Gray values of one radiograph, bright is dense.
 
     Args:
@@ -52,6 +51,7 @@ def read_dicom(data: bytes, voi: str = "dicom", lateral: bool = False) -> NDArra
         voi: "dicom" applies the first VOI LUT, or else the first window, of the file and maps its output range to
             [0, 1]; "none" maps the range that the stored bits can represent to [0, 1].
         lateral: accept lateral views too.
+        frame: the frame to take of a file with several, from 1; ``None`` refuses such a file.
 
     Returns:
         float32, rows x columns at native size, in [0, 1]. MONOCHROME1 is inverted, once; color becomes luminance.
@@ -61,15 +61,45 @@ def read_dicom(data: bytes, voi: str = "dicom", lateral: bool = False) -> NDArra
     """
     with _quiet():
         dataset = _parse(data)
-        _check_header(dataset, lateral)
-        photometric = str(dataset.PhotometricInterpretation)
-        if photometric in COLOR:
-            image = _luminance(_decode(dataset), dataset)
-        else:
-            image = _present(_stored_values(_decode(dataset), dataset), dataset, voi)
-    if image.shape != (dataset.Rows, dataset.Columns):
-        raise ReadError("truncated")
+        _check_header(dataset, lateral, frame)
+        array = decode_frame(dataset, frame or 1)
+        del dataset.PixelData
+        show = _luminance(dataset) if dataset.PhotometricInterpretation in COLOR else _grayscale(dataset, voi)
+        if array.shape[:2] != (dataset.Rows, dataset.Columns):
+            raise ReadError("truncated")
+        image = np.empty(array.shape[:2], dtype=np.float32)
+        for top in range(0, len(image), ROWS_AT_ONCE):
+            image[top : top + ROWS_AT_ONCE] = show(array[top : top + ROWS_AT_ONCE])
     return image
+
+
+def read_stored(data: bytes) -> NDArray[np.generic]:
+    """The first frame's stored values and nothing else, for measuring the decoder's share."""
+    with _quiet():
+        return decode_frame(_parse(data))
+
+
+def read_facts(data: bytes) -> dict[str, str]:
+    """What a site's team wants counted: ``transfer_syntax, photometric, view, burned_in``, in DICOM's own words.
+
+    Values outside the standard's vocabulary become "other", since free text may name a patient; absent ones "".
+
+    Raises:
+        ReadError: "unreadable", when the header cannot be parsed.
+    """
+    with _quiet():
+        dataset = _parse(data, pixels=False)
+        syntax = transfer_syntax(dataset)
+        known = {
+            "photometric": ("PhotometricInterpretation", MONOCHROME + COLOR),
+            "view": ("ViewPosition", FRONTAL_VIEWS + LATERAL_VIEWS),
+            "burned_in": ("BurnedInAnnotation", ("YES", "NO")),
+        }
+        facts = {"transfer_syntax": syntax.name if not syntax.is_private and syntax.is_transfer_syntax else "other"}
+        for key, (tag, vocabulary) in known.items():
+            value = str(dataset.get(tag) or "").strip().upper()
+            facts[key] = value if value in vocabulary or not value else "other"
+    return facts
 
 
 @contextlib.contextmanager
@@ -86,18 +116,44 @@ def _quiet() -> Iterator[None]:
         log.disabled, pydicom.config.settings.reading_validation_mode = disabled, mode
 
 
-def _parse(data: bytes) -> pydicom.Dataset:
+def _parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
+    dataset: pydicom.Dataset
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+        inflated = _inflate(data)
+        if inflated is None:
+            dataset = pydicom.dcmread(io.BytesIO(data), force=True, stop_before_pixels=not pixels)
+        else:
+            dataset = read_dataset(io.BytesIO(inflated), is_implicit_VR=False, is_little_endian=True)
+            dataset.file_meta = pydicom.dataset.FileMetaDataset()
+            dataset.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
         # Elements are parsed on first access; a damaged one must not surface later as another error.
-        dataset.decode()
-        _ = [element.VR for element in dataset if element.tag.group in (0x0002, 0x0008, 0x0028)]
+        for keyword in KEYWORDS:
+            dataset.get(keyword)
+    except ReadError:
+        raise
     except Exception:
         raise ReadError("unreadable") from None
     return dataset
 
 
-def _check_header(dataset: pydicom.Dataset, lateral: bool) -> None:
+def _inflate(data: bytes) -> bytes | None:
+    """The data set of a deflated file, or ``None`` for any other; pydicom would inflate a bomb without a limit."""
+    position = data.find(uid.DeflatedExplicitVRLittleEndian.encode())
+    if position < 0 or data[position - 8 : position - 4] != b"\x02\x00\x10\x00":
+        return None
+    end = 144 + int.from_bytes(data[140:144], "little")
+    if data[132:140] != b"\x02\x00\x00\x00UL\x04\x00" or position >= end:
+        raise ReadError("unreadable")
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = stream.decompress(data[end:], MAX_INFLATED)
+    if stream.unconsumed_tail:
+        raise ReadError("too_large")
+    if not stream.eof:
+        raise ReadError("truncated")
+    return inflated
+
+
+def _check_header(dataset: pydicom.Dataset, lateral: bool, frame: int | None) -> None:
     if "DirectoryRecordSequence" in dataset:
         raise ReadError("dicomdir")
     if "PixelData" not in dataset:
@@ -106,11 +162,13 @@ def _check_header(dataset: pydicom.Dataset, lateral: bool) -> None:
         rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
         allocated, stored = int(dataset.BitsAllocated), int(dataset.get("BitsStored") or dataset.BitsAllocated)
         high, signed = int(dataset.get("HighBit", stored - 1)), int(dataset.get("PixelRepresentation") or 0)
-        frames = int(dataset.get("NumberOfFrames") or 1)
+        frames = int(1 if dataset.get("NumberOfFrames") in (None, "") else dataset.NumberOfFrames)
         photometric = str(dataset.PhotometricInterpretation)
     except (AttributeError, TypeError, ValueError):
         raise ReadError("unreadable") from None
-    if frames != 1:
+    if frames < 1:
+        raise ReadError("truncated")
+    if frames > 1 and (frame is None or frame > frames):
         raise ReadError("multi_frame")
     if rows * columns > MAX_PIXELS:
         raise ReadError("too_large")
@@ -122,102 +180,23 @@ def _check_header(dataset: pydicom.Dataset, lateral: bool) -> None:
         raise ReadError("bits")
     if signed not in (0, 1) or (photometric in COLOR and (allocated, stored) != (8, 8) and photometric != COLOR[-1]):
         raise ReadError("bits")
-    if dataset.get("PresentationIntentType") == "FOR PROCESSING":
+    storage = uid.DigitalXRayImageStorageForProcessing
+    if "FOR PROCESSING" in str(dataset.get("PresentationIntentType") or "").upper() or dataset.get("SOPClassUID") == storage:
         raise ReadError("for_processing")
     if not lateral and str(dataset.get("ViewPosition") or "").strip().upper() in LATERAL_VIEWS:
         raise ReadError("lateral")
 
 
-def _decode(dataset: pydicom.Dataset) -> NDArray[np.generic]:
-    """The frame as it is stored: rows x columns (x 3)."""
-    syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None) or _implied_syntax(dataset)
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    if syntax.is_private or not syntax.is_transfer_syntax:
-        raise ReadError("unknown_syntax")
-    try:
-        if syntax in DECODERS:
-            frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-            # Both are checked before decoding: a lying header must not allocate, a cut stream must not decode.
-            # Real files pad the end marker FFD9 with 00 and FF.
-            ends = frame.rstrip(b"\x00\xff").endswith(b"\xd9")
-            if not ends or codestream_size(frame) != (rows, columns):
-                raise ReadError("truncated")
-            options: dict[str, Any] = {}
-            if DECODERS[syntax] is imagecodecs.jpeg8_decode and dataset.PhotometricInterpretation == "RGB":
-                # Without Adobe's APP14 marker libjpeg takes three components for YCbCr.
-                options = {} if b"Adobe" in frame[:1024] else {"colorspace": "RGB", "outcolorspace": "RGB"}
-            return np.asarray(DECODERS[syntax](frame, **options))
-        if syntax == uid.RLELossless or not syntax.is_compressed or syntax.is_deflated:
-            _check_native_length(dataset, syntax)
-            native: dict[str, Any] = {"raw": True, "decoding_plugin": "pydicom" if syntax.is_encapsulated else ""}
-            # pydicom clears the bits above BitsStored, which hold the values where HighBit is higher.
-            native["bits_stored"] = int(dataset.BitsAllocated)
-            array, _ = get_decoder(syntax).as_array(dataset, **native)
-            return np.asarray(array)
-    except ReadError:
-        raise
-    except Exception:
-        raise ReadError("truncated") from None
-    raise ReadError("unknown_syntax")
-
-
-def _implied_syntax(dataset: pydicom.Dataset) -> uid.UID:
-    implicit, little = dataset.original_encoding
-    if implicit:
-        return uid.ImplicitVRLittleEndian
-    return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
-
-
-def _check_native_length(dataset: pydicom.Dataset, syntax: uid.UID) -> None:
-    if syntax.is_encapsulated or dataset.PhotometricInterpretation == "YBR_FULL_422":
-        return
-    samples = int(dataset.get("SamplesPerPixel") or 1)
-    expected = int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.BitsAllocated) // 8
-    if len(dataset.PixelData) != expected + expected % 2:
-        raise ReadError("truncated")
-
-
-def codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream itself states (its SOF or SIZ segment)."""
-    start = frame.find(b"\xff\x4f\xff\x51")
-    if 0 <= start < 256:
-        columns, rows, left, top = (int.from_bytes(frame[start + i : start + i + 4], "big") for i in (8, 12, 16, 20))
-        return rows - top, columns - left
-    position = 2
-    while position + 9 < len(frame) and frame[position] == 0xFF:
-        marker = frame[position + 1]
-        # SOF0 to SOF15 without DHT, JPG and DAC, and SOF55 of JPEG-LS.
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            sizes = frame[position + 5 : position + 9]
-            return int.from_bytes(sizes[:2], "big"), int.from_bytes(sizes[2:], "big")
-        position += 2 + int.from_bytes(frame[position + 2 : position + 4], "big") if marker != 0xFF else 1
-    return None
-
-
-def _stored_values(array: NDArray[np.generic], dataset: pydicom.Dataset) -> NDArray[np.int32]:
-    """The BitsStored bits that end at HighBit, sign-extended; overlay bits above and below are dropped."""
-    if array.ndim != 2 or array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
-        raise ReadError("truncated")
+def _grayscale(dataset: pydicom.Dataset, voi: str) -> Callable[[NDArray[np.generic]], NDArray[np.float32]]:
+    """Stored values to gray values: modality LUT, VOI, then one inversion where low values are dense."""
     stored = int(dataset.get("BitsStored") or dataset.BitsAllocated)
     shift = int(dataset.get("HighBit", stored - 1)) - (stored - 1)
+    # All steps act on single values, so they are computed once for each code of BitsStored bits; the upper half of the
+    # codes are the negative values where PixelRepresentation is 1.
+    codes = np.arange(1 << stored, dtype=np.int32)
     signed = bool(dataset.get("PixelRepresentation") or 0)
-    values = array.astype(np.int32)
-    if array.dtype.kind == "i" and not signed:
-        values &= (1 << 8 * array.dtype.itemsize) - 1
-    values = (values >> shift) & ((1 << stored) - 1)
-    if signed:
-        values = np.where(values >= 1 << (stored - 1), values - (1 << stored), values)
-    return values
-
-
-def _present(values: NDArray[np.int32], dataset: pydicom.Dataset, voi: str) -> NDArray[np.float32]:
-    """Modality LUT, VOI, then one inversion where low values are dense."""
-    stored = int(dataset.get("BitsStored") or dataset.BitsAllocated)
-    signed = bool(dataset.get("PixelRepresentation") or 0)
-    lowest = -(1 << (stored - 1)) if signed else 0
-    # All later steps act on single values, so they are computed once for each value that can be stored.
-    domain = np.arange(lowest, lowest + (1 << stored), dtype=np.int32)
-    table, span = _modality(domain, dataset)
+    values = np.where(codes >> (stored - 1) > 0, codes - (1 << stored), codes) if signed else codes
+    table, span = _modality(values, dataset)
     if voi == "dicom" and dataset.get("VOILUTSequence"):
         table = _voi_lut(table, dataset)
     elif voi == "dicom" and dataset.get("WindowCenter") not in (None, "") and dataset.get("WindowWidth") not in (None, ""):
@@ -229,25 +208,32 @@ def _present(values: NDArray[np.int32], dataset: pydicom.Dataset, voi: str) -> N
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1" or shape == "INVERSE"
     shown = np.clip(1.0 - table if inverted else table, 0.0, 1.0).astype(np.float32)
     padding = dataset.get("PixelPaddingValue")
-    image: NDArray[np.float32] = shown[values - lowest]
     if isinstance(padding, int):
         # Padding is shown as background (PS3.3 C.7.5.1.1.2), also where an inversion would make it dense.
         limit = dataset.get("PixelPaddingRangeLimit", padding)
         low, high = sorted((padding, limit if isinstance(limit, int) else padding))
-        image[(values >= low) & (values <= high)] = 0.0
-    return image
+        shown[(values >= low) & (values <= high)] = 0.0
+
+    def show(array: NDArray[np.generic]) -> NDArray[np.float32]:
+        if array.ndim != 2 or array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
+            raise ReadError("truncated")
+        # Overlay bits above HighBit and below the lowest stored bit are dropped.
+        unsigned = array.astype(f"u{array.dtype.itemsize}", copy=False).astype(np.uint16, copy=False)
+        return shown[(unsigned >> shift) & ((1 << stored) - 1)]
+
+    return show
 
 
-def _modality(domain: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDArray[np.float64], tuple[float, float]]:
-    """Modality values of ``domain``, and the range that they can span."""
+def _modality(values: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """Modality values of ``values``, and the range that they can span."""
     try:
         if dataset.get("ModalityLUTSequence"):
-            table = np.asarray(apply_modality_lut(domain, dataset), dtype=np.float64)
+            table = np.asarray(apply_modality_lut(values, dataset), dtype=np.float64)
         else:
             slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
             slope = 1.0 if slope in (None, "") else float(slope)
             intercept = 0.0 if intercept in (None, "") else float(intercept)
-            table = domain.astype(np.float64) * slope + intercept
+            table = values.astype(np.float64) * slope + intercept
     except Exception:
         raise ReadError("rescale") from None
     span = (float(table.min()), float(table.max()))
@@ -298,22 +284,23 @@ def _window(table: NDArray[np.float64], dataset: pydicom.Dataset) -> NDArray[np.
     return np.clip((table - center) / width + 0.5, 0.0, 1.0)
 
 
-def _luminance(array: NDArray[np.generic], dataset: pydicom.Dataset) -> NDArray[np.float32]:
+def _luminance(dataset: pydicom.Dataset) -> Callable[[NDArray[np.generic]], NDArray[np.float32]]:
+    """Stored color to luminance."""
     photometric = str(dataset.PhotometricInterpretation)
-    try:
-        if photometric == "PALETTE COLOR":
-            color = np.asarray(apply_color_lut(array, dataset))
-            scale = float(np.iinfo(color.dtype).max)
-        else:
-            # The JPEG and JPEG 2000 decoders return RGB already; native and RLE data are as the header says.
-            syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
-            native = syntax not in DECODERS or DECODERS[syntax] is imagecodecs.jpegls_decode
+    native = not returns_rgb(transfer_syntax(dataset))
+
+    def show(array: NDArray[np.generic]) -> NDArray[np.float32]:
+        try:
             color = np.asarray(array)
-            if native and photometric.startswith("YBR"):
+            if photometric == "PALETTE COLOR":
+                color = np.asarray(apply_color_lut(array, dataset))
+            elif native and photometric.startswith("YBR"):
                 color = convert_color_space(color, photometric, "RGB")
-            scale = 255.0
-    except Exception:
-        raise ReadError("photometric") from None
-    if color.ndim != 3 or color.shape[2] != 3:
-        raise ReadError("truncated")
-    return (color.astype(np.float32) @ LUMINANCE) / np.float32(scale)
+            scale = np.float32(np.iinfo(color.dtype).max)
+        except Exception:
+            raise ReadError("photometric") from None
+        if color.ndim != 3 or color.shape[2] != 3:
+            raise ReadError("truncated")
+        return (color.astype(np.float32) @ LUMINANCE) / scale
+
+    return show

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+
 EXIT_SOME_ROWS_FAILED = 2
 EXIT_INPUT_REFUSED = 3
+EXIT_DISK = 4
 EXIT_NUMERIC = 5
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+# What a disk or a file system says when it will not take or give a file.
+DISK = {
+    errno.ENOSPC: "no space is left on the disk; free some",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EFBIG: "the file would be larger than allowed; raise the limit",
+    errno.EROFS: "the file system is read-only; give another output_dir",
+    errno.EACCES: "permission is denied; give another folder, or ask for access",
+    errno.EPERM: "permission is denied; give another folder, or ask for access",
+    errno.EIO: "the disk reports an error; check it",
+}
 
 # Every reason for which an image is refused. Texts are fixed: no tag value, path or identifier can get into them.
 REASONS = {
@@ -26,6 +42,7 @@ REASONS = {
     "voi": "the window or VOI LUT is invalid; correct the header, or read with voi none",
     "not_2d": "not a two-dimensional image; export one plane",
     "not_finite": "the image holds NaN or infinite values; export it again",
+    "hash": "not the file whose sha256 the manifest gives; restore it, or correct the manifest",
     "constant": "every pixel has the same value; export the file again",
 }
 
@@ -40,6 +57,33 @@ class NumericError(InputError):
     """A computation that left the finite numbers."""
 
     exit_code = EXIT_NUMERIC
+
+
+class DiskError(InputError):
+    """A file that could not be written or read because of the disk or its permissions; what was there before is intact.
+
+    Args:
+        name: the name of the file, without its folder.
+        number: an ``errno`` in ``DISK``.
+        size: bytes that were to be written, where known.
+    """
+
+    exit_code = EXIT_DISK
+
+    def __init__(self, name: str, number: int, size: int | None = None) -> None:
+        self.arguments = (name, number, size)
+        about = f"{name} ({size / 1e6:.1f} MB)" if size is not None else name
+        super().__init__(f"cannot write {about}: {DISK[number]}")
+
+    def __reduce__(self) -> tuple[type[DiskError], tuple[str, int, int | None]]:
+        """Pickle by its arguments."""
+        return DiskError, self.arguments
+
+
+class WorkerError(InputError):
+    """A process that reads images died or hung: an error of the machine, not of the input."""
+
+    exit_code = 1
 
 
 class ReadError(InputError):
@@ -59,9 +103,15 @@ class ReadError(InputError):
 
 
 def input_error(error: BaseException | None) -> InputError | None:
-    """The ``InputError`` in a chain of exceptions (MONAI wraps what its components raise), or ``None``."""
+    """The ``InputError`` in a chain of exceptions (MONAI wraps what its components raise), or ``None``.
+
+    An ``OSError`` of the disk counts as a ``DiskError``.
+    """
     while error is not None:
         if isinstance(error, InputError):
             return error
+        if isinstance(error, OSError) and error.errno in DISK:
+            name = str(error.filename or "a file").replace("\\", "/").rsplit("/", 1)[-1]
+            return DiskError(name, error.errno)
         error = error.__cause__ or error.__context__
     return None

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,10 @@ from monai.utils.enums import CommonKeys as Keys
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from sga_monai.errors import NumericError
-from sga_monai.results import render, summarize
+from sga_monai.dataset import CXRDataset
+from sga_monai.errors import InputError, NumericError
+from sga_monai.files import write_csv, write_whole
+from sga_monai.results import FAILURE_LIMIT, render, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +74,10 @@ class BestModelSaver:
         if not value > self.best:
             return
         self.best = value
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         state = {key: tensor.detach().cpu() for key, tensor in self.network.state_dict().items()}
         facts = {self.metric: value, "epoch": engine.state.epoch}
-        _write_whole(self.output_dir / "model.pt", lambda path: torch.save(state, path))
-        _write_whole(self.output_dir / "model.json", lambda path: path.write_text(json.dumps(facts, indent=4) + "\n"))
+        write_whole(self.output_dir / "model.pt", lambda path: torch.save(state, path))
+        write_whole(self.output_dir / "model.json", lambda path: path.write_text(json.dumps(facts, indent=4) + "\n"))
 
 
 class TrainingProgress:
@@ -120,9 +120,7 @@ class TrainingProgress:
         means = " ".join(f"{key} {sum(values) / len(values):.4f}" for key, values in self.sums.items())
         metric = self.evaluator.state.metrics.get("val_auroc", math.nan)
         seconds = time.monotonic() - self.began
-        logger.info(
-            "epoch %d/%d %s val_auroc %.4f (%.0f s)", engine.state.epoch, engine.state.max_epochs, means, metric, seconds
-        )
+        logger.info("epoch %d/%d %s val_auroc %.4f (%.0f s)", engine.state.epoch, engine.state.max_epochs, means, metric, seconds)
         self.sums.clear()
 
     def stop(self, engine: Engine) -> None:
@@ -139,25 +137,30 @@ class PredictionSaver:
     """Collects an evaluator's predictions, writes ``predictions.csv`` and ``results.csv``, logs the table.
 
     ``predictions.csv`` has one line for each row of the manifests: ``set, row, patient, label, score, probability,
-    error``. ``row`` is the manifest's, ``patient`` a number; no path and no identifier is written. A row whose image
-    could not be read has an ``error`` and no score, so evaluated + failed = rows.
+    error``. ``row`` is the manifest's, ``patient`` a number or a key made with the site's key; no path and no identifier
+    is written. A row whose image could not be read has an ``error`` and no score, so evaluated + failed = rows.
 
     Args:
         output_dir: where the two files go.
-        failures: the dataset's ``failures``.
+        dataset: the dataset that is evaluated; each of its rows must come out, scored or failed.
         internal: name of the set that ``auroc_difference`` is taken against.
         summary_writer: TensorBoard writer for the table.
+        failure_limit: share of failed images above which a set has no headline figure.
     """
 
     def __init__(
         self,
         output_dir: str,
-        failures: list[dict[str, Any]] | None = None,
+        dataset: CXRDataset,
         internal: str | None = None,
         summary_writer: Any = None,
+        failure_limit: float = FAILURE_LIMIT,
     ) -> None:
+        if isinstance(failure_limit, bool) or not isinstance(failure_limit, (int, float)) or not 0 <= failure_limit <= 1:
+            raise InputError(f"failure_limit must be in [0, 1], got {failure_limit!r}")
+        self.failure_limit = failure_limit
         self.output_dir = Path(output_dir)
-        self.failures = failures or []
+        self.dataset = dataset
         self.internal = internal
         self.writer = summary_writer
         self.frames: list[pd.DataFrame] = []
@@ -180,18 +183,19 @@ class PredictionSaver:
         predictions = pd.concat(self.frames, ignore_index=True)
         self.frames = []
         predictions["error"] = ""
-        if self.failures:
-            failed = pd.DataFrame(self.failures)[["set", "row", "patient", "label", "code"]]
+        if self.dataset.failures:
+            failed = pd.DataFrame(self.dataset.failures)[["set", "row", "patient", "label", "code"]]
             predictions = pd.concat([predictions, failed.rename(columns={"code": "error"})], ignore_index=True)
+        if len(predictions) != len(self.dataset.data) + len(self.dataset.failures):
+            raise InputError("some rows were neither scored nor failed; let the data loader give every row once (no drop_last)")
         order = {name: i for i, name in enumerate(dict.fromkeys(predictions["set"]))}
         predictions = predictions.sort_values(["set", "row"], key=lambda c: c.map(order) if c.name == "set" else c)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        _write_whole(self.output_dir / "predictions.csv", lambda path: predictions.to_csv(path, index=False))
+        write_csv(self.output_dir / "predictions.csv", predictions)
         if (predictions["label"] < 0).all():
-            logger.info("%d images scored, %d failed", predictions["score"].notna().sum(), len(self.failures))
+            logger.info("%d images scored, %d failed", predictions["score"].notna().sum(), len(self.dataset.failures))
             return
-        results = summarize(predictions, self.internal)
-        _write_whole(self.output_dir / "results.csv", lambda path: results.to_csv(path, index=False))
+        results = summarize(predictions, self.internal, self.failure_limit)
+        write_csv(self.output_dir / "results.csv", results)
         table = render(results)
         logger.info("\n%s", table)
         if self.writer is not None:
@@ -203,15 +207,3 @@ class PredictionSaver:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) else value
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write ``path`` by way of a temporary file beside it, so that a crash leaves the old content."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

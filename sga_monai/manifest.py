@@ -7,12 +7,18 @@ Required columns are ``image, label, patient_id, site, split``. ``image`` is a p
 from __future__ import annotations
 
 import csv
-import io
+import hashlib
+import hmac
 import json
+import os
+import posixpath
 import re
-from collections.abc import Iterable, Sequence
+import secrets
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from sga_monai.errors import REASONS, InputError
@@ -24,6 +30,7 @@ SPLITS = ("train", "val", "test")
 # other for an external test.
 OVERLAPS = (frozenset({"siim", "bimcv"}), frozenset({"siim", "ricord"}), frozenset({"rsna", "nih"}))
 MOST_ERRORS = 5
+FEW_VALUES = ("label", "site", "split", "view", "sex", "age", "manufacturer", "negative_type")
 
 Row = dict[str, str]
 
@@ -36,37 +43,43 @@ def read_manifest(path: str | Path, require: Sequence[str] = REQUIRED) -> list[R
         require: columns that must be there; ``("image",)`` for images without labels.
 
     Returns:
-        One dictionary a row, every known column present (empty when absent), plus ``row``, its number.
+        One dictionary a row: the columns of ``REQUIRED``, empty where absent, those of ``OPTIONAL`` that the file has,
+        and ``row``, its number.
 
     Raises:
         InputError: when the file is missing or not strict CSV, a column is missing, unknown or double, or a row has a
             wrong number of cells, an unsafe path, an unknown label or split, or an invalid optional value; when an
-            image is listed twice; when one patient (after strip and casefold) is in two splits.
+            image or a ``sha256`` is listed twice; when one patient (after strip and casefold) is in two splits.
     """
     name = Path(path).name
-    header, records = _read_csv(Path(path), name)
-    _check_header(header, name, require)
     errors: list[str] = []
     rows: list[Row] = []
-    seen: dict[str, int] = {}
-    split_of: dict[str, tuple[str, int]] = {}
-    for number, cells in records:
-        if len(cells) != len(header):
-            errors.append(f"row {number} has {len(cells)} cells, the header has {len(header)}")
-            continue
-        row = dict.fromkeys(REQUIRED + OPTIONAL, "") | {key: cell.strip() for key, cell in zip(header, cells, strict=True)}
-        row["row"] = str(number)
+    images: set[str] = set()
+    hashes: set[str] = set()
+    split_of: dict[str, str] = {}
+    for row in _read_rows(Path(path), name, require, errors):
+        number = row["row"]
         errors += [f"row {number}: {problem}" for problem in _problems(row, require)]
-        image = PurePosixPath(row["image"]).as_posix()
-        if seen.setdefault(image, number) != number:
-            errors.append(f"row {number} lists the image of row {seen[image]} again; remove one")
-        if "split" in require and row["patient_id"]:
-            split, first = split_of.setdefault(row["patient_id"].casefold(), (row["split"], number))
-            if split != row["split"]:
-                errors.append(f"row {number}: the patient of row {first} ({split}) is also in {row['split']}; keep one split")
+        image = posixpath.normpath(row["image"])
+        if image in images:
+            first = next(r["row"] for r in rows if posixpath.normpath(r["image"]) == image)
+            errors.append(f"row {number} lists the image of row {first} again; remove one")
+        images.add(image)
+        sha256 = row.get("sha256")
+        if sha256 and sha256 in hashes:
+            first = next(r["row"] for r in rows if r["sha256"] == sha256)
+            errors.append(f"row {number} has the sha256 of row {first}, so the same file is listed twice; remove one")
+        hashes.add(sha256 or "")
+        patient = row["patient_id"].casefold()
+        if "split" in require and patient and split_of.setdefault(patient, row["split"]) != row["split"]:
+            split = split_of[patient]
+            first = next(r["row"] for r in rows if r["patient_id"].casefold() == patient)
+            errors.append(f"row {number}: the patient of row {first} ({split}) is also in {row['split']}; keep one split")
         rows.append(row)
+        if len(errors) > MOST_ERRORS:
+            break
     if errors:
-        more = f" (and {len(errors) - MOST_ERRORS} more)" if len(errors) > MOST_ERRORS else ""
+        more = " (and more)" if len(errors) > MOST_ERRORS else ""
         raise InputError(f"{name}: " + "; ".join(errors[:MOST_ERRORS]) + more)
     if not rows:
         raise InputError(f"{name} has no rows")
@@ -74,7 +87,12 @@ def read_manifest(path: str | Path, require: Sequence[str] = REQUIRED) -> list[R
 
 
 def load_manifest(
-    path: str | Path, dataset_dir: str | Path, split: str | None = None, require: Sequence[str] = REQUIRED
+    path: str | Path,
+    dataset_dir: str | Path,
+    split: str | None = None,
+    require: Sequence[str] = REQUIRED,
+    allow_missing: bool = False,
+    site_key: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of a manifest as MONAI data dictionaries.
 
@@ -83,10 +101,13 @@ def load_manifest(
         dataset_dir: the folder that ``image`` is relative to; nothing outside it is opened.
         split: keep the rows of this split only.
         require: see ``read_manifest``.
+        allow_missing: leave rows whose file is absent to the reader, which counts them as failed.
+        site_key: file of ``new_site_key``, with which patients are named; without it they are numbered.
 
     Returns:
-        Dictionaries of ``image`` (absolute path), ``label`` (0 or 1; -1 where not required), ``row``, ``patient`` (a
-        number by order of appearance, so that no identifier goes further than here) and ``set`` (the manifest's name).
+        Dictionaries of ``image`` (absolute path), ``label`` (0 or 1; -1 where not required), ``row``, ``sha256`` (may
+        be empty), ``patient`` (a number by order of appearance or ``patient_key``, so that no identifier goes further
+        than here) and ``set`` (the manifest's name).
 
     Raises:
         InputError: see ``read_manifest``; also when an image is missing or outside ``dataset_dir``, or no row has
@@ -94,27 +115,111 @@ def load_manifest(
     """
     rows = read_manifest(path, require)
     name, root = Path(path).name, Path(dataset_dir)
-    if not root.is_dir():
-        raise InputError(f"dataset_dir is not a folder; it must be the one that the images of {name} are relative to")
-    root = root.resolve()
-    patients = {key: i for i, key in enumerate(dict.fromkeys(row["patient_id"].casefold() for row in rows))}
+    key = None if site_key is None else read_site_key(site_key)
+    patients = dict.fromkeys(row["patient_id"].casefold() for row in rows)
+    names = {patient: patient_key(patient, key) if key else i for i, patient in enumerate(patients)}
     chosen = [row for row in rows if split is None or row["split"] == split]
     if not chosen:
         raise InputError(f"{name} has no row with split {split}")
-    missing = [row["row"] for row in chosen if not _is_file_inside(root, row["image"])]
-    if missing:
+    missing = check_files(chosen, root, name)
+    if missing and not allow_missing:
         listed = ", ".join(missing[:MOST_ERRORS]) + (", ..." if len(missing) > MOST_ERRORS else "")
         raise InputError(f"{name}: no image inside dataset_dir for {len(missing)} rows (row {listed}): {REASONS['missing']}")
+    root = root.resolve()
     return [
         {
             "image": str(root / row["image"]),
             "label": int(row["label"]) if "label" in require else -1,
             "row": int(row["row"]),
-            "patient": patients[row["patient_id"].casefold()],
+            "patient": names[row["patient_id"].casefold()],
+            "sha256": row.get("sha256", ""),
             "set": Path(path).stem,
         }
         for row in chosen
     ]
+
+
+def check_files(rows: Sequence[Row], dataset_dir: str | Path, name: str) -> list[str]:
+    """The rows whose image is no file inside ``dataset_dir``; files are looked at, not opened.
+
+    Raises:
+        InputError: when ``dataset_dir`` is no folder, or an image leads outside it through a link.
+    """
+    if not Path(dataset_dir).is_dir():
+        raise InputError(f"dataset_dir is not a folder; it must be the one that the images of {name} are relative to")
+    root = Path(dataset_dir).resolve()
+    inside: dict[str, bool] = {}
+    missing, outside = [], []
+    for row in rows:
+        folder = posixpath.dirname(row["image"])
+        try:
+            if folder not in inside:
+                inside[folder] = (root / folder).resolve().is_relative_to(root)
+            path = os.path.join(root, row["image"])
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                target = Path(path).resolve()
+                inside[folder], mode = target.is_relative_to(root), os.stat(path).st_mode
+        except (OSError, ValueError, RuntimeError):
+            mode = 0
+        if not inside.get(folder, True):
+            outside.append(row["row"])
+            inside.pop(folder)
+        elif not stat.S_ISREG(mode):
+            missing.append(row["row"])
+    if outside:
+        listed = ", ".join(outside[:MOST_ERRORS])
+        raise InputError(f"{name}: {len(outside)} images lie outside dataset_dir by way of a link (row {listed}); remove the rows")
+    return missing
+
+
+def patient_key(patient_id: str, key: bytes) -> str:
+    """A patient's name in every output: the first 16 hexadecimal digits of HMAC-SHA256 (RFC 2104) under the site's key.
+
+    A plain hash would not do: all record numbers of a hospital can be tried in minutes.
+
+    Args:
+        patient_id: stripped and casefolded first, so that one patient has one key.
+        key: of ``read_site_key``; another key gives another name, so two sites' names cannot be matched.
+    """
+    return hmac.new(key, patient_id.strip().casefold().encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def new_site_key(path: str | Path) -> None:
+    """Write a new random key of 256 bits, readable by its owner alone. It stays at the site.
+
+    Raises:
+        InputError: when the file exists; patients' names would change.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise InputError("this site key exists already; another would rename every patient") from None
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        stream.write(secrets.token_hex(32) + "\n")
+
+
+def read_site_key(path: str | Path) -> bytes:
+    """The key in a file of ``new_site_key``.
+
+    Raises:
+        InputError: when the file is missing, is no key, or can be read by others.
+    """
+    try:
+        if os.name == "posix" and os.stat(path).st_mode & 0o077:
+            raise InputError("site_key can be read by others; restrict it to its owner with chmod 600")
+        key = bytes.fromhex(Path(path).read_text(encoding="ascii").strip())
+    except OSError:
+        raise InputError("site_key: no such file; make one with sga-monai manifest key") from None
+    except UnicodeDecodeError:
+        key = b""
+    except InputError:
+        raise
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise InputError("site_key is no key of sga-monai manifest key; give the right file")
+    return key
 
 
 def check_external(training: Iterable[Row], external: Iterable[Row], name: str) -> None:
@@ -128,8 +233,7 @@ def check_external(training: Iterable[Row], external: Iterable[Row], name: str) 
     shared = [row["row"] for row in external if row["patient_id"].casefold() in patients]
     if shared:
         raise InputError(
-            f"{name}: {len(shared)} rows have a patient of the training manifest (row {', '.join(shared[:MOST_ERRORS])}); "
-            "remove them"
+            f"{name}: {len(shared)} rows have a patient of the training manifest (row {', '.join(shared[:MOST_ERRORS])}); remove them"
         )
     sites = {row["site"].casefold() for row in training}, {row["site"].casefold() for row in external}
     for pair in OVERLAPS:
@@ -139,72 +243,97 @@ def check_external(training: Iterable[Row], external: Iterable[Row], name: str) 
 
 
 def write_manifest(path: str | Path, rows: Iterable[Row], columns: Sequence[str] = REQUIRED + OPTIONAL) -> None:
-    """Write rows as a manifest with Unix line ends; columns that are empty in every row and optional are left out."""
+    """Write rows as a manifest with Unix line ends; columns that are empty in every row and optional are left out.
+
+    Raises:
+        InputError: naming the row of a cell that a spreadsheet would take for a formula.
+    """
     rows = list(rows)
     columns = [column for column in columns if column in REQUIRED or any(row.get(column) for row in rows)]
+    for number, row in enumerate(rows, 2):
+        for column in columns:
+            if str(row.get(column, "")).startswith(("=", "+", "-", "@", "\t", "\r")):
+                raise InputError(f"row {number}: {column} begins like a formula, which a spreadsheet would run; put a letter before it")
     with Path(path).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _read_csv(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _read_rows(path: Path, name: str, require: Sequence[str], errors: list[str]) -> Iterator[Row]:
+    """The rows one by one, so that a million of them needs no second copy in memory."""
+    number = 0
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{name} is not a file; give the path of a CSV file as manifest")
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            # No cell of ours is longer; an unclosed quote would otherwise swallow the file.
+            reader = csv.reader(stream, strict=True)
+            header: list[str] = []
+            for number, cells in enumerate(reader, 1):
+                if any("\0" in cell for cell in cells):
+                    raise InputError(f"{name}: row {number} holds NUL characters; save the file as CSV UTF-8")
+                # A spreadsheet numbers blank lines too.
+                if not cells:
+                    continue
+                if not header:
+                    header = [sys.intern(cell.strip()) for cell in cells]
+                    _check_header(header, name, require)
+                elif len(cells) != len(header):
+                    errors.append(f"row {number} has {len(cells)} cells, the header has {len(header)}")
+                else:
+                    row = dict.fromkeys(REQUIRED, "")
+                    for key, cell in zip(header, cells, strict=True):
+                        row[key] = sys.intern(cell.strip()) if key in FEW_VALUES else cell.strip()
+                    row["row"] = str(number)
+                    yield row
     except FileNotFoundError:
         raise InputError(f"no manifest {name}; check the path given as manifest") from None
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{name} is not a UTF-8 text file; save it as CSV UTF-8") from None
-    if "\0" in text:
-        raise InputError(f"{name} holds NUL characters; save it as CSV UTF-8")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    records: list[tuple[int, list[str]]] = []
-    try:
-        for cells in reader:
-            records.append((len(records) + 1, cells))
     except csv.Error as error:
-        raise InputError(f"{name}: row {len(records) + 1} is not valid CSV ({error})") from None
-    # A spreadsheet numbers blank lines too, so they are dropped only after counting.
-    records = [(number, cells) for number, cells in records if cells]
-    if not records:
+        raise InputError(f"{name}: row {number + 1} is not valid CSV ({error})") from None
+    if not header:
         raise InputError(f"{name} is empty")
-    return [cell.strip() for cell in records[0][1]], records[1:]
 
 
 def _check_header(header: list[str], name: str, require: Sequence[str]) -> None:
-    double = sorted({column for column in header if header.count(column) > 1})
-    if double:
-        raise InputError(f"{name}: column {double[0]} is there twice; remove one")
+    """Only known names are quoted: where the header was forgotten, its cells are the first patient's."""
     known = REQUIRED + OPTIONAL
-    missing = [column for column in require if column not in header]
-    unknown = [column for column in header if column not in known]
-    if missing:
-        near = get_close_matches(missing[0], unknown, n=1)
-        hint = f"; is {near[0]!r} meant?" if near else f"; the columns are {', '.join(header)}"
-        raise InputError(f"{name}: column {missing[0]} is missing{hint}")
+    if len(header) == 1 and re.search("[;\t|]", header[0]):
+        raise InputError(f"{name}: cells must be separated by commas; save it as CSV UTF-8")
+    for column in known:
+        if header.count(column) > 1:
+            raise InputError(f"{name}: column {column} is there twice; remove one")
+    unknown = [i for i, column in enumerate(header, 1) if column not in known]
+    for column in require:
+        if column not in header:
+            near = [i for i in unknown if get_close_matches(column, [header[i - 1].lower()], cutoff=0.75)]
+            hint = f"; is the header of column {near[0]} meant?" if near else "; the first row must name the columns"
+            raise InputError(f"{name}: column {column} is missing{hint}")
     if unknown:
-        raise InputError(f"{name}: column {unknown[0]!r} is unknown; known are {', '.join(known)}")
+        raise InputError(f"{name}: the header of column {unknown[0]} is unknown; known are {', '.join(known)}")
 
 
 def _problems(row: Row, require: Sequence[str]) -> list[str]:
     """What is wrong with the cells of one row. Cells that may identify a patient are not quoted."""
     found = []
     image = row["image"]
-    unsafe = image.startswith(("/", "~")) or "\\" in image or ":" in image or ".." in PurePosixPath(image).parts
+    unsafe = image.startswith(("/", "~")) or "\\" in image or ":" in image or ".." in image.split("/")
     if not image or unsafe or not image.isprintable():
         found.append("image must be a relative path with / and without .. or :")
     if "label" in require and row["label"] not in ("0", "1"):
-        found.append(f"label must be 0 or 1, got {row['label'][:20]!r}")
+        found.append("label must be 0 or 1")
     if "split" in require and row["split"] not in SPLITS:
-        found.append(f"split must be train, val or test, got {row['split'][:20]!r}")
+        found.append("split must be train, val or test")
     found += [f"{column} is empty" for column in ("patient_id", "site") if column in require and not row[column]]
-    if row["age"] and not re.fullmatch(r"\d{1,3}(\.\d+)?|90\+", row["age"]):
+    if row.get("age") and not re.fullmatch(r"\d{1,3}(\.\d+)?|90\+", row["age"]):
         found.append("age must be a number of years or 90+")
-    if row["sex"] and row["sex"] not in ("M", "F", "O"):
+    if row.get("sex") and row["sex"] not in ("M", "F", "O"):
         found.append("sex must be M, F, O or empty")
-    if row["sha256"] and not re.fullmatch(r"[0-9a-f]{64}", row["sha256"]):
+    if row.get("sha256") and not re.fullmatch(r"[0-9a-f]{64}", row["sha256"]):
         found.append("sha256 must be 64 lower-case hexadecimal digits")
-    if row["boxes"] and not _are_boxes(row["boxes"]):
+    if row.get("boxes") and not _are_boxes(row["boxes"]):
         found.append("boxes must be a JSON list of [x, y, width, height] in pixels of the image")
     return found
 
@@ -214,12 +343,4 @@ def _are_boxes(text: str) -> bool:
         boxes = json.loads(text)
         return isinstance(boxes, list) and all(len([float(value) for value in box]) == 4 for box in boxes)
     except (ValueError, TypeError):
-        return False
-
-
-def _is_file_inside(root: Path, image: str) -> bool:
-    try:
-        path = (root / image).resolve()
-        return path.is_relative_to(root) and path.is_file()
-    except (OSError, ValueError):
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +13,12 @@ from PIL import Image, ImageOps
 
 from sga_monai.errors import ReadError
 
-MAX_PIXELS = 50_000_000
+# Twice the largest flat-panel detector (43 x 43 cm at 0.1 mm); bounds memory.
+MAX_PIXELS = 32_000_000
+ROWS_AT_ONCE = 256
+LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+HEADER_BYTES = 352
+NIFTI = b"n+1\0"
 PNG, JPEG, GZIP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x1f\x8b"
 
 
@@ -23,7 +29,7 @@ def is_picture(data: bytes) -> bool:
 
 def is_nifti(data: bytes) -> bool:
     """Whether ``data`` is a NIfTI-1 file or a gzip file, which only NIfTI uses here."""
-    return data.startswith(GZIP) or data[344:347] in (b"n+1", b"ni1")
+    return data.startswith(GZIP) or data[344:348] == NIFTI
 
 
 def read_picture(data: bytes) -> NDArray[np.float32]:
@@ -35,7 +41,7 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
         ReadError: when the file is damaged, too large or of another kind.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ReadError("too_large")
             if getattr(picture, "n_frames", 1) != 1:
@@ -44,6 +50,8 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
             upright = ImageOps.exif_transpose(picture)
     except ReadError:
         raise
+    except Image.DecompressionBombError:
+        raise ReadError("too_large") from None
     except Exception:
         raise ReadError("truncated") from None
     if upright.mode == "1":
@@ -54,9 +62,12 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
         return np.asarray(upright, dtype=np.float32) / np.float32(255)
     if upright.mode in ("CMYK", "YCbCr"):
         upright = upright.convert("RGB")
-    rgba = np.asarray(upright.convert("RGBA"), dtype=np.float32) / np.float32(255)
-    gray = rgba[..., :3] @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    return gray * rgba[..., 3]
+    gray = np.empty((upright.height, upright.width), dtype=np.float32)
+    for top in range(0, upright.height, ROWS_AT_ONCE):
+        bottom = min(top + ROWS_AT_ONCE, upright.height)
+        rgba = np.asarray(upright.crop((0, top, upright.width, bottom)).convert("RGBA"), dtype=np.float32) / np.float32(255)
+        gray[top:bottom] = (rgba[..., :3] @ LUMINANCE) * rgba[..., 3]
+    return gray
 
 
 def read_nifti(data: bytes) -> NDArray[np.float32]:
@@ -70,26 +81,15 @@ def read_nifti(data: bytes) -> NDArray[np.float32]:
         ReadError: when the file is damaged, too large, or has more than one plane.
     """
     try:
-        if data.startswith(GZIP):
-            with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
-                data = stream.read(8 * MAX_PIXELS + 1)
-            if len(data) > 8 * MAX_PIXELS:
-                raise ReadError("too_large")
-        if not is_nifti(data) or data.startswith(GZIP):
-            raise ReadError("unknown_format")
-        picture = nib.Nifti1Image.from_bytes(data)
-        if int(np.prod(picture.shape, dtype=np.float64)) > MAX_PIXELS:
-            raise ReadError("too_large")
-        if picture.ndim < 2 or np.prod(picture.shape[2:]) != 1:
-            raise ReadError("not_2d")
-        values = np.asarray(picture.dataobj, dtype=np.float32).reshape(picture.shape[:2])
+        with nib.imageglobals.LoggingOutputSuppressor():
+            values, affine = _nifti_values(data)
+        if not np.isfinite(values).all():
+            raise ReadError("not_finite")
+        columns, rows = nib.aff2axcodes(affine)[:2]
     except ReadError:
         raise
     except Exception:
         raise ReadError("truncated") from None
-    if not np.isfinite(values).all():
-        raise ReadError("not_finite")
-    columns, rows = nib.aff2axcodes(picture.affine)[:2]
     if columns in ("S", "I") and rows in ("L", "R"):
         values, columns, rows = values.T, rows, columns
     if {columns, rows} <= {"S", "I", "L", "R"} and rows in "SI":
@@ -98,3 +98,30 @@ def read_nifti(data: bytes) -> NDArray[np.float32]:
         values = values[:, ::-1] if rows == "S" else values
     span = float(values.max() - values.min())
     return np.ascontiguousarray(((values - values.min()) / (span or 1.0)).T)
+
+
+def _nifti_values(data: bytes) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The only plane, first axis first, and the affine."""
+    # The header first: what it states bounds how much of a compressed file is inflated.
+    stream = gzip.GzipFile(fileobj=io.BytesIO(data)) if data.startswith(GZIP) else io.BytesIO(data)
+    start = stream.read(HEADER_BYTES)
+    if start[344:348] != NIFTI:
+        raise ReadError("unknown_format")
+    header = nib.Nifti1Image.header_class.from_fileobj(io.BytesIO(start))
+    shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header["vox_offset"])
+    if int(np.prod(shape, dtype=np.float64)) > MAX_PIXELS:
+        raise ReadError("too_large")
+    if len(shape) < 2 or np.prod(shape[2:]) != 1 or dtype.kind not in "iuf":
+        raise ReadError("not_2d")
+    length = offset + int(np.prod(shape)) * dtype.itemsize
+    if data.startswith(GZIP):
+        data = start + stream.read(max(length - len(start), 0))
+    if offset < HEADER_BYTES or len(data) < length:
+        raise ReadError("truncated")
+    # Not through nibabel's array proxy, which copies three times.
+    values = np.frombuffer(data, dtype, count=int(np.prod(shape)), offset=offset).reshape(shape[:2], order="F").astype(np.float32)
+    slope, intercept = header.get_slope_inter()
+    if slope is not None:
+        values *= np.float32(slope)
+        values += np.float32(intercept or 0)
+    return values, header.get_best_affine()

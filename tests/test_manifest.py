@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import hmac
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from sga_monai.errors import InputError
-from sga_monai.manifest import check_external, load_manifest, read_manifest, write_manifest
+from sga_monai.files import write_csv
+from sga_monai.manifest import check_external, load_manifest, new_site_key, read_manifest, read_site_key, write_manifest
 
 HEADER = "image,label,patient_id,site,split\n"
 
@@ -39,12 +46,12 @@ def test_good_manifest(folder):
     [
         ("", "empty"),
         (HEADER, "no rows"),
-        ("image,lable,patient_id,site,split\na.png,0,1,x,train\n", "column label is missing; is 'lable' meant"),
+        ("image,lable,patient_id,site,split\na.png,0,1,x,train\n", "column label is missing; is the header of column 2 meant"),
         ("image,label,label,patient_id,site,split\n", "twice"),
-        (HEADER.strip() + ",color\na.png,0,1,x,train,red\n", "'color' is unknown"),
+        (HEADER.strip() + ",color\na.png,0,1,x,train,red\n", "the header of column 6 is unknown"),
         (HEADER + "a.png,0,1,x\n", "row 2 has 4 cells"),
         (HEADER + 'a.png,0,"1,x,train\n', "not valid CSV"),
-        (HEADER + "a.png,2,1,x,train\n", "row 2: label must be 0 or 1, got '2'"),
+        (HEADER + "a.png,2,1,x,train\n", "row 2: label must be 0 or 1"),
         (HEADER + "a.png,,1,x,train\n", "row 2: label"),
         (HEADER + "a.png,0.5,1,x,train\n", "row 2: label"),
         (HEADER + "a.png,0,1,x,dev\n", "row 2: split must be"),
@@ -55,7 +62,7 @@ def test_good_manifest(folder):
         (HEADER + "/etc/passwd,0,1,x,train\n", "row 2: image must be a relative path"),
         (HEADER + "http://x/a.png,0,1,x,train\n", "row 2: image must be a relative path"),
         (HEADER + "..\\secret.png,0,1,x,train\n", "row 2: image must be a relative path"),
-        (HEADER + "link.png,0,1,x,train\n", "no image inside dataset_dir"),
+        (HEADER + "link.png,0,1,x,train\n", "1 images lie outside dataset_dir by way of a link .row 2."),
         (HEADER + "none.png,0,1,x,train\n", "no image inside dataset_dir for 1 rows .row 2.: the file does not exist"),
         (HEADER.strip() + ",age\na.png,0,1,x,train,old\n", "age must be"),
         (HEADER.strip() + ",boxes\na.png,0,1,x,train,\"[[1,2]]\"\n", "boxes must be"),
@@ -101,3 +108,149 @@ def test_round_trip(folder):
     back = read_manifest(folder / "o.csv")[0]
     assert {key: back[key] for key in rows[0]} == rows[0]
     assert (folder / "o.csv").read_text().startswith("image,label,patient_id,site,split,view\n")
+
+
+CANARY = b"\x89PNG\r\n\x1a\n canary"
+ATTACKS = [
+    "../canary.png",
+    "sub/../../canary.png",
+    "./../canary.png",
+    "../data-canary/canary.png",
+    "/etc/passwd",
+    "{outside}/canary.png",
+    "~/canary.png",
+    "..\\canary.png",
+    "sub\\..\\..\\canary.png",
+    "\\\\host\\share\\canary.png",
+    "//host/share/canary.png",
+    "C:/canary.png",
+    "file:///{outside}/canary.png",
+    "http://localhost:1/canary.png",
+    "a.png\u202egnp",
+    "/dev/zero",
+    "/proc/self/environ",
+    "",
+]
+
+
+@pytest.mark.parametrize("image", ATTACKS)
+def test_paths_that_try_to_leave(folder, image):
+    (folder / "canary.png").write_bytes(CANARY)
+    (folder / "data-canary").mkdir()
+    (folder / "data-canary/canary.png").write_bytes(CANARY)
+    text = HEADER + f'"{image.format(outside=folder)}",0,1,x,test\n'
+    with pytest.raises(InputError, match="row 2: image must be a relative path") as caught:
+        load_manifest(write(folder, text), folder / "data")
+    assert "canary" not in str(caught.value)
+
+
+def test_links_that_leave_and_things_that_are_no_files(folder):
+    data = folder / "data"
+    (folder / "outside").mkdir()
+    (folder / "outside/canary.png").write_bytes(CANARY)
+    (data / "folder").symlink_to(folder / "outside")
+    (data / "zero.png").symlink_to("/dev/zero")
+    (data / "loop.png").symlink_to(data / "loop.png")
+    (data / "inside.png").symlink_to(data / "a.png")
+    os.mkfifo(data / "pipe.png")
+    os.mkdir(data / "dir.png")
+
+    def load(image: str, **options: object) -> list:
+        return load_manifest(write(folder, HEADER + f"{image},0,1,x,test\n"), data, **options)
+
+    for image in ("folder/canary.png", "link.png", "zero.png"):
+        for allow_missing in (False, True):
+            with pytest.raises(InputError, match="1 images lie outside dataset_dir by way of a link .row 2."):
+                load(image, allow_missing=allow_missing)
+    for image in ("loop.png", "pipe.png", "dir.png", "none.png", "a.png/b.png"):
+        with pytest.raises(InputError, match="no image inside dataset_dir for 1 rows"):
+            load(image)
+        assert len(load(image, allow_missing=True)) == 1
+    assert len(load("inside.png")) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image;label;patient_id;site;split\na.png;0;1;x;test\n", "separated by commas"),
+        ("a.png,0,DOE^SECRET,x,test\n", "column image is missing; the first row must name the columns"),
+        (HEADER + "a.png,0,MRN-1,x,test,more\n", "row 2 has 6 cells"),
+        (HEADER + 'a.png,0,1,x,test\nb.png,"0"x,2,x,test\n', "row 3 is not valid CSV"),
+        (HEADER + 'a.png,0,"LONG",x,test\n', "row 2 is not valid CSV .field larger"),
+        (HEADER.encode() + "a.png,0,J\xfcrgen,x,test\n".encode("latin-1"), "not a UTF-8"),
+        ((HEADER + "a.png,0,1,x,test\n").encode("utf-16"), "not a UTF-8"),
+        (HEADER + "a.png,0,1\0,x,test\n", "row 2 holds NUL"),
+        (HEADER + "a.png,Positive,1,x,test\n", "row 2: label must be 0 or 1"),
+        (HEADER + "a.png,nan,1,x,test\n", "row 2: label must be 0 or 1"),
+        (HEADER + "a.png,1.0,1,x,test\n", "row 2: label must be 0 or 1"),
+        (HEADER.strip() + ",sha256\n" + "".join(f"{name}.png,0,{name},x,test,{'0' * 64}\n" for name in "ab"), "the sha256 of row 2"),
+        (HEADER.strip() + ",sha256\na.png,0,1,x,test,123\n", "sha256 must be 64"),
+    ],
+)
+def test_forms_that_are_refused_by_row(folder, content, message):
+    content = content.replace("LONG", "x" * 300_000) if isinstance(content, str) else content
+    with pytest.raises(InputError, match=message) as caught:
+        load_manifest(write(folder, content), folder / "data")
+    assert not any(word in str(caught.value) for word in ("SECRET", "MRN", "J\xfcrgen"))
+
+
+def test_a_pipe_is_no_manifest(tmp_path):
+    os.mkfifo(tmp_path / "m.csv")
+    with pytest.raises(InputError, match="not a file"):
+        read_manifest(tmp_path / "m.csv")
+
+
+def test_no_cell_that_is_written_is_a_formula(tmp_path):
+    row = dict(zip(("image", "label", "patient_id", "site", "split"), ("a.png", "0", "p", "x", "test"), strict=True))
+    for start in ("=", "+", "-", "@", "\t", "\r"):
+        with pytest.raises(InputError, match="row 2: site begins like a formula"):
+            write_manifest(tmp_path / "m.csv", [row | {"site": start + "1"}])
+        with pytest.raises(InputError, match="cell of column 'set' would begin"):
+            write_csv(tmp_path / "t.csv", pd.DataFrame({"set": [f"{start}cmd"], "score": [-1.0]}))
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"set": ["a"], "score": [-1.0]}))
+    assert (tmp_path / "t.csv").read_text() == "set,score\na,-1.0\n"
+
+
+def test_patients_are_named_by_the_sites_key(folder):
+    new_site_key(folder / "a.key")
+    new_site_key(folder / "b.key")
+    assert (folder / "a.key").stat().st_mode & 0o077 == 0
+    path = write(folder, HEADER + "a.png,0,MRN-1,x,test\nb.png,1, mrn-1 ,x,test\nc.png,1,MRN-2,x,test\n")
+    names = {key: [row["patient"] for row in load_manifest(path, folder / "data", site_key=folder / f"{key}.key")] for key in "ab"}
+    assert names["a"][0] == names["a"][1] != names["a"][2]
+    assert not set(names["a"]) & set(names["b"])
+    assert all(re.fullmatch("[0-9a-f]{16}", name) for name in names["a"])
+    # RFC 2104 by the standard library's other implementation.
+    key = read_site_key(folder / "a.key")
+    assert names["a"][2] == hmac.digest(key, b"mrn-2", "sha256").hex()[:16]
+    with pytest.raises(InputError, match="exists already"):
+        new_site_key(folder / "a.key")
+    (folder / "a.key").chmod(0o644)
+    with pytest.raises(InputError, match="can be read by others"):
+        load_manifest(path, folder / "data", site_key=folder / "a.key")
+    (folder / "c.key").write_text("1234")
+    (folder / "c.key").chmod(0o600)
+    with pytest.raises(InputError, match="no key of"):
+        read_site_key(folder / "c.key")
+    with pytest.raises(InputError, match="no such file"):
+        read_site_key(folder / "d.key")
+
+
+def test_a_million_rows(tmp_path):
+    """In a process of its own, whose peak memory is known."""
+    with (tmp_path / "m.csv").open("w") as stream:
+        stream.write(HEADER)
+        stream.writelines(f"images/{i // 1000:04d}/{i:08d}.dcm,{i % 2},P{i // 2:08d},site,test\n" for i in range(1_000_000))
+    program = """
+import resource, sys, time
+from sga_monai.manifest import check_files, read_manifest
+began = time.process_time()
+rows = read_manifest(sys.argv[1] + "/m.csv")
+missing = check_files(rows, sys.argv[1], "m.csv")
+print(len(rows), len(missing), time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+    result = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300)
+    rows, missing, seconds, megabytes = result.stdout.split()
+    assert (rows, missing) == ("1000000", "1000000")
+    assert float(megabytes) < 1000
+    assert float(seconds) < 60

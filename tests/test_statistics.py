@@ -75,20 +75,45 @@ def test_difference_by_hand():
     assert high - low == pytest.approx(2 * 1.959964 * math.sqrt(a.variance + b.variance), rel=1e-6)
 
 
+PREDICTIONS = pd.DataFrame(
+    {
+        "set": ["internal"] * 6 + ["site"] * 5,
+        "patient": [0, 1, 2, 3, 4, 4, 0, 1, 2, 3, 4],
+        "label": [0, 1, 0, 1, 0, 1, 0, 0, 1, 1, 0],
+        "score": [0.1, 0.9, 0.8, 0.7, 0.2, 0.4, 0.0, 1.0, 2.0, None, None],
+    }
+)
+
+
 def test_table_counts_failures_and_shows_what_is_not_estimable():
-    predictions = pd.DataFrame(
-        {
-            "set": ["internal"] * 6 + ["site"] * 4,
-            "patient": [0, 1, 2, 3, 4, 4, 0, 1, 2, 3],
-            "label": [0, 1, 0, 1, 0, 1, 0, 0, 1, 1],
-            "score": [0.1, 0.9, 0.8, 0.7, 0.2, 0.4, 0.0, 1.0, 2.0, None],
-        }
-    )
-    results = summarize(predictions, "internal")
-    assert results["n_failed"].tolist() == [0, 1]
+    results = summarize(PREDICTIONS, "internal", failure_limit=0.5)
+    assert results["n_rows"].tolist() == [6, 5]
+    assert results["n_failed"].tolist() == [0, 2]
+    assert results[["n_failed_positive", "n_failed_negative"]].to_numpy().tolist() == [[0, 0], [1, 1]]
     assert results["n_positive"].tolist() == [3, 1]
     assert results["auroc"].tolist() == pytest.approx([7 / 9, 1.0])
     assert results["auroc_difference"].iloc[1] == pytest.approx(2 / 9)
     text = render(results)
     assert "+0.222" in text
     assert "nan" not in text
+
+
+def test_failures_as_the_worst_case():
+    worst = summarize(PREDICTIONS, "internal", failure_limit=0.5)["auroc_worst_case"].tolist()
+    # By hand: the scored positive is above 2 of 3 negatives, the failed one above none.
+    assert worst == pytest.approx([7 / 9, 2 / 6], abs=1e-12)
+
+
+def test_above_the_failure_limit_there_is_no_headline_figure():
+    results = summarize(PREDICTIONS, "internal")
+    assert results["reportable"].tolist() == [True, False]
+    assert results.loc[1, ["auroc", "ci_low", "ci_high", "auroc_difference"]].isna().all()
+    text = render(results)
+    assert "not reportable" in text
+    assert "2 (1+, 1-)" in text
+    assert "1.000" not in text
+    exact = pd.concat([PREDICTIONS[PREDICTIONS["set"] == "internal"]] * 17, ignore_index=True).iloc[:100].copy()
+    exact.loc[0, "score"] = None
+    assert summarize(exact)["reportable"].tolist() == [True]
+    exact.loc[1, "score"] = None
+    assert summarize(exact)["reportable"].tolist() == [False]

@@ -1,0 +1,97 @@
+"""Prepared images on disk: memory-mapped, found by what was read and how it was prepared, verified at every read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sga_monai.errors import InputError
+
+# What decodes, resizes and scales: another version may give other bits.
+PACKAGES = ("sga_monai", "monai", "torch", "numpy", "pydicom", "imagecodecs", "pillow", "nibabel")
+HEADER_BYTES = 256
+MAGIC = b"sga_monai image\n"
+
+
+class ImageCache:
+    """A folder of prepared images, one file each, named by the SHA-256 of the source file.
+
+    Files lie in a subfolder for each preprocessing and set of package versions, so that neither can mix. They are
+    written whole or not at all (temporary file, rename): two programs may write the same folder. A file that is damaged
+    is as good as absent. The folder is readable by its owner alone, since prepared images are still patients' images.
+
+    Args:
+        cache_dir: the folder.
+        transform: the preprocessing; see ``describe``.
+    """
+
+    def __init__(self, cache_dir: str | Path, transform: Any) -> None:
+        facts = {"transform": describe(transform), "versions": {name: version(name) for name in PACKAGES}}
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        self.folder = Path(cache_dir) / key[:16]
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        Path(cache_dir).chmod(0o700)
+
+    def get(self, sha256: str) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
+        """The image prepared from the file with this hash, memory-mapped and read-only, and its facts; or ``None``."""
+        path = self.folder / sha256
+        try:
+            with path.open("rb") as stream:
+                header = json.loads(stream.read(HEADER_BYTES).removeprefix(MAGIC))
+            image = np.memmap(path, dtype=np.float32, mode="r", offset=HEADER_BYTES, shape=tuple(header["shape"]))
+            sound = hashlib.sha256(image.data).hexdigest() == header["sha256"]
+            return (image, header["facts"]) if sound else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def put(self, sha256: str, image: NDArray[np.float32], **facts: Any) -> None:
+        """Keep ``image``, float32 of any shape, as prepared from the file with this hash.
+
+        Raises:
+            OSError: when the disk will not take it; what was there before is intact.
+        """
+        image = np.ascontiguousarray(image, dtype=np.float32)
+        header = {"shape": image.shape, "sha256": hashlib.sha256(image.data).hexdigest(), "facts": facts}
+        descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write((MAGIC + json.dumps(header).encode()).ljust(HEADER_BYTES))
+                stream.write(image.data)
+            Path(temporary).replace(self.folder / sha256)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            raise
+
+
+def describe(transform: Any) -> Any:
+    """A transform and all its settings as JSON values, equal for equal preprocessing.
+
+    Raises:
+        InputError: when a setting is an object whose own settings cannot be seen.
+    """
+    if transform is None or isinstance(transform, (bool, int, float, str)):
+        return transform
+    if isinstance(transform, (list, tuple)):
+        return [describe(value) for value in transform]
+    if isinstance(transform, dict):
+        return {str(key): describe(value) for key, value in transform.items()}
+    if isinstance(transform, (np.ndarray, np.generic)):
+        return transform.tolist()
+    name = f"{type(transform).__module__}.{type(transform).__qualname__}"
+    if name.startswith(("torch.dtype", "torch.device", "numpy.dtype", "builtins.type", "enum.", "numpy.random")):
+        return f"{name} {transform}" if "random" not in name else name
+    if isinstance(transform, type):
+        return f"{transform.__module__}.{transform.__qualname__}"
+    if hasattr(transform, "__dict__"):
+        return {"class": name} | {key: describe(value) for key, value in sorted(vars(transform).items())}
+    raise InputError(f"this preprocessing cannot be cached ({name} hides its settings); leave cache_dir out")

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import stat
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from monai.bundle import ConfigParser
+from PIL import Image
+
+from sga_monai import reading
+from sga_monai.benchmark import our_chain
+from sga_monai.cache import ImageCache, describe
+from sga_monai.dataset import CXRDataset, refuse_same_bytes
+from sga_monai.errors import InputError, WorkerError
+from sga_monai.reader import sha256_of
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[dict]:
+    """Six rows; the fourth image is cut short."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(6):
+        path = tmp_path / f"DOE-SECRET-{i}.png"
+        Image.fromarray(rng.integers(0, 255, (40 + i, 50), dtype=np.uint8)).save(path)
+        if i == 3:
+            path.write_bytes(path.read_bytes()[:300])
+        made.append({"image": str(path), "label": i % 2, "row": i + 2, "patient": i, "set": "site", "sha256": ""})
+    return made
+
+
+def arrays(dataset: CXRDataset) -> list[np.ndarray]:
+    return [np.asarray(dataset[i]["image"]) for i in range(len(dataset))]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_bad_image_is_counted_and_the_others_are_the_same_however_they_are_read(rows, tmp_path, num_workers, cached):
+    expected = CXRDataset(rows, our_chain(32), skip_failed=True)
+    for _ in range(2):
+        cache_dir = str(tmp_path / "cache") if cached else None
+        dataset = CXRDataset(rows, our_chain(32), skip_failed=True, cache_dir=cache_dir, num_workers=num_workers)
+        assert dataset.failures == [{"row": 5, "label": 1, "patient": 3, "set": "site", "code": "truncated"}]
+        assert [dataset[i]["row"] for i in range(5)] == [2, 3, 4, 6, 7]
+        assert dataset.sha256 == [sha256_of(Path(row["image"]).read_bytes()) for row in rows if row["row"] != 5]
+        for ours, theirs in zip(arrays(dataset), arrays(expected), strict=True):
+            assert np.array_equal(ours, theirs)
+    with pytest.raises(InputError, match=r"1 of 6 images cannot be read: site row 5: the pixel data are cut short"):
+        CXRDataset(rows, our_chain(32), num_workers=num_workers)
+
+
+def test_bad_images_first_last_and_all(rows):
+    bad = rows[3]
+    for order, kept in (([3, 0, 1], 2), ([0, 1, 3], 2)):
+        assert len(CXRDataset([rows[i] for i in order], our_chain(32), skip_failed=True)) == kept
+    with pytest.raises(InputError, match="1 of 1 images cannot be read"):
+        CXRDataset([bad], our_chain(32), skip_failed=True)
+
+
+def test_hash_is_of_the_bytes_that_are_decoded(rows, tmp_path, monkeypatch):
+    row = rows[0] | {"sha256": sha256_of(Path(rows[0]["image"]).read_bytes())}
+    for cache_dir in (None, str(tmp_path / "cache")):
+        assert len(CXRDataset([row], our_chain(32), cache_dir=cache_dir)) == 1
+    wrong = rows[1] | {"sha256": row["sha256"]}
+    for cache_dir in (None, str(tmp_path / "cache"), str(tmp_path / "cache")):
+        with pytest.raises(InputError, match="site row 3: not the file whose sha256 the manifest gives"):
+            CXRDataset([wrong], our_chain(32), cache_dir=cache_dir)
+
+    # Swapped between the look into the cache and the decoding: what was decoded is what counts.
+    def swap(data: dict, chain) -> dict:
+        Path(data["image"]).write_bytes(Path(rows[1]["image"]).read_bytes())
+        return chain(data)
+
+    with pytest.raises(InputError, match="not the file whose sha256"):
+        CXRDataset([row], functools.partial(swap, chain=our_chain(32)))
+
+
+def test_cache_is_not_decoded_again_and_knows_its_settings(rows, tmp_path, monkeypatch):
+    good = [row for row in rows if row["row"] != 5]
+    cache_dir = str(tmp_path / "cache")
+    first = arrays(CXRDataset(good, our_chain(32), cache_dir=cache_dir))
+    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
+    assert len(list((tmp_path / "cache").rglob("*"))) == 1 + len(good)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("sga_monai.reader.decode_cxr", never)
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(CXRDataset(good, our_chain(32), cache_dir=cache_dir)), first, strict=True))
+    with pytest.raises(RuntimeError, match="AssertionError"):
+        CXRDataset(good, our_chain(48), cache_dir=cache_dir)
+
+
+def test_a_damaged_cache_file_is_as_good_as_absent(rows, tmp_path):
+    cache_dir = tmp_path / "cache"
+    expected = arrays(CXRDataset(rows[:1], our_chain(32), cache_dir=str(cache_dir)))[0]
+    file = next(path for path in cache_dir.rglob("*") if path.is_file())
+    good = file.read_bytes()
+    for bad in (good[:-1], good[:-1] + bytes([good[-1] ^ 1]), b"", good[:100], good.replace(b"32", b"31", 1)):
+        file.write_bytes(bad)
+        assert np.array_equal(arrays(CXRDataset(rows[:1], our_chain(32), cache_dir=str(cache_dir)))[0], expected)
+        assert file.read_bytes() == good
+
+
+def test_two_writers_of_one_cache(rows, tmp_path):
+    """Both write every image at once, many times; each reader sees whole images only."""
+    cache = ImageCache(tmp_path / "cache", None)
+    image = np.arange(5000, dtype=np.float32).reshape(1, 50, 100)
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            for _ in range(200):
+                cache.put("a" * 64, image, burned_in=False)
+            os._exit(0)
+        children.append(child)
+    seen = 0
+    while seen < 300:
+        found = cache.get("a" * 64)
+        if found is not None:
+            assert np.array_equal(found[0], image)
+            seen += 1
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert [path.name for path in cache.folder.iterdir()] == ["a" * 64]
+
+
+def test_descriptions_tell_settings_apart_and_the_benchmark_times_the_bundles_chain():
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "bundles/sga/train.json"))
+    bundle = parser.get_parsed_content("train#preprocessing")
+    described = [describe(chain) for chain in (our_chain(224), our_chain(128))]
+    assert described[0] != described[1]
+
+    def essence(description: dict) -> list:
+        return [{key: value for key, value in step.items() if key != "_loader"} for step in description["transforms"]]
+
+    assert essence(describe(bundle)) == essence(described[0])
+    assert describe(bundle)["transforms"][0]["_loader"]["readers"][-1] == described[0]["transforms"][0]["_loader"]["readers"][-1]
+    with pytest.raises(InputError, match="cannot be cached"):
+        describe(memoryview(b"x"))
+
+
+def die(data: dict, chain) -> dict:
+    if data["row"] == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return chain(data)
+
+
+def hang(data: dict, chain) -> dict:
+    if data["row"] == 4:
+        time.sleep(600)
+    return chain(data)
+
+
+def test_a_dead_worker_is_an_error(rows):
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match="died or took longer than 45 s near image"):
+        CXRDataset(rows[:3], functools.partial(die, chain=our_chain(32)), num_workers=2)
+    assert time.monotonic() - began < 60
+
+
+def test_a_hanging_worker_is_an_error(rows, monkeypatch):
+    assert reading.SECONDS_AN_IMAGE < 60
+    monkeypatch.setattr(reading, "SECONDS_AN_IMAGE", 3.0)
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match="near image"):
+        CXRDataset(rows[:3], functools.partial(hang, chain=our_chain(32)), num_workers=2)
+    assert time.monotonic() - began < 30
+
+
+def fail(data: dict) -> dict:
+    raise KeyError(data["image"])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_unexpected_error_tells_its_place_but_not_its_text(rows, num_workers):
+    with pytest.raises(RuntimeError, match="row 2: KeyError") as caught:
+        CXRDataset(rows, fail, num_workers=num_workers)
+    assert "in fail" in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_the_same_file_twice_is_refused(rows):
+    copy = rows[0] | {"row": 9, "set": "elsewhere"}
+    first, second = CXRDataset(rows[:2], our_chain(32)), CXRDataset([copy], our_chain(32))
+    refuse_same_bytes([first])
+    with pytest.raises(InputError, match="site row 2 and elsewhere row 9 are the same file"):
+        refuse_same_bytes([first, second])
+    with pytest.raises(InputError, match="site row 2 and elsewhere row 9"):
+        refuse_same_bytes([CXRDataset([rows[0], copy], our_chain(32))])
+
+
+def test_reading_leaves_the_random_state_alone(rows):
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    CXRDataset(rows, our_chain(32), skip_failed=True)
+    assert torch.equal(torch.get_rng_state(), state)
