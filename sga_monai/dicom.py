@@ -23,6 +23,7 @@ from sga_monai.errors import ReadError
 MAX_PIXELS = 32_000_000
 MAX_INFLATED = 256 * 1024 * 1024
 ROWS_AT_ONCE = 256
+PIXEL_DATA = b"\xe0\x7f\x10\x00"
 FRONTAL_VIEWS = ("PA", "AP")
 LATERAL_VIEWS = ("LL", "RL", "LLD", "RLD", "L", "LAT", "LATERAL")
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
@@ -129,6 +130,9 @@ def _parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
         # Elements are parsed on first access; a damaged one must not surface later as another error.
         for keyword in KEYWORDS:
             dataset.get(keyword)
+        # Where a file ends in the middle of its pixel data, pydicom leaves the element out.
+        if pixels and "PixelData" not in dataset and (PIXEL_DATA in data or PIXEL_DATA in (inflated or b"")):
+            raise ReadError("truncated")
     except ReadError:
         raise
     except Exception:

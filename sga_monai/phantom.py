@@ -7,6 +7,7 @@ transfer syntax and gray scale. The lung, lesion and marker masks are kept as gr
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -212,4 +213,7 @@ def _write_dicom(path: Path, chest: Chest, site: Site, row: Row, seed: int, inde
         dataset.PixelData = pixels.tobytes()
     dataset["PixelData"].VR = "OB" if site.syntax.is_encapsulated else "OW"
     path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
+    # By way of memory: pydicom would hide the reason when the disk is full.
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    path.write_bytes(buffer.getvalue())

@@ -14,6 +14,7 @@ from monai.engines import SupervisedTrainer
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
+from sga_monai.errors import InputError
 from sga_monai.sga import SGAIteration, frozen_statistics, input_gradient
 
 matplotlib.use("Agg")
@@ -70,7 +71,7 @@ class ReviewPanel:
         summary_writer: a TensorBoard ``SummaryWriter``.
         iteration: the training step whose steps 1 to 3 are shown.
         network: the trained network; it is left as it was.
-        dataset: validation dataset; the first cases of each class are taken.
+        dataset: validation dataset; the first cases of each class are taken, none with BurnedInAnnotation YES.
         n_cases: number of cases, half of each class.
         interval: epochs between pictures; the last epoch has one too. 0 turns the panel off.
     """
@@ -87,11 +88,15 @@ class ReviewPanel:
         self.writer = summary_writer
         self.iteration = iteration
         self.network = network
-        labels = [int(item[Keys.LABEL]) for item in dataset]
+        # What is burned into an image may be a name: such an image is not drawn.
+        labels = [None if item.get("burned_in") else int(item[Keys.LABEL]) for item in dataset]
         per_class = max(n_cases // 2, 1)
         chosen = sorted(i for value in (0, 1) for i in [k for k, label in enumerate(labels) if label == value][:per_class])
+        if not chosen and interval > 0:
+            raise InputError("every validation image has BurnedInAnnotation YES, so none may be drawn; set review_interval to 0")
+        chosen = chosen or [0]
         self.image = torch.stack([torch.as_tensor(np.asarray(dataset[i][Keys.IMAGE])) for i in chosen])
-        self.label = torch.tensor([labels[i] for i in chosen])
+        self.label = torch.tensor([int(dataset[i][Keys.LABEL]) for i in chosen])
         self.interval = interval
 
     def attach(self, engine: Engine) -> None:

@@ -267,8 +267,11 @@ def test_facts_keep_to_the_standards_words(dicom_file):
 
 
 def test_results_do_not_depend_on_other_packages(dicom_file, tmp_path):
-    files = {syntax: dicom_file(picture(np.uint8, 255), syntax, name=f"{syntax}.dcm", PhotometricInterpretation="MONOCHROME1",
-                                PixelData=encapsulate([bytes(encode(picture(np.uint8, 255)))])) for syntax, encode in STREAMS.items()}  # fmt: skip
+    pixels = picture(np.uint8, 255)
+    files = {}
+    for syntax, encode in STREAMS.items():
+        data = encapsulate([bytes(encode(pixels))])
+        files[syntax] = dicom_file(pixels, syntax, name=f"{syntax}.dcm", PhotometricInterpretation="MONOCHROME1", PixelData=data)
     files["rle"] = compressed(dicom_file(picture(), name="rle.dcm"))
     files["png"] = save(tmp_path / "a.png", Image.fromarray(picture()))
     program = """
@@ -298,6 +301,18 @@ def test_truncated_streams_are_refused(dicom_file, syntax, share):
     path = dicom_file(pixels, syntax, PixelData=encapsulate([stream[: int(len(stream) * share)]]))
     with pytest.raises(ReadError, match=REASONS["truncated"][:20]):
         read_cxr(path)
+
+
+@pytest.mark.parametrize("syntax", list(STREAMS))
+def test_files_that_end_early_are_refused(dicom_file, syntax):
+    pixels = picture(np.uint8, 255)
+    path = dicom_file(pixels, syntax, PixelData=encapsulate([bytes(STREAMS[syntax](pixels))]))
+    data = path.read_bytes()
+    for cut in (9, 40, len(data) - data.rindex(b"\xe0\x7f\x10\x00") - 30):
+        path.write_bytes(data[:-cut])
+        assert code_of(path) == "truncated"
+    path.write_bytes(data[: data.rindex(b"\xe0\x7f\x10\x00")])
+    assert code_of(path) == "no_pixels"
 
 
 def test_stream_of_another_size_is_refused(dicom_file):
