@@ -22,7 +22,8 @@ from sga_monai.errors import ReadError
 # Twice the largest flat-panel detector (43 x 43 cm at 0.1 mm); bounds memory.
 MAX_PIXELS = 32_000_000
 MAX_INFLATED = 256 * 1024 * 1024
-ROWS_AT_ONCE = 256
+# A block of rows fits the processor's cache.
+ROWS_AT_ONCE = 32
 PIXEL_DATA = b"\xe0\x7f\x10\x00"
 FRONTAL_VIEWS = ("PA", "AP")
 LATERAL_VIEWS = ("LL", "RL", "LLD", "RLD", "L", "LAT", "LATERAL")
@@ -70,7 +71,7 @@ def read_dicom(data: bytes, voi: str = "dicom", lateral: bool = False, frame: in
             raise ReadError("truncated")
         image = np.empty(array.shape[:2], dtype=np.float32)
         for top in range(0, len(image), ROWS_AT_ONCE):
-            image[top : top + ROWS_AT_ONCE] = show(array[top : top + ROWS_AT_ONCE])
+            show(array[top : top + ROWS_AT_ONCE], image[top : top + ROWS_AT_ONCE])
     return image
 
 
@@ -142,12 +143,12 @@ def _parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
 
 def _inflate(data: bytes) -> bytes | None:
     """The data set of a deflated file, or ``None`` for any other; pydicom would inflate a bomb without a limit."""
-    position = data.find(uid.DeflatedExplicitVRLittleEndian.encode())
-    if position < 0 or data[position - 8 : position - 4] != b"\x02\x00\x10\x00":
-        return None
-    end = 144 + int.from_bytes(data[140:144], "little")
-    if data[132:140] != b"\x02\x00\x00\x00UL\x04\x00" or position >= end:
+    deflated = uid.DeflatedExplicitVRLittleEndian.encode()
+    syntax, end = _walk_meta(data)
+    if syntax is None and data.find(b"\x02\x00\x10\x00UI\x16\x00" + deflated) >= 0:
         raise ReadError("unreadable")
+    if syntax != deflated:
+        return None
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = stream.decompress(data[end:], MAX_INFLATED)
     if stream.unconsumed_tail:
@@ -155,6 +156,19 @@ def _inflate(data: bytes) -> bytes | None:
     if not stream.eof:
         raise ReadError("truncated")
     return inflated
+
+
+def _walk_meta(data: bytes) -> tuple[bytes | None, int]:
+    """TransferSyntaxUID of the file meta (PS3.10 7.1) and where it ends; ``None`` when the meta is not well formed."""
+    position, syntax = 132, None
+    while data[position : position + 2] == b"\x02\x00":
+        long = data[position + 4 : position + 6] in (b"OB", b"OW", b"UN", b"UT", b"SQ")
+        start = position + (12 if long else 8)
+        length = int.from_bytes(data[start - (4 if long else 2) : start], "little")
+        if data[position + 2 : position + 4] == b"\x10\x00":
+            syntax = data[start : start + length].rstrip(b"\0 ")
+        position = start + length
+    return (syntax, position) if position < len(data) else (None, position)
 
 
 def _check_header(dataset: pydicom.Dataset, lateral: bool, frame: int | None) -> None:
@@ -191,7 +205,7 @@ def _check_header(dataset: pydicom.Dataset, lateral: bool, frame: int | None) ->
         raise ReadError("lateral")
 
 
-def _grayscale(dataset: pydicom.Dataset, voi: str) -> Callable[[NDArray[np.generic]], NDArray[np.float32]]:
+def _grayscale(dataset: pydicom.Dataset, voi: str) -> Callable[[NDArray[np.generic], NDArray[np.float32]], None]:
     """Stored values to gray values: modality LUT, VOI, then one inversion where low values are dense."""
     stored = int(dataset.get("BitsStored") or dataset.BitsAllocated)
     shift = int(dataset.get("HighBit", stored - 1)) - (stored - 1)
@@ -218,12 +232,13 @@ def _grayscale(dataset: pydicom.Dataset, voi: str) -> Callable[[NDArray[np.gener
         low, high = sorted((padding, limit if isinstance(limit, int) else padding))
         shown[(values >= low) & (values <= high)] = 0.0
 
-    def show(array: NDArray[np.generic]) -> NDArray[np.float32]:
+    def show(array: NDArray[np.generic], out: NDArray[np.float32]) -> None:
         if array.ndim != 2 or array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
             raise ReadError("truncated")
         # Overlay bits above HighBit and below the lowest stored bit are dropped.
         unsigned = array.astype(f"u{array.dtype.itemsize}", copy=False).astype(np.uint16, copy=False)
-        return shown[(unsigned >> shift) & ((1 << stored) - 1)]
+        # Every code is in the table; "clip" only spares NumPy a buffer.
+        np.take(shown, (unsigned >> shift) & ((1 << stored) - 1), out=out, mode="clip")
 
     return show
 
@@ -288,12 +303,12 @@ def _window(table: NDArray[np.float64], dataset: pydicom.Dataset) -> NDArray[np.
     return np.clip((table - center) / width + 0.5, 0.0, 1.0)
 
 
-def _luminance(dataset: pydicom.Dataset) -> Callable[[NDArray[np.generic]], NDArray[np.float32]]:
+def _luminance(dataset: pydicom.Dataset) -> Callable[[NDArray[np.generic], NDArray[np.float32]], None]:
     """Stored color to luminance."""
     photometric = str(dataset.PhotometricInterpretation)
     native = not returns_rgb(transfer_syntax(dataset))
 
-    def show(array: NDArray[np.generic]) -> NDArray[np.float32]:
+    def show(array: NDArray[np.generic], out: NDArray[np.float32]) -> None:
         try:
             color = np.asarray(array)
             if photometric == "PALETTE COLOR":
@@ -305,6 +320,6 @@ def _luminance(dataset: pydicom.Dataset) -> Callable[[NDArray[np.generic]], NDAr
             raise ReadError("photometric") from None
         if color.ndim != 3 or color.shape[2] != 3:
             raise ReadError("truncated")
-        return (color.astype(np.float32) @ LUMINANCE) / scale
+        out[:] = (color.astype(np.float32) @ LUMINANCE) / scale
 
     return show

@@ -54,9 +54,10 @@ def decode_cxr(data: bytes, voi: str = "dicom", lateral: bool = False, frame: in
         raise ReadError("unknown_format")
     if image.ndim != 2 or min(image.shape) < 2:
         raise ReadError("not_2d")
-    if not np.isfinite(image).all():
+    low, high = image.min(), image.max()
+    if not np.isfinite([low, high]).all():
         raise ReadError("not_finite")
-    if image.min() == image.max():
+    if low == high:
         raise ReadError("constant")
     return np.ascontiguousarray(image, dtype=np.float32)
 

@@ -69,11 +69,15 @@ def test_deflate_bomb(dicom_file):
     path.write_bytes(data[:end] + b"".join(parts))
     assert path.stat().st_size < 2 << 20
     assert read_bounded(path) == "too_large"
-    # A meta group length that hides the syntax does not get past the limit.
+    # A meta group length that lies, or an odd element before the syntax, does not get past the limit.
     hidden = bytearray(path.read_bytes())
     hidden[140:144] = struct.pack("<I", 4)
     path.write_bytes(bytes(hidden))
-    assert read_bounded(path) == "unreadable"
+    assert read_bounded(path) == "too_large"
+    path.write_bytes(bytes(hidden).replace(b"\x02\x00\x02\x00UI", b"\x02\x00\x02\x00ZZ", 1))
+    assert read_bounded(path) in ("unreadable", "too_large")
+    path.write_bytes(bytes(hidden).replace(b"\x02\x00\x02\x00UI\x1a\x00", b"\x02\x00\x02\x00UI\xff\xff", 1))
+    assert read_bounded(path) in ("unreadable", "too_large", "no_pixels")
 
 
 @linux
