@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import logging
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -19,8 +21,10 @@ from monai.bundle.scripts import run as bundle_run
 from monai.utils import set_determinism
 
 from sga_monai import phantom
-from sga_monai.errors import EXIT_INTERRUPTED, EXIT_SOME_ROWS_FAILED, InputError, input_error
+from sga_monai.errors import EXIT_INTERRUPTED, EXIT_SOME_ROWS_FAILED, EXIT_TERMINATED, InputError, input_error
+from sga_monai.lock import lock_output_dir
 from sga_monai.manifest import check_external, load_manifest, read_manifest
+from sga_monai.settings import as_flag
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +36,9 @@ def prepare(
     dataset_dir: str | None = None,
     pretrained_weights: str | None = None,
     positive: Mapping[str, float] | None = None,
+    output_dir: str | None = None,
 ) -> None:
-    """First step of every run: plain errors, a check of the command line, seeds, the phantom.
+    """First step of every run: plain errors and exit codes, a check of the command line, the lock, seeds, the phantom.
 
     Args:
         seed: of Python, NumPy and torch.
@@ -42,11 +47,13 @@ def prepare(
         dataset_dir: the folder that the manifest's images are relative to.
         pretrained_weights: without it, one line says that training starts from random weights.
         positive: named numbers that must be greater than zero.
+        output_dir: locked until the process ends.
 
     Raises:
-        InputError: on an override that names nothing, or a number that is not positive.
+        InputError: on an override that names nothing, a number that is not positive, or an ``output_dir`` in use.
     """
     install_plain_errors()
+    end_on_sigterm()
     # MONAI tries every reader it knows before ours and warns that a GPU decoder is absent.
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     check_overrides(sys.argv if arguments is None else arguments)
@@ -57,6 +64,8 @@ def prepare(
         raise InputError("val_interval must not be greater than max_epochs, or no model is ever chosen")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed must be a whole number, zero or more, got {seed!r}")
+    if output_dir:
+        lock_output_dir(output_dir)
     set_determinism(seed=seed)
     if manifest and dataset_dir:
         phantom.ensure_phantom(manifest, dataset_dir)
@@ -116,20 +125,39 @@ def install_plain_errors() -> None:
     logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)
 
 
-def set_aside(output_dir: str, checkpoint: str | None = None) -> None:
+def end_on_sigterm() -> None:
+    """Let SIGTERM, which schedulers send before they kill, end the program with code 143 at once.
+
+    Nothing has to be saved then: the checkpoint of the last full epoch is on disk, and a file that is being written is
+    whole or absent.
+    """
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        sys.stderr.write("sga-monai: stopped by SIGTERM; a training goes on with --resume true\n")
+        raise SystemExit(EXIT_TERMINATED)
+
+    # Only the main thread may; elsewhere the program that embeds this one decides.
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, handler)
+
+
+def set_aside(output_dir: str, checkpoint: str | None = None, resume: bool | str = False) -> None:
     """Rename an ``output_dir`` that holds a run to the first free ``output_dir.N``, so that nothing is lost.
 
     Args:
         output_dir: the folder.
         checkpoint: a file that must not move with it.
+        resume: leave it, since the run goes on.
 
     Raises:
         InputError: when the folder holds something else than a run, or ``checkpoint``.
     """
     folder = Path(output_dir)
+    if as_flag("resume", resume):
+        return
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not any((folder / name).exists() for name in ("model.pt", "predictions.csv", "tensorboard")):
+    if not any((folder / name).exists() for name in ("run.json", "model.pt", "predictions.csv", "tensorboard")):
         raise InputError("output_dir is not empty and holds no run; give another folder")
     if checkpoint and Path(checkpoint).resolve().parent == folder.resolve():
         raise InputError("output_dir is the folder of the checkpoint; give another folder")

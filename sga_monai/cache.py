@@ -7,17 +7,14 @@ import hashlib
 import json
 import os
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sga_monai.errors import InputError
+from sga_monai.settings import describe, versions
 
-# What decodes, resizes and scales: another version may give other bits.
-PACKAGES = ("sga_monai", "monai", "torch", "numpy", "pydicom", "imagecodecs", "pillow", "nibabel")
 HEADER_BYTES = 256
 MAGIC = b"sga_monai image\n"
 
@@ -35,7 +32,7 @@ class ImageCache:
     """
 
     def __init__(self, cache_dir: str | Path, transform: Any) -> None:
-        facts = {"transform": describe(transform), "versions": {name: version(name) for name in PACKAGES}}
+        facts = {"transform": describe(transform), "versions": versions()}
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         self.folder = Path(cache_dir) / key[:16]
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -72,26 +69,3 @@ class ImageCache:
                 Path(temporary).unlink()
             raise
 
-
-def describe(transform: Any) -> Any:
-    """A transform and all its settings as JSON values, equal for equal preprocessing.
-
-    Raises:
-        InputError: when a setting is an object whose own settings cannot be seen.
-    """
-    if transform is None or isinstance(transform, (bool, int, float, str)):
-        return transform
-    if isinstance(transform, (list, tuple)):
-        return [describe(value) for value in transform]
-    if isinstance(transform, dict):
-        return {str(key): describe(value) for key, value in transform.items()}
-    if isinstance(transform, (np.ndarray, np.generic)):
-        return transform.tolist()
-    name = f"{type(transform).__module__}.{type(transform).__qualname__}"
-    if name.startswith(("torch.dtype", "torch.device", "numpy.dtype", "builtins.type", "enum.", "numpy.random")):
-        return f"{name} {transform}" if "random" not in name else name
-    if isinstance(transform, type):
-        return f"{transform.__module__}.{transform.__qualname__}"
-    if hasattr(transform, "__dict__"):
-        return {"class": name} | {key: describe(value) for key, value in sorted(vars(transform).items())}
-    raise InputError(f"this preprocessing cannot be cached ({name} hides its settings); leave cache_dir out")

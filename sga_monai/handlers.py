@@ -23,6 +23,7 @@ from sga_monai.dataset import CXRDataset
 from sga_monai.errors import InputError, NumericError
 from sga_monai.files import write_csv, write_whole
 from sga_monai.results import FAILURE_LIMIT, render, summarize
+from sga_monai.settings import as_flag
 
 logger = logging.getLogger(__name__)
 
@@ -49,20 +50,23 @@ def score_and_label(output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 class BestModelSaver:
     """Keeps the network with the best validation AUROC as ``model.pt``, a plain state dict, with ``model.json`` beside.
 
-    NaN never wins, the first of equals stays. Each file is written whole or not at all: temporary file in the same
-    folder, flushed to disk, renamed.
+    NaN never wins, the first of equals stays, and a resumed run never replaces a better model that is there. Each file
+    is written whole or not at all.
 
     Args:
         network: saved without any wrapper.
         output_dir: where ``model.pt`` goes.
         metric: name of the evaluator's metric.
+        resume: a model in ``output_dir`` counts.
     """
 
-    def __init__(self, network: nn.Module, output_dir: str, metric: str = "val_auroc") -> None:
+    def __init__(self, network: nn.Module, output_dir: str, metric: str = "val_auroc", resume: bool | str = False) -> None:
         self.network = network
         self.output_dir = Path(output_dir)
         self.metric = metric
+        self.resume = as_flag("resume", resume)
         self.best = -math.inf
+        self.epoch = 0
 
     def attach(self, engine: Engine) -> None:
         """Run after each validation of the evaluator ``engine``."""
@@ -73,11 +77,26 @@ class BestModelSaver:
         value = float(engine.state.metrics[self.metric])
         if not value > self.best:
             return
-        self.best = value
+        self.best, self.epoch = value, engine.state.epoch
         state = {key: tensor.detach().cpu() for key, tensor in self.network.state_dict().items()}
-        facts = {self.metric: value, "epoch": engine.state.epoch}
+        facts = {self.metric: value, "epoch": self.epoch}
         write_whole(self.output_dir / "model.pt", lambda path: torch.save(state, path))
         write_whole(self.output_dir / "model.json", lambda path: path.write_text(json.dumps(facts, indent=4) + "\n"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best metric and its epoch."""
+        return {"best": self.best, "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """The inverse. A model on disk that is better, from an epoch after the checkpoint, stays."""
+        self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        try:
+            facts = json.loads((self.output_dir / "model.json").read_text())
+            value, epoch = float(facts[self.metric]), int(facts["epoch"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if self.resume and value > self.best and (self.output_dir / "model.pt").is_file():
+            self.best, self.epoch = value, epoch
 
 
 class TrainingProgress:

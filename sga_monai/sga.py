@@ -37,7 +37,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
 from sga_monai import perturbation
-from sga_monai.errors import InputError
+from sga_monai.errors import InputError, NumericError
 
 CHOICES = {
     "saliency_order": ("signed", "magnitude"),
@@ -222,6 +222,7 @@ class SGAIteration:
 
     Raises:
         InputError: when an argument is outside its range, or the trainer asks for what this step cannot honor.
+        NumericError: before the optimizer's step, when image, saliency, perturbation, loss or gradient is not finite.
     """
 
     def __init__(
@@ -296,10 +297,13 @@ class SGAIteration:
         output: dict[str, Any] = {Keys.IMAGE: image, Keys.LABEL: label}
         engine.state.output = output
 
+        self._refuse_non_finite(engine, batchdata, image=image)
         adversarial = None
         if self.kl_weight > 0:
             with self.autocast(image.device):
-                adversarial, output["epsilon"] = self.perturb(network, image, label, self._generator(engine, image))
+                stages = self.stages(network, image, label, self._generator(engine, image))
+            adversarial, output["epsilon"] = stages["adversarial"], stages["epsilon"].mean()
+            self._refuse_non_finite(engine, batchdata, saliency=stages["gradient"], perturbation=adversarial)
 
         first, last = self._accumulation_window(engine)
         network.train()
@@ -322,10 +326,14 @@ class SGAIteration:
             output["adversarial_accuracy"] = (adversarial_logits.argmax(dim=1) == label).float().mean()
         output[Keys.LOSS] = loss
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        self._refuse_non_finite(engine, batchdata, loss=loss)
 
         (loss / engine.accumulation_steps if engine.accumulation_steps > 1 else loss).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if last:
+            # Before the optimizer, which would spread what is not finite over all weights.
+            gradients = [p.grad for p in network.parameters() if p.grad is not None]
+            self._refuse_non_finite(engine, batchdata, gradient=nn.utils.get_total_norm(gradients))
             engine.optimizer.step()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
@@ -384,6 +392,20 @@ class SGAIteration:
         steps, length = engine.accumulation_steps, engine.state.epoch_length
         position = (engine.state.iteration - 1) % length if length else engine.state.iteration - 1
         return position % steps == 0, (position + 1) % steps == 0 or position + 1 == length
+
+    def _refuse_non_finite(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any], **tensors: Tensor) -> None:
+        """Stop at a NaN or an infinite value, naming the step and the rows of the manifest: those concerned, or all."""
+        for name, tensor in tensors.items():
+            finite = tensor.isfinite()
+            if bool(finite.all()):
+                continue
+            rows = [int(row) for row in batchdata.get("row", [])]
+            if tensor.ndim == 4 and rows:
+                rows = [row for row, good in zip(rows, finite.flatten(1).all(dim=1).tolist(), strict=True) if not good]
+            listed = ", ".join(str(row) for row in sorted(rows)[:8]) + (", ..." if len(rows) > 8 else "")
+            where = f"epoch {engine.state.epoch}, iteration {engine.state.iteration}" + (f", rows {listed}" if rows else "")
+            remedy = "check these images" if name == "image" else "lower learning_rate, or look at these images"
+            raise NumericError(f"{where}: the {name} is NaN or infinite, and the step was not taken; {remedy}")
 
     def _refuse_what_cannot_be_honored(self, engine: SupervisedTrainer) -> None:
         """Say no to trainer options that this step would otherwise ignore in silence."""

@@ -16,10 +16,11 @@ from PIL import Image
 
 from sga_monai import reading
 from sga_monai.benchmark import our_chain
-from sga_monai.cache import ImageCache, describe
+from sga_monai.cache import ImageCache
 from sga_monai.dataset import CXRDataset, refuse_same_bytes
 from sga_monai.errors import InputError, WorkerError
 from sga_monai.reader import sha256_of
+from sga_monai.settings import describe
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_descriptions_tell_settings_apart_and_the_benchmark_times_the_bundles_ch
 
     assert essence(describe(bundle)) == essence(described[0])
     assert describe(bundle)["transforms"][0]["_loader"]["readers"][-1] == described[0]["transforms"][0]["_loader"]["readers"][-1]
-    with pytest.raises(InputError, match="cannot be cached"):
+    with pytest.raises(InputError, match="hides its settings"):
         describe(memoryview(b"x"))
 
 
