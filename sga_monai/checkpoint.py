@@ -171,6 +171,8 @@ class Checkpoints:
         if serious and not self.force_resume:
             listed = "; ".join(serious[:10])
             raise InputError(f"resume: the checkpoint is of another run ({listed}); repeat its settings, or set force_resume to true")
+        if state["trainer"]["epoch"] > (engine.state.max_epochs or 0):
+            raise InputError(f"resume: epoch {state['trainer']['epoch']} is already complete; max_epochs must not be smaller")
         for line in serious:
             logger.warning("resumed in spite of a difference: %s", line)
         for line in harmless:
@@ -180,8 +182,6 @@ class Checkpoints:
                 part.load_state_dict(state[name])
         except (RuntimeError, ValueError, KeyError):
             raise InputError("resume: the checkpoint does not fit this network or optimizer; repeat the settings of its run") from None
-        if state["trainer"]["epoch"] > (engine.state.max_epochs or 0):
-            raise InputError(f"resume: epoch {state['trainer']['epoch']} is already complete; max_epochs must not be smaller")
         engine.state.epoch, engine.state.iteration = state["trainer"]["epoch"], state["trainer"]["iteration"]
         if self.evaluator is not None:
             best: Any = self.evaluator.state

@@ -1,0 +1,288 @@
+"""The real command, killed, stopped, starved and started twice. A short set runs by default, the whole one with ``-m faults``."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from sga_monai.checkpoint import load_checkpoint
+
+EPOCHS = 4
+whole = pytest.mark.faults
+
+
+def times(short: int, full: int) -> list:
+    return [pytest.param(short, id="short"), pytest.param(full, id="whole", marks=whole)]
+
+
+@pytest.fixture
+def command(phantom_dir: Path):
+    """The documented command on the phantom with small images, as a list."""
+
+    def make(out: Path, *options: str, epochs: int = EPOCHS) -> list[str]:
+        given = {"max_epochs": epochs, "image_size": 32, "batch_size": 32, "review_interval": 0, "external_manifests": "[]", "output_dir": out,
+                 "manifest": phantom_dir / "northgate.csv", "dataset_dir": phantom_dir}  # fmt: skip
+        base = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "bundles/sga/train.json"]
+        return base + [part for key, value in given.items() for part in (f"--{key}", str(value))] + list(options)
+
+    return make
+
+
+def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    environment = os.environ | environment
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def run(command: list[str], **environment: str) -> tuple[int, str, str, float]:
+    began = time.monotonic()
+    process = start(command, **environment)
+    stdout, stderr = process.communicate(timeout=300)
+    return process.returncode, stdout, stderr, time.monotonic() - began
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill the process and the ones that it started."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def equal(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def assert_same_result(first: Path, second: Path) -> None:
+    states = [load_checkpoint(folder / "checkpoints") for folder in (first, second)]
+    for part in ("network", "optimizer", "best_model", "early_stopping", "robust_overfitting", "trainer", "evaluator"):
+        assert equal(states[0][part], states[1][part]), part
+    assert equal(*(torch.load(folder / "model.pt", weights_only=True) for folder in (first, second)))
+    for name in ("model.json", "predictions.csv", "results.csv"):
+        assert (first / name).read_text() == (second / name).read_text(), name
+
+
+def resume_if_there(out: Path) -> tuple[str, ...]:
+    return ("--resume", "true") if any((out / "checkpoints").glob("epoch_*.pt")) else ()
+
+
+@pytest.fixture(scope="session")
+def references() -> dict[str, tuple[Path, float]]:
+    return {}
+
+
+@pytest.fixture
+def straight(command, references, tmp_path_factory):
+    """An uninterrupted run with these options, and how long it took."""
+
+    def make(*options: str) -> tuple[Path, float]:
+        key = " ".join(options)
+        if key not in references:
+            out = tmp_path_factory.mktemp("straight") / "sga"
+            code, _, stderr, seconds = run(command(out, *options))
+            assert code == 0, stderr[-3000:]
+            references[key] = out, seconds
+        return references[key]
+
+    return make
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+@pytest.mark.parametrize("kills", times(3, 20))
+def test_killed_at_any_time_and_resumed_to_the_bit(command, straight, tmp_path, kills, num_workers):
+    options = ("--num_workers", num_workers)
+    reference, seconds = straight(*options)
+    rng = random.Random(f"{kills}{num_workers}")
+    out = tmp_path / "sga"
+    resumed = 0
+    for _ in range(kills):
+        given = resume_if_there(out)
+        resumed += bool(given)
+        process = start(command(out, *options, *given))
+        time.sleep(rng.uniform(0.3, 1.0) * seconds)
+        kill(process)
+    code, stdout, stderr, _ = run(command(out, *options, *resume_if_there(out)))
+    assert code == 0, stderr[-3000:]
+    assert resumed
+    assert_same_result(reference, out)
+    assert not list(out.rglob("*.tmp")) + [path for path in out.rglob(".*") if path.is_file()]
+
+
+@pytest.mark.parametrize("stops", times(1, 10))
+def test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit(command, straight, tmp_path, stops):
+    reference, seconds = straight("--num_workers", "0")
+    rng = random.Random(stops)
+    out = tmp_path / "sga"
+    for _ in range(stops):
+        process = start(command(out, *resume_if_there(out)))
+        # Late enough that the program listens, early enough that it is not finished.
+        time.sleep(rng.uniform(0.6, 0.9) * seconds if not resume_if_there(out) else rng.uniform(0.55, 0.65) * seconds)
+        if process.poll() is not None:
+            process.communicate()
+            break
+        began = time.monotonic()
+        process.terminate()
+        _, stderr = process.communicate(timeout=60)
+        assert time.monotonic() - began < 30
+        assert process.returncode in (143, 0), stderr[-2000:]
+        assert process.returncode == 0 or "stopped by SIGTERM" in stderr
+        assert "Traceback" not in stderr
+        assert not list(out.rglob(".*.tmp"))
+    code, _, stderr, _ = run(command(out, *resume_if_there(out)))
+    assert code == 0, stderr[-3000:]
+    assert_same_result(reference, out)
+
+
+@pytest.mark.parametrize("pairs", times(1, 20))
+def test_of_two_started_at_once_one_runs(command, tmp_path, pairs):
+    for number in range(pairs):
+        out = tmp_path / f"{number}"
+        both = [start(command(out, epochs=2)) for _ in range(2)]
+        ends = []
+        for process in both:
+            _, stderr = process.communicate(timeout=300)
+            ends.append((process.returncode, stderr))
+        assert sorted(code for code, _ in ends) == [0, 3], ends
+        assert "another run is writing this output_dir" in next(stderr for code, stderr in ends if code == 3)
+        assert json.loads((out / "run.json").read_text())["finished"]
+        assert not list(out.parent.glob(f"{number}.*"))
+
+
+def test_the_lock_of_a_dead_run_is_taken_over(command, tmp_path):
+    process = start(command(tmp_path / "sga", "--num_workers", "2"))
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "sga").glob("checkpoints/epoch_*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    second = run(command(tmp_path / "sga"))
+    assert second[0] == 3
+    assert "another run" in second[2]
+    kill(process)
+    code, stdout, stderr, _ = run(command(tmp_path / "sga", "--num_workers", "2", "--resume", "true"))
+    assert code == 0, stderr[-2000:]
+    assert "resumed after epoch" in stdout
+
+
+def limited(command: list[str], size: int) -> list[str]:
+    """The command in a process whose files may not grow beyond ``size`` bytes, as on a disk that is nearly full."""
+    program = (
+        "import os, resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-c", program, *command]
+
+
+def assert_stopped_by_the_disk(code: int, stdout: str, stderr: str, out: Path, epoch: int) -> None:
+    assert code == 4, stderr[-3000:]
+    assert "sga-monai: cannot write" in stderr
+    assert "Traceback" not in stderr
+    assert "saved" not in stdout + stderr
+    assert load_checkpoint(out / "checkpoints")["trainer"]["epoch"] == epoch
+    assert not list(out.rglob(".*.tmp"))
+
+
+def test_a_file_that_may_not_grow(command, tmp_path):
+    out = tmp_path / "sga"
+    assert run(command(out, epochs=2))[0] == 0
+    # model.pt (45 MB) fits, a checkpoint (90 MB) does not.
+    code, stdout, stderr, _ = run(limited(command(out, "--resume", "true"), 60_000_000))
+    assert_stopped_by_the_disk(code, stdout, stderr, out, 2)
+    assert "cannot write epoch_000003 (89.5 MB): the file would be larger than allowed" in stderr
+    assert run(command(out, "--resume", "true", epochs=3))[0] == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 MB, where the system lets us mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    result = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder)], capture_output=True, check=False)
+    if result.returncode:
+        pytest.skip("mounting is not permitted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_a_full_disk(command, small_disk):
+    out = small_disk / "sga"
+    code, stdout, stderr, _ = run(command(out))
+    # One checkpoint and the model fit; while the second is written, the first must still be there.
+    assert_stopped_by_the_disk(code, stdout, stderr, out, 1)
+    assert "no space is left on the disk" in stderr
+
+
+def test_a_disk_that_becomes_read_only(command, small_disk):
+    out = small_disk / "sga"
+    assert run(command(out, epochs=1))[0] == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    code, stdout, stderr, _ = run(command(out, "--resume", "true"))
+    assert_stopped_by_the_disk(code, stdout, stderr, out, 1)
+    assert "read-only" in stderr
+
+
+def test_nan_at_step_seven_ends_the_real_command_with_code_5(command, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import math\n"
+        "import sga_monai.sga as sga\n"
+        "plain, calls = sga.kl_divergence, [0]\n"
+        "def poisoned(*logits):\n"
+        "    calls[0] += 1\n"
+        "    return plain(*logits) * (math.nan if calls[0] == 7 else 1.0)\n"
+        "sga.kl_divergence = poisoned\n"
+    )
+    out = tmp_path / "sga"
+    code, _, stderr, _ = run(command(out), PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert code == 5, stderr[-3000:]
+    assert "sga-monai: epoch 3, iteration 7, rows " in stderr
+    assert "the loss is NaN or infinite, and the step was not taken" in stderr
+    assert "Traceback" not in stderr
+    state = load_checkpoint(out / "checkpoints")
+    assert state["trainer"]["epoch"] == 2
+    assert all(bool(value.isfinite().all()) for value in state["network"].values())
+    assert json.loads((out / "run.json").read_text())["finished"] is None
+
+
+def test_same_seed_same_bits(command, straight, tmp_path):
+    """Whatever PYTHONHASHSEED and the name of the folder; with more processes that read, too."""
+    reference, _ = straight("--num_workers", "0")
+    out = tmp_path / "another name"
+    assert run(command(out), PYTHONHASHSEED="1")[0] == 0
+    assert_same_result(reference, out)
+    assert_same_result(reference, straight("--num_workers", "2")[0])
+    cards = [json.loads((folder / "run.json").read_text()) for folder in (reference, out)]
+    assert cards[0]["identity"] == cards[1]["identity"]
+    assert cards[0]["model_sha256"] == cards[1]["model_sha256"]
+    assert {"seed", "mask_fraction", "kl_weight"} <= set(cards[0]["identity"]["settings"])
+    assert cards[0]["identity"]["machine"]["threads"] == torch.get_num_threads()
+    assert cards[0]["peak_memory_mb"] > 100
+    assert cards[0]["duration_s"] > 0
+
+
+def test_resume_refuses_what_changed(command, tmp_path):
+    out = tmp_path / "sga"
+    assert run(command(out, epochs=1))[0] == 0
+    for options, text in (
+        (("--mask_fraction", "0.2"), "settings.mask_fraction: was 0.1, is 0.2"),
+        (("--train#iteration#kl_weight", "2.0"), "objects.iteration.kl_weight: was 1.0, is 2.0"),
+        (("--optimizer#momentum", "0.5"), "objects.optimizer.momentum: was 0.9, is 0.5"),
+    ):
+        code, _, stderr, _ = run(command(out, "--resume", "true", *options))
+        assert code == 3, stderr[-2000:]
+        assert text in stderr
+    assert load_checkpoint(out / "checkpoints")["trainer"]["epoch"] == 1
+    code, _, stderr, _ = run(command(tmp_path / "none", "--resume", "true"))
+    assert code == 3
+    assert "output_dir holds no checkpoint" in stderr

@@ -1,0 +1,407 @@
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import TinyNet
+from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import ROCAUC, ValidationHandler
+from torch import nn
+
+from sga_monai import checkpoint
+from sga_monai.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
+from sga_monai.epochs import EpochSampler, EpochSeeds, epoch_seed
+from sga_monai.errors import DiskError, InputError, NumericError
+from sga_monai.guards import EarlyStopping, RobustOverfitting
+from sga_monai.handlers import BestModelSaver, score_and_label
+from sga_monai.settings import as_flag, describe, differences
+from sga_monai.sga import SGAIteration
+
+
+def state(epoch: int) -> dict:
+    generator = torch.Generator().manual_seed(epoch)
+    return {"trainer": {"epoch": epoch, "iteration": 3 * epoch}, "weights": torch.rand(5000, generator=generator), "text": "x" * 200}
+
+
+def test_two_are_kept_and_the_newest_is_loaded(tmp_path):
+    for epoch in range(1, 6):
+        path = save_checkpoint(tmp_path, epoch, state(epoch))
+        assert re.fullmatch(rf"epoch_{epoch:06d}_[0-9a-f]{{64}}\.pt", path.name)
+    assert [path.name[:12] for path in sorted(tmp_path.iterdir())] == ["epoch_000004", "epoch_000005"]
+    loaded = load_checkpoint(tmp_path)
+    assert loaded["trainer"] == {"epoch": 5, "iteration": 15}
+    assert torch.equal(loaded["weights"], state(5)["weights"])
+
+
+def damage(kind: str, number: int, newest: Path, older: Path) -> None:
+    data = bytearray(newest.read_bytes())
+    if kind == "flip":
+        data[random.Random(number).randrange(len(data))] ^= 1 << (number % 8)
+        newest.write_bytes(bytes(data))
+    elif kind == "cut":
+        newest.write_bytes(bytes(data[: len(data) * number // 10]))
+    elif kind == "zeros":
+        newest.write_bytes(bytes(len(data)))
+    elif kind == "swap":
+        first, second = newest.read_bytes(), older.read_bytes()
+        newest.write_bytes(second)
+        older.write_bytes(first)
+    else:
+        # The older one under the newer one's number, with its own hash.
+        newest.unlink()
+        newest.with_name(f"epoch_000009_{older.name[13:]}").write_bytes(older.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"), [("flip", i) for i in range(20)] + [("cut", i) for i in range(10)] + [("zeros", 0), ("renumbered", 0)]
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path, caplog, kind, number):
+    older, newest = (save_checkpoint(tmp_path, epoch, state(epoch)) for epoch in (1, 2))
+    damage(kind, number, newest, older)
+    assert load_checkpoint(tmp_path)["trainer"]["epoch"] == 1
+    assert "damaged; trying the one before it" in caplog.text
+
+
+def test_never_in_silence_from_zero(tmp_path):
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        load_checkpoint(tmp_path)
+    older, newest = (save_checkpoint(tmp_path, epoch, state(epoch)) for epoch in (1, 2))
+    damage("swap", 0, newest, older)
+    with pytest.raises(InputError, match="every checkpoint in output_dir is damaged"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/canary",)
+
+    with pytest.raises(Exception, match="Weights only load failed"):
+        save_checkpoint(tmp_path / "c", 1, state(1) | {"evil": Evil()})
+    assert not list((tmp_path / "c").iterdir())
+    assert not (tmp_path / "canary").exists()
+
+
+def test_flushed_before_renamed_and_nothing_deleted_before(tmp_path, monkeypatch):
+    """The order that a power failure needs: data on disk, then the name, then the folder, then the old one goes."""
+    save_checkpoint(tmp_path, 1, state(1))
+    save_checkpoint(tmp_path, 2, state(2))
+    calls = []
+    fsync, replace, unlink = os.fsync, os.replace, Path.unlink
+
+    def note_fsync(descriptor: int) -> None:
+        calls.append("fsync folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "fsync file")
+        fsync(descriptor)
+
+    def note_replace(source: Path, target: Path) -> None:
+        assert len(list(tmp_path.glob("epoch_*.pt"))) == 2
+        calls.append("rename")
+        replace(source, target)
+
+    def note_unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.exists():
+            calls.append("delete")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    monkeypatch.setattr(Path, "unlink", note_unlink)
+    save_checkpoint(tmp_path, 3, state(3))
+    assert calls == ["fsync file", "rename", "fsync folder", "delete"]
+
+
+def test_a_disk_that_lies_is_found_out(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 1, state(1))
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path)[:-1] + b"\1" if path.name.endswith(".tmp") else read(path))
+    with pytest.raises(DiskError, match=r"cannot write epoch_000002 .*the disk reports an error"):
+        save_checkpoint(tmp_path, 2, state(2))
+    assert [path.name[:12] for path in tmp_path.iterdir()] == ["epoch_000001"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+@pytest.mark.parametrize("place", ["fsync", "replace"])
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, number, place):
+    save_checkpoint(tmp_path, 1, state(1))
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, place, fail)
+    with pytest.raises(DiskError, match=r"cannot write epoch_000002 \(0\.0 MB\)") as caught:
+        save_checkpoint(tmp_path, 2, state(2))
+    assert caught.value.exit_code == 4
+    assert [path.name[:12] for path in tmp_path.iterdir()] == ["epoch_000001"]
+    assert load_checkpoint(tmp_path)["trainer"]["epoch"] == 1
+
+
+def save_slowly(folder: Path, rng: random.Random) -> None:
+    """Epoch after epoch, with pauses inside the save where a kill may fall."""
+    fsync, replace = os.fsync, os.replace
+
+    def slow(function, *arguments):
+        time.sleep(rng.random() * 0.01)
+        function(*arguments)
+        time.sleep(rng.random() * 0.01)
+
+    os.fsync = lambda descriptor: slow(fsync, descriptor)
+    os.replace = lambda source, target: slow(replace, source, target)
+    for epoch in range(2, 1000):
+        save_checkpoint(folder, epoch, state(epoch))
+
+
+def test_fifty_kills_inside_a_save(tmp_path):
+    rng = random.Random(7)
+    inside = 0
+    for number in range(50):
+        folder = tmp_path / f"{number}"
+        save_checkpoint(folder, 1, state(1))
+        child = os.fork()
+        if child == 0:
+            try:
+                save_slowly(folder, random.Random(number))
+            finally:
+                os._exit(1)
+        time.sleep(0.02 + rng.random() * 0.15)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        inside += any(path.name.startswith(".") for path in folder.iterdir())
+        names = sorted(path.name for path in folder.glob("epoch_*.pt"))
+        loaded = load_checkpoint(folder)
+        assert loaded["trainer"]["epoch"] == int(names[-1][6:12])
+        assert torch.equal(loaded["weights"], state(loaded["trainer"]["epoch"])["weights"])
+    assert inside >= 10
+
+
+class Fixed(torch.utils.data.Dataset):
+    def __init__(self, count: int = 40) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.label = torch.arange(count) % 2
+        self.image = torch.rand((count, 1, 12, 12), generator=generator) * 0.8
+        self.image[self.label == 1, :, :4] += 0.15
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"image": self.image[index], "label": self.label[index], "row": index + 2}
+
+
+def build(out: Path, max_epochs: int, resume: bool = False, identity: dict | None = None, num_workers: int = 0, **options: object) -> SimpleNamespace:
+    """A small training with all that the bundle attaches, dropout and a schedule of the learning rate included."""
+    torch.manual_seed(0)
+    network, dataset = TinyNet(), Fixed()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+    device = torch.device("cpu")
+    evaluator = SupervisedEvaluator(
+        device, DataLoader(dataset, batch_size=20), network, decollate=False, key_val_metric={"val_auroc": ROCAUC(output_transform=score_and_label)}
+    )
+    best = BestModelSaver(network, str(out), resume=resume)
+    best.attach(evaluator)
+    sampler = EpochSampler(dataset, 5)
+    early = EarlyStopping(evaluator, options.pop("patience", 0))
+    iteration = SGAIteration(seed=5, **options)
+    trainer = SupervisedTrainer(
+        device, max_epochs, DataLoader(dataset, batch_size=8, sampler=sampler, num_workers=num_workers), network, optimizer,
+        nn.CrossEntropyLoss(), iteration_update=iteration, decollate=False,
+    )  # fmt: skip
+    EpochSeeds(5, sampler, dataset).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: scheduler.step())
+    ValidationHandler(1, evaluator).attach(trainer)
+    early.attach(trainer)
+    members = {"best_model": best, "early_stopping": early, "scheduler": scheduler}
+    Checkpoints(str(out), network, optimizer, members, evaluator, identity or {"settings": {"a": 1}}, resume).attach(trainer)
+    return SimpleNamespace(trainer=trainer, network=network, optimizer=optimizer, evaluator=evaluator, best=best, early=early, iteration=iteration)
+
+
+def equal(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_a_resumed_training_is_the_same_to_the_bit(tmp_path, at, num_workers):
+    straight = build(tmp_path / "a", 5, num_workers=num_workers)
+    straight.trainer.run()
+    build(tmp_path / "b", at, num_workers=num_workers).trainer.run()
+    torch.manual_seed(999)
+    random.seed(999)
+    resumed = build(tmp_path / "b", 5, resume=True, num_workers=num_workers)
+    resumed.trainer.run()
+    first, second = (load_checkpoint(tmp_path / name / "checkpoints") for name in "ab")
+    assert first["trainer"] == {"epoch": 5, "iteration": 25}
+    assert equal(first, second)
+    assert (tmp_path / "a/model.json").read_text() == (tmp_path / "b/model.json").read_text()
+    assert equal(*(torch.load(tmp_path / name / "model.pt", weights_only=True) for name in "ab"))
+    assert resumed.evaluator.state.best_metric == straight.evaluator.state.best_metric
+
+
+def test_another_run_is_refused_with_the_difference(tmp_path, caplog):
+    before = {"settings": {"mask_fraction": 0.1, "norm": math.inf}, "data": {"manifest_sha256": "aa"}, "machine": {"threads": 2}}
+    build(tmp_path, 1, identity=before).trainer.run()
+    now = {"settings": {"mask_fraction": 0.2, "norm": math.inf}, "data": {"manifest_sha256": "aa"}, "machine": {"threads": 2}}
+    with pytest.raises(InputError, match=r"settings\.mask_fraction: was 0\.1, is 0\.2\); repeat its settings"):
+        build(tmp_path, 2, resume=True, identity=now).trainer.run()
+    other_threads = before | {"machine": {"threads": 1}}
+    build(tmp_path, 2, resume=True, identity=other_threads).trainer.run()
+    assert "not be identical to the bit: machine.threads: was 2, is 1" in caplog.text
+    forced = build(tmp_path, 3, identity=now)
+    Checkpoints(str(tmp_path), forced.network, forced.optimizer, {}, forced.evaluator, now, "true", "True").attach(forced.trainer)
+    forced.trainer.run()
+    assert "in spite of a difference: settings.mask_fraction" in caplog.text
+    with pytest.raises(InputError, match=r"epoch \d is already complete; max_epochs must not be smaller"):
+        build(tmp_path, 1, resume=True, identity=now).trainer.run()
+
+
+def test_best_model_traps(tmp_path):
+    """NaN first, a tie, NaN later; and a resumed run beside a better model."""
+    network = TinyNet()
+
+    def validate(saver: BestModelSaver, values: list[float], first: int = 1) -> dict:
+        for epoch, value in enumerate(values, first):
+            engine = Engine(lambda *_: None)
+            engine.state.metrics, engine.state.epoch = {"val_auroc": value}, epoch
+            saver(engine)
+        return json.loads((tmp_path / "model.json").read_text())
+
+    assert validate(BestModelSaver(network, str(tmp_path)), [math.nan, 0.7, 0.9, 0.9, math.nan, 0.8]) == {"val_auroc": 0.9, "epoch": 3}
+    kept = (tmp_path / "model.pt").read_bytes()
+    resumed = BestModelSaver(network, str(tmp_path), resume="true")
+    resumed.load_state_dict({"best": 0.7, "epoch": 2})
+    nn.init.zeros_(network.fc.weight)
+    assert validate(resumed, [0.85, 0.9], 3) == {"val_auroc": 0.9, "epoch": 3}
+    assert (tmp_path / "model.pt").read_bytes() == kept
+    assert validate(resumed, [0.95], 5) == {"val_auroc": 0.95, "epoch": 5}
+
+
+class Poison(nn.Module):
+    """Passes on what it gets; from the seventh time on it breaks one thing."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.factor = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x) * self.factor
+
+
+@pytest.mark.parametrize("what", ["image", "loss", "gradient", "saliency", "perturbation"])
+def test_what_is_not_finite_stops_before_the_optimizer(tmp_path, monkeypatch, what):
+    run = build(tmp_path, 2, mask_fraction=0.0 if what == "perturbation" else 0.1)
+    before: dict[str, torch.Tensor] = {}
+    seventh = 7
+
+    def at_the_seventh(engine: Engine) -> None:
+        if engine.state.iteration != seventh:
+            return
+        before.update({key: value.clone() for key, value in run.network.state_dict().items()})
+        if what == "image":
+            engine.state.batch["image"][3, 0, 0, 0] = math.nan
+        elif what == "loss":
+            monkeypatch.setattr("sga_monai.sga.kl_divergence", lambda *_: torch.tensor(math.inf, requires_grad=True))
+        elif what == "gradient":
+            run.network.fc.weight.register_hook(lambda gradient: gradient * math.nan)
+        elif what == "saliency":
+            monkeypatch.setattr("sga_monai.sga.input_gradient", lambda network, image, *_: torch.full_like(image, math.nan))
+        else:
+            monkeypatch.setattr("sga_monai.sga.adversarial_example", lambda network, image, *_: image * math.nan)
+
+    run.trainer.add_event_handler(Events.ITERATION_STARTED, at_the_seventh)
+    with pytest.raises(NumericError, match=f"epoch 2, iteration 7, rows .*: the {what} is NaN or infinite, and the step was not taken") as caught:
+        run.trainer.run()
+    assert caught.value.exit_code == 5
+    weights = {name for name, _ in run.network.named_parameters()}
+    assert all(torch.equal(run.network.state_dict()[name], before[name]) for name in weights)
+    assert all(bool(value.isfinite().all()) for value in load_checkpoint(tmp_path / "checkpoints")["network"].values())
+    if what == "image":
+        assert re.search(r"rows \d+: ", str(caught.value))
+
+
+def test_early_stopping_counts_on_after_a_resume(tmp_path, monkeypatch):
+    straight = build(tmp_path / "a", 30, patience=3)
+    straight.trainer.run()
+    stopped = straight.trainer.state.epoch
+    assert straight.best.epoch + 3 == stopped < 30
+    build(tmp_path / "b", stopped - 1, patience=3).trainer.run()
+    resumed = build(tmp_path / "b", 30, resume=True, patience=3)
+    resumed.trainer.run()
+    assert load_checkpoint(tmp_path / "b/checkpoints")["trainer"]["epoch"] == stopped
+    again = build(tmp_path / "b", 30, resume=True, patience=3)
+    again.trainer.run()
+    assert load_checkpoint(tmp_path / "b/checkpoints")["trainer"]["epoch"] == stopped
+    with pytest.raises(InputError, match="early_stopping_patience must be"):
+        EarlyStopping(straight.evaluator, -1)
+
+
+def test_robust_overfitting_is_measured_and_ends_the_run(tmp_path, monkeypatch):
+    run = build(tmp_path, 6)
+    guard = RobustOverfitting(run.iteration, run.network, Fixed(), interval=1, drop=0.3, batch_size=16)
+    before = {key: value.clone() for key, value in run.network.state_dict().items()}
+    state = torch.get_rng_state()
+    accuracy = guard.accuracy()
+    assert 0 <= accuracy <= 1
+    assert equal(run.network.state_dict(), before)
+    assert torch.equal(torch.get_rng_state(), state)
+    # An attack can only lower what is right without one.
+    run.network.eval()
+    clean = float((run.network(Fixed().image).argmax(1) == Fixed().label).float().mean())
+    assert accuracy <= clean
+    values = iter([0.5, 0.9, 0.7, 0.6])
+    monkeypatch.setattr(guard, "accuracy", lambda: next(values))
+    guard.attach(run.trainer)
+    run.trainer.run()
+    assert run.trainer.state.epoch == 4
+    assert guard.state_dict() == {"best": 0.9, "stopped": True}
+    with pytest.raises(InputError, match="robust_drop"):
+        RobustOverfitting(run.iteration, run.network, Fixed(), 1, drop=2.0)
+
+
+def test_orders_and_seeds_depend_on_seed_and_epoch_alone():
+    orders = {}
+    for seed in (0, 1):
+        for epoch in (1, 2):
+            sampler = EpochSampler(range(50), seed)
+            sampler.epoch = epoch
+            orders[seed, epoch] = list(sampler)
+            assert list(sampler) == orders[seed, epoch]
+            assert sorted(orders[seed, epoch]) == list(range(50))
+    assert len({tuple(order) for order in orders.values()}) == 4
+    assert epoch_seed(0, 1) != epoch_seed(1, 0)
+    sampler, engine = EpochSampler(range(5), 0), Engine(lambda *_: None)
+    engine.state.epoch = 3
+    draws = []
+    for _ in range(2):
+        EpochSeeds(0, sampler)(engine)
+        draws.append((random.random(), float(np.random.rand()), float(torch.rand(1))))  # noqa: NPY002
+    assert draws[0] == draws[1]
+    assert sampler.epoch == 3
+
+
+def test_records_and_flags():
+    assert differences({"a": {"b": [1, 2]}, "c": 1}, {"a": {"b": [1, 3]}, "d": 2}) == ["a.b.1: was 2, is 3", "c: was 1, is absent", "d: was absent, is 2"]
+    assert [as_flag("x", value) for value in (True, False, "true", "False")] == [True, False, True, False]
+    with pytest.raises(InputError, match="resume must be true or false, got 'yes'"):
+        as_flag("resume", "yes")
+    assert describe(SGAIteration(mask_fraction=0.2))["mask_fraction"] == 0.2
+    assert checkpoint.KEPT == 2
