@@ -200,16 +200,17 @@ class Fixed(torch.utils.data.Dataset):
         return {"image": self.image[index], "label": self.label[index], "row": index + 2}
 
 
-def build(out: Path, max_epochs: int, resume: bool = False, identity: dict | None = None, num_workers: int = 0, **options: object) -> SimpleNamespace:
+def build(
+    out: Path, max_epochs: int, resume: bool = False, identity: dict | None = None, num_workers: int = 0, **options: object
+) -> SimpleNamespace:
     """A small training with all that the bundle attaches, dropout and a schedule of the learning rate included."""
     torch.manual_seed(0)
     network, dataset = TinyNet(), Fixed()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
     device = torch.device("cpu")
-    evaluator = SupervisedEvaluator(
-        device, DataLoader(dataset, batch_size=20), network, decollate=False, key_val_metric={"val_auroc": ROCAUC(output_transform=score_and_label)}
-    )
+    metric = {"val_auroc": ROCAUC(output_transform=score_and_label)}
+    evaluator = SupervisedEvaluator(device, DataLoader(dataset, batch_size=20), network, decollate=False, key_val_metric=metric)
     best = BestModelSaver(network, str(out), resume=resume)
     best.attach(evaluator)
     sampler = EpochSampler(dataset, 5)
@@ -225,7 +226,8 @@ def build(out: Path, max_epochs: int, resume: bool = False, identity: dict | Non
     early.attach(trainer)
     members = {"best_model": best, "early_stopping": early, "scheduler": scheduler}
     Checkpoints(str(out), network, optimizer, members, evaluator, identity or {"settings": {"a": 1}}, resume).attach(trainer)
-    return SimpleNamespace(trainer=trainer, network=network, optimizer=optimizer, evaluator=evaluator, best=best, early=early, iteration=iteration)
+    parts = {"network": network, "optimizer": optimizer, "best": best, "early": early, "iteration": iteration}
+    return SimpleNamespace(trainer=trainer, evaluator=evaluator, **parts)
 
 
 def equal(a: object, b: object) -> bool:
@@ -328,7 +330,8 @@ def test_what_is_not_finite_stops_before_the_optimizer(tmp_path, monkeypatch, wh
             monkeypatch.setattr("sga_monai.sga.adversarial_example", lambda network, image, *_: image * math.nan)
 
     run.trainer.add_event_handler(Events.ITERATION_STARTED, at_the_seventh)
-    with pytest.raises(NumericError, match=f"epoch 2, iteration 7, rows .*: the {what} is NaN or infinite, and the step was not taken") as caught:
+    message = f"epoch 2, iteration 7, rows .*: the {what} is NaN or infinite, and the step was not taken"
+    with pytest.raises(NumericError, match=message) as caught:
         run.trainer.run()
     assert caught.value.exit_code == 5
     weights = {name for name, _ in run.network.named_parameters()}
@@ -399,7 +402,8 @@ def test_orders_and_seeds_depend_on_seed_and_epoch_alone():
 
 
 def test_records_and_flags():
-    assert differences({"a": {"b": [1, 2]}, "c": 1}, {"a": {"b": [1, 3]}, "d": 2}) == ["a.b.1: was 2, is 3", "c: was 1, is absent", "d: was absent, is 2"]
+    changes = ["a.b.1: was 2, is 3", "c: was 1, is absent", "d: was absent, is 2"]
+    assert differences({"a": {"b": [1, 2]}, "c": 1}, {"a": {"b": [1, 3]}, "d": 2}) == changes
     assert [as_flag("x", value) for value in (True, False, "true", "False")] == [True, False, True, False]
     with pytest.raises(InputError, match="resume must be true or false, got 'yes'"):
         as_flag("resume", "yes")

@@ -31,8 +31,8 @@ def command(phantom_dir: Path):
     """The documented command on the phantom with small images, as a list."""
 
     def make(out: Path, *options: str, epochs: int = EPOCHS) -> list[str]:
-        given = {"max_epochs": epochs, "image_size": 32, "batch_size": 32, "review_interval": 0, "external_manifests": "[]", "output_dir": out,
-                 "manifest": phantom_dir / "northgate.csv", "dataset_dir": phantom_dir}  # fmt: skip
+        given = {"max_epochs": epochs, "image_size": 32, "batch_size": 32, "review_interval": 0, "external_manifests": "[]"}
+        given |= {"output_dir": out, "manifest": phantom_dir / "northgate.csv", "dataset_dir": phantom_dir}
         base = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "bundles/sga/train.json"]
         return base + [part for key, value in given.items() for part in (f"--{key}", str(value))] + list(options)
 
@@ -40,8 +40,8 @@ def command(phantom_dir: Path):
 
 
 def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    environment = os.environ | environment
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, start_new_session=True, **pipes)
 
 
 def run(command: list[str], **environment: str) -> tuple[int, str, str, float]:
@@ -115,7 +115,7 @@ def test_killed_at_any_time_and_resumed_to_the_bit(command, straight, tmp_path, 
         process = start(command(out, *options, *given))
         time.sleep(rng.uniform(0.3, 1.0) * seconds)
         kill(process)
-    code, stdout, stderr, _ = run(command(out, *options, *resume_if_there(out)))
+    code, _, stderr, _ = run(command(out, *options, *resume_if_there(out)))
     assert code == 0, stderr[-3000:]
     assert resumed
     assert_same_result(reference, out)

@@ -1,0 +1,89 @@
+"""Turn each guard of the training off, one at a time, and see that a test fails: ``python tests/faults/turn_off_guards.py``.
+
+Works on a copy of the project; prints one line a guard and ends with 1 when a guard can be removed unnoticed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT, FAULTS = "tests/test_checkpoint.py", "tests/faults/test_faults.py"
+# Guard, module, the text that is it, what stands there without it, where a test must fail.
+GUARDS = [
+    ("fsync of the file", "checkpoint", "            os.fsync(stream.fileno())\n", "", CHECKPOINT),
+    ("fsync of the folder", "checkpoint", "        sync_folder(folder)\n", "", CHECKPOINT),
+    ("temporary file and rename", "checkpoint", 'folder / f".epoch_{epoch:06d}.tmp"', "folder / f\"epoch_{epoch:06d}_{'0' * 64}.pt\"", CHECKPOINT),
+    ("read back", "checkpoint", "if hashlib.sha256(written).hexdigest() != digest:", "if False:", CHECKPOINT),
+    ("loads with weights_only", "checkpoint", "        torch.load(io.BytesIO(written), weights_only=True)\n", "", CHECKPOINT),
+    ("hash before loading", "checkpoint", "if hashlib.sha256(data).hexdigest() != path.name[13:77]:", "if False:", CHECKPOINT),
+    ("epoch as the name says", "checkpoint", 'if int(state["trainer"]["epoch"]) != epoch:', "if False:", CHECKPOINT),
+    ("keep two", "checkpoint", "KEPT = 2", "KEPT = 1", CHECKPOINT),
+    ("delete last", "checkpoint", "    buffer = io.BytesIO()\n    torch.save(dict",
+     "    for old in _checkpoints(folder)[keep - 1 :]:\n        old.unlink()\n    buffer = io.BytesIO()\n    torch.save(dict", CHECKPOINT),
+    ("no temporary left", "checkpoint", "            temporary.unlink(missing_ok=True)\n", "            pass\n", CHECKPOINT),
+    ("disk errors become exit 4", "checkpoint", "        if error.errno in DISK:", "        if False:", CHECKPOINT),
+    ("never from zero", "checkpoint", '    raise InputError("resume: output_dir holds no', '    return {}\n    raise InputError("resume: output_dir holds no', CHECKPOINT),
+    ("identity", "checkpoint", "if serious and not self.force_resume:", "if False:", CHECKPOINT),
+    ("evaluator's best", "checkpoint", 'best.best_metric, best.best_metric_epoch = (state["evaluator"]', '_ = (state["evaluator"]', CHECKPOINT),
+    ("iteration restored", "checkpoint", "engine.state.epoch, engine.state.iteration = state", "engine.state.epoch, _ = state", CHECKPOINT),
+    ("reseed each epoch", "epochs", "        torch.manual_seed(seed)\n", "", CHECKPOINT),
+    ("order by epoch", "epochs", "        self.sampler.epoch = epoch\n", "", CHECKPOINT),
+    ("draws by iteration", "sga", "(self.seed, engine.state.iteration, engine.state.rank)", "(self.seed, id(engine), engine.state.rank)", CHECKPOINT),
+    ("NaN in the image", "sga", "        self._refuse_non_finite(engine, batchdata, image=image)\n", "", CHECKPOINT),
+    ("NaN in the saliency", "sga", 'saliency=stages["gradient"], ', "", CHECKPOINT),
+    ("NaN in the perturbation", "sga", ", perturbation=adversarial)", ")", CHECKPOINT),
+    ("NaN in the loss", "sga", "        self._refuse_non_finite(engine, batchdata, loss=loss)\n", "", CHECKPOINT),
+    ("NaN in the gradient", "sga", "            self._refuse_non_finite(engine, batchdata, gradient=nn.utils.get_total_norm(gradients))\n", "", CHECKPOINT),
+    ("NaN never wins", "handlers", "        if not value > self.best:", "        if value <= self.best:", CHECKPOINT),
+    ("a better model stays", "handlers", "if self.resume and value > self.best and", "if False and", CHECKPOINT),
+    ("early stopping in the checkpoint", "guards", '        self.best, self.waited = state_dict["best"], state_dict["waited"]\n', "        pass\n", CHECKPOINT),
+    ("lock", "lock", "        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "        pass", f"{FAULTS}::test_the_lock_of_a_dead_run_is_taken_over"),
+    ("SIGTERM", "bundle", "    end_on_sigterm()\n    # MONAI", "    # MONAI", f"{FAULTS}::test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit"),
+    ("a resumed folder stays", "bundle", '    if as_flag("resume", resume):\n        return\n', "", f"{FAULTS}::test_a_file_that_may_not_grow"),
+]  # fmt: skip
+
+
+def survives(folder: Path, module: str, guard: str, without: str, tests: str) -> bool:
+    """Whether the tests pass although the guard is off."""
+    path = folder / "sga_monai" / f"{module}.py"
+    source = path.read_text()
+    if source.count(guard) != 1:
+        raise SystemExit(f"the guard is not where it should be in {module}.py: {guard.strip()}")
+    path.write_text(source.replace(guard, without))
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", tests]
+    try:
+        result = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False)
+    finally:
+        path.write_text(source)
+    if result.returncode not in (0, 1):
+        raise SystemExit(result.stdout[-3000:] + result.stderr[-3000:])
+    return result.returncode == 0
+
+
+def main() -> None:
+    """Go through the guards."""
+    unnoticed = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("sga_monai", "bundles", "tests", "pyproject.toml", "constraints.txt"):
+            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            copy(ROOT / part, folder / part)
+        for label, *guard in GUARDS:
+            began = time.monotonic()
+            passed = survives(folder, *guard)
+            unnoticed += [label] if passed else []
+            sys.stdout.write(f"{'UNNOTICED' if passed else 'caught':<10} {label} ({time.monotonic() - began:.0f} s)\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"{len(GUARDS) - len(unnoticed)} of {len(GUARDS)} caught\n")
+    raise SystemExit(bool(unnoticed))
+
+
+if __name__ == "__main__":
+    main()
