@@ -169,6 +169,47 @@ def test_links_that_leave_and_things_that_are_no_files(folder):
     assert len(load("inside.png")) == 1
 
 
+def test_the_canary_is_never_opened(folder):
+    """Every file that Python opens is noted while all attacks are read, evaluated and checked."""
+    data = folder / "data"
+    (folder / "canary.png").write_bytes(CANARY)
+    (folder / "data-canary").mkdir()
+    (folder / "data-canary/canary.png").write_bytes(CANARY)
+    (data / "leaving.png").symlink_to(folder / "canary.png")
+    (data / "folder").symlink_to(folder / "data-canary")
+    images = [image.format(outside=folder) for image in ATTACKS] + ["leaving.png", "folder/canary.png"]
+    for i, image in enumerate(images):
+        (folder / f"{i}.csv").write_text(HEADER + f'"{image}",0,1,x,test\na.png,1,2,x,test\n')
+    program = """
+import sys
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+from sga_monai.benchmark import our_chain
+from sga_monai.dataset import CXRDataset
+from sga_monai.errors import InputError
+from sga_monai.inspection import inspect_manifest
+from sga_monai.manifest import load_manifest
+folder, count = sys.argv[1], int(sys.argv[2])
+refused = 0
+for i in range(count):
+    for use in (
+        lambda path: CXRDataset(load_manifest(path, folder + "/data", allow_missing=True), our_chain(32), skip_failed=True),
+        lambda path: inspect_manifest(path, folder + "/data"),
+    ):
+        try:
+            use(f"{folder}/{i}.csv")
+        except InputError:
+            refused += 1
+print(refused, sum(path.endswith(("canary.png", "leaving.png", "/etc/passwd", "/dev/zero", "environ")) for path in opened), len(opened))
+"""
+    command = [sys.executable, "-c", program, str(folder), str(len(images))]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    refused, canaries, opened = map(int, result.stdout.split())
+    assert refused == 2 * len(images)
+    assert canaries == 0
+    assert opened > len(images)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
