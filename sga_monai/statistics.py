@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
+from sklearn.metrics import average_precision_score
 
 
 @dataclass(frozen=True)
@@ -73,23 +75,12 @@ def auroc(score: ArrayLike, label: ArrayLike, patient: ArrayLike | None = None, 
     if not np.isin(label, (0, 1)).all():
         raise ValueError("labels must be 0 or 1")
     n_positive, n_negative = int((label == 1).sum()), int((label == 0).sum())
-    keys, cluster = np.unique(patient, return_inverse=True)
-    counts = (n_positive, n_negative, len(keys))
+    counts = (n_positive, n_negative, len(np.unique(patient)))
     if not n_positive or not n_negative:
         return Auroc(math.nan, math.nan, math.nan, math.nan, *counts)
 
-    v10, v01 = placements(score, label)
-    area = float(v10.mean())
-    # Deviations of each patient's sum of placements from what the AUROC predicts for that many images.
-    d10 = np.bincount(cluster[label == 1], v10 - area, len(keys))
-    d01 = np.bincount(cluster[label == 0], v01 - area, len(keys))
-    i10, i01 = (len(np.unique(cluster[label == value])) for value in (1, 0))
-    variance = math.nan
-    if i10 > 1 and i01 > 1 and 0 < area < 1:
-        s10 = i10 / ((i10 - 1) * n_positive) * (d10**2).sum()
-        s01 = i01 / ((i01 - 1) * n_negative) * (d01**2).sum()
-        s11 = len(keys) / (len(keys) - 1) * (d10 * d01).sum()
-        variance = float(s10 / n_positive + s01 / n_negative + 2 * s11 / (n_positive * n_negative))
+    area = float(placements(score, label)[0].mean())
+    variance = auroc_covariance(score, score, label, patient) if 0 < area < 1 else math.nan
     if not variance > 0:
         return Auroc(area, math.nan, math.nan, math.nan, *counts)
     z = float(norm.ppf(0.5 + confidence / 2))
@@ -98,15 +89,131 @@ def auroc(score: ArrayLike, label: ArrayLike, patient: ArrayLike | None = None, 
     return Auroc(area, variance, _expit(logit - half), _expit(logit + half), *counts)
 
 
+def auroc_covariance(first: ArrayLike, second: ArrayLike, label: ArrayLike, patient: ArrayLike | None = None) -> float:
+    """Covariance of the AUROCs of two scores on the same images, clustered by patient (Obuchowski, Biometrics 53, 1997).
+
+    With one image a patient it is DeLong's. With ``first`` equal to ``second`` it is the variance of ``auroc``.
+
+    Returns:
+        NaN with fewer than two patients in a class.
+    """
+    label = np.asarray(label)
+    patient = np.arange(len(label)) if patient is None else np.asarray(patient)
+    keys, cluster = np.unique(patient, return_inverse=True)
+    m, n = int((label == 1).sum()), int((label == 0).sum())
+    i10, i01 = (len(np.unique(cluster[label == value])) for value in (1, 0))
+    if i10 < 2 or i01 < 2:
+        return math.nan
+    sums = []
+    for score in (first, second):
+        v10, v01 = placements(score, label)
+        # Deviations of each patient's sum of placements from what the AUROC predicts for that many images.
+        d10 = np.bincount(cluster[label == 1], v10 - v10.mean(), len(keys))
+        sums.append((d10, np.bincount(cluster[label == 0], v01 - v01.mean(), len(keys))))
+    (a10, a01), (b10, b01) = sums
+    s10 = i10 / ((i10 - 1) * m) * (a10 * b10).sum()
+    s01 = i01 / ((i01 - 1) * n) * (a01 * b01).sum()
+    s11 = len(keys) / (len(keys) - 1) * ((a10 * b01).sum() + (b10 * a01).sum())
+    return float(s10 / m + s01 / n + s11 / (m * n))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval and, for a comparison, its p-value; NaN where not estimable."""
+
+    value: float
+    low: float
+    high: float
+    p: float = math.nan
+
+
+def difference(value: float, variance: float, confidence: float = 0.95) -> Estimate:
+    """A difference with a normal interval and a two-sided p-value."""
+    if not variance > 0:
+        return Estimate(value, math.nan, math.nan)
+    half = float(norm.ppf(0.5 + confidence / 2)) * math.sqrt(variance)
+    return Estimate(value, value - half, value + half, float(2 * norm.sf(abs(value) / math.sqrt(variance))))
+
+
 def auroc_difference(external: Auroc, internal: Auroc, confidence: float = 0.95) -> tuple[float, float, float]:
     """External minus internal AUROC (the paper's sign) and its interval, for two disjoint groups of patients.
 
     Returns:
         Difference, lower and upper end; the ends are NaN when a variance is not estimable.
     """
-    difference = external.auroc - internal.auroc
-    half = float(norm.ppf(0.5 + confidence / 2)) * math.sqrt(external.variance + internal.variance)
-    return difference, difference - half, difference + half
+    result = difference(external.auroc - internal.auroc, external.variance + internal.variance, confidence)
+    return result.value, result.low, result.high
+
+
+def paired_difference(
+    first: ArrayLike, second: ArrayLike, label: ArrayLike, patient: ArrayLike | None = None, confidence: float = 0.95
+) -> Estimate:
+    """AUROC of ``first`` minus AUROC of ``second`` on the same images: DeLong's test, clustered by patient."""
+    covariance = [auroc_covariance(a, b, label, patient) for a, b in ((first, first), (second, second), (first, second))]
+    value = auroc(first, label, patient).auroc - auroc(second, label, patient).auroc
+    return difference(value, covariance[0] + covariance[1] - 2 * covariance[2], confidence)
+
+
+def difference_in_differences(site: Estimate, reference: Estimate, confidence: float = 0.95) -> Estimate:
+    """How much more the first model gains over the second at a site than at the reference, where patients are others.
+
+    Args:
+        site: ``paired_difference`` of the two models at the site.
+        reference: ``paired_difference`` of the two models on internal data.
+        confidence: of both, and of the result.
+    """
+    z = float(norm.ppf(0.5 + confidence / 2))
+    variance = sum(((estimate.high - estimate.low) / (2 * z)) ** 2 for estimate in (site, reference))
+    return difference(site.value - reference.value, variance, confidence)
+
+
+def hanley_mcneil_half_width(area: float, n_positive: int, n_negative: int, confidence: float = 0.95) -> float:
+    """Half-width to expect of an AUROC's interval (Hanley and McNeil, Radiology 143, 1982), for planning."""
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = area * (1 - area) + (n_positive - 1) * (q1 - area**2) + (n_negative - 1) * (q2 - area**2)
+    return float(norm.ppf(0.5 + confidence / 2)) * math.sqrt(variance / (n_positive * n_negative))
+
+
+def cluster_bootstrap(
+    statistic: Callable[[NDArray[np.int64]], float], patient: ArrayLike, n_samples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """A figure with a percentile interval from resampled patients.
+
+    Args:
+        statistic: from the number of times that each image is in the sample, ``[N]``, to a figure; NaN where it is not
+            estimable in a sample.
+        patient: ``[N]``, any keys; a patient is drawn with all images.
+        n_samples: number of samples.
+        confidence: of the interval.
+        seed: of the samples.
+
+    Returns:
+        Ends are NaN when more than one sample in twenty is not estimable.
+    """
+    keys, cluster = np.unique(np.asarray(patient), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    value = statistic(np.ones(len(cluster), dtype=np.int64))
+    drawn = rng.multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=n_samples)
+    samples = np.array([statistic(counts[cluster]) for counts in drawn])
+    usable = samples[~np.isnan(samples)]
+    if math.isnan(value) or len(usable) < 0.95 * n_samples:
+        return Estimate(value, math.nan, math.nan)
+    low, high = np.quantile(usable, (0.5 - confidence / 2, 0.5 + confidence / 2))
+    return Estimate(value, float(low), float(high))
+
+
+def average_precision(score: ArrayLike, label: ArrayLike, patient: ArrayLike | None = None, n_samples: int = 1000) -> Estimate:
+    """AUPRC as average precision (scikit-learn's), with an interval from resampled patients."""
+    score, label = np.asarray(score, dtype=np.float64), np.asarray(label)
+    patient = np.arange(len(label)) if patient is None else patient
+
+    def statistic(counts: NDArray[np.int64]) -> float:
+        used = counts > 0
+        if len(np.unique(label[used])) < 2:
+            return math.nan
+        return float(average_precision_score(label[used], score[used], sample_weight=counts[used]))
+
+    return cluster_bootstrap(statistic, patient, n_samples)
 
 
 def _expit(x: float) -> float:
