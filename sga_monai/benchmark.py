@@ -18,8 +18,8 @@ from rich.progress import track
 
 from sga_monai.dicom import is_dicom, read_stored
 from sga_monai.errors import InputError, ReadError
-from sga_monai.intensity import ScalePercentilesd
-from sga_monai.reader import CXRReader, decode_cxr, read_bytes, read_cxr
+from sga_monai.preprocessing import preprocessing
+from sga_monai.reader import decode_cxr, read_bytes, read_cxr
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,6 @@ class Timing:
         return [monai / ours for monai, ours in zip(self.monai, self.ours_same, strict=True)]
 
 
-def our_chain(image_size: int) -> Compose:
-    """The bundle's preprocessing."""
-    return Compose(
-        [
-            LoadImaged(keys="image", reader=CXRReader, image_only=False, ensure_channel_first=True),
-            Resized(keys="image", spatial_size=[image_size, image_size], mode="area"),
-            ScalePercentilesd(keys="image", lower=0.5, upper=99.5),
-        ]
-    )
-
-
 def monai_chain(image_size: int) -> Compose:
     """What MONAI's documentation composes: default reader, percentiles at full size, anti-aliased bilinear resize."""
     return Compose(
@@ -90,7 +79,7 @@ def time_reading(folder: str | Path, image_size: int = 224, rounds: int = 3, lim
     """
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     random.Random(0).shuffle(files)
-    ours, theirs = our_chain(image_size), monai_chain(image_size)
+    ours, theirs = preprocessing(image_size), monai_chain(image_size)
     readable: list[Path] = []
     for path in files:
         with contextlib.suppress(ReadError):

@@ -84,7 +84,8 @@ def _coefficient(
             step = np.linalg.solve(information, design.T @ (y - mean))
         except np.linalg.LinAlgError:
             return nothing
-        beta += step
+        # Where nearly all probabilities are saturated a full Newton step overshoots.
+        beta += np.clip(step, -2.0, 2.0)
         # Separated classes have no finite coefficient.
         if not np.isfinite(beta).all() or abs(beta).max() > 1e4:
             return nothing

@@ -42,6 +42,13 @@ def logit_difference(pred: Tensor) -> Tensor:
     return score
 
 
+def image_features(image: Tensor) -> dict[str, Any]:
+    """Three figures of each prepared image ``[N, 1, H, W]`` for comparing sites: mean, standard deviation, dark share."""
+    flat = image.detach().double().flatten(1).cpu()
+    dark = (flat < 0.05).double().mean(dim=1)
+    return {"image_mean": flat.mean(dim=1).numpy(), "image_sd": flat.std(dim=1).numpy(), "image_dark": dark.numpy()}
+
+
 def score_and_label(output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """``output_transform`` of MONAI's ``ROCAUC``: score ``[N]`` and label ``[N]`` of an undecollated output."""
     return logit_difference(output[Keys.PRED]), output[Keys.LABEL]
@@ -156,8 +163,9 @@ class PredictionSaver:
     """Collects an evaluator's predictions, writes ``predictions.csv`` and ``results.csv``, logs the table.
 
     ``predictions.csv`` has one line for each row of the manifests: ``set, row, patient, label, score, probability,
-    error``. ``row`` is the manifest's, ``patient`` a number or a key made with the site's key; no path and no identifier
-    is written. A row whose image could not be read has an ``error`` and no score, so evaluated + failed = rows.
+    image_mean, image_sd, image_dark, error``. ``row`` is the manifest's, ``patient`` a number or a key made with the
+    site's key; no path and no identifier is written. A row whose image could not be read has an ``error`` and no score,
+    so evaluated + failed = rows.
 
     Args:
         output_dir: where the two files go.
@@ -195,7 +203,8 @@ class PredictionSaver:
         output: Any = engine.state.output
         score = logit_difference(output[Keys.PRED]).cpu()
         frame = {key: [_plain(value) for value in batch[key]] for key in ("set", "row", "patient", "label")}
-        self.frames.append(pd.DataFrame(frame | {"score": score.numpy(), "probability": torch.sigmoid(score).numpy()}))
+        figures = {"score": score.numpy(), "probability": torch.sigmoid(score).numpy()}
+        self.frames.append(pd.DataFrame(frame | figures | image_features(output[Keys.IMAGE])))
 
     def save(self, engine: Engine) -> None:
         """Write the two files and show the table."""

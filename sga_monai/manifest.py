@@ -24,13 +24,15 @@ from typing import Any
 from sga_monai.errors import REASONS, InputError
 
 REQUIRED = ("image", "label", "patient_id", "site", "split")
-OPTIONAL = ("study_id", "view", "sex", "age", "manufacturer", "negative_type", "sha256", "boxes", "lung_mask")
+OPTIONAL = (
+    "study_id", "view", "sex", "age", "manufacturer", "negative_type", "period", "label_delta_days", "sha256", "boxes", "lung_mask",
+)  # fmt: skip
 SPLITS = ("train", "val", "test")
 # Collections that hold the same radiographs under other names (data_manifests/README.md): never one for training and the
 # other for an external test.
 OVERLAPS = (frozenset({"siim", "bimcv"}), frozenset({"siim", "ricord"}), frozenset({"rsna", "nih"}))
 MOST_ERRORS = 5
-FEW_VALUES = ("label", "site", "split", "view", "sex", "age", "manufacturer", "negative_type")
+FEW_VALUES = ("label", "site", "split", "view", "sex", "age", "manufacturer", "negative_type", "period", "label_delta_days")
 
 Row = dict[str, str]
 
@@ -252,7 +254,8 @@ def write_manifest(path: str | Path, rows: Iterable[Row], columns: Sequence[str]
     columns = [column for column in columns if column in REQUIRED or any(row.get(column) for row in rows)]
     for number, row in enumerate(rows, 2):
         for column in columns:
-            if str(row.get(column, "")).startswith(("=", "+", "-", "@", "\t", "\r")):
+            # A negative number of days is a number, not a formula.
+            if column != "label_delta_days" and str(row.get(column, "")).startswith(("=", "+", "-", "@", "\t", "\r")):
                 raise InputError(f"row {number}: {column} begins like a formula, which a spreadsheet would run; put a letter before it")
     with Path(path).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -327,8 +330,12 @@ def _problems(row: Row, require: Sequence[str]) -> list[str]:
     if "split" in require and row["split"] not in SPLITS:
         found.append("split must be train, val or test")
     found += [f"{column} is empty" for column in ("patient_id", "site") if column in require and not row[column]]
-    if row.get("age") and not re.fullmatch(r"\d{1,3}(\.\d+)?|90\+", row["age"]):
-        found.append("age must be a number of years or 90+")
+    if row.get("age") and not re.fullmatch(r"\d{1,3}(\.\d+)?|\d{1,2}-\d{1,2}|90\+", row["age"]):
+        found.append("age must be a number of years, a band as 40-64, or 90+")
+    if row.get("period") and not re.fullmatch(r"\d{4}(H[12])?", row["period"]):
+        found.append("period must be a year or half-year as 2021H1")
+    if row.get("label_delta_days") and not re.fullmatch(r"-?\d{1,4}", row["label_delta_days"]):
+        found.append("label_delta_days must be a whole number of days")
     if row.get("sex") and row["sex"] not in ("M", "F", "O"):
         found.append("sex must be M, F, O or empty")
     if row.get("sha256") and not re.fullmatch(r"[0-9a-f]{64}", row["sha256"]):

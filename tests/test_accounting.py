@@ -17,12 +17,12 @@ from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from PIL import Image
 
-from sga_monai.benchmark import our_chain
 from sga_monai.dataset import CXRDataset
 from sga_monai.errors import InputError
 from sga_monai.handlers import PredictionSaver
 from sga_monai.manifest import load_manifest
 from sga_monai.network import CXRResNet18
+from sga_monai.preprocessing import preprocessing as our_chain
 
 
 def evaluate(dataset: CXRDataset, out: Path, network: torch.nn.Module, batch_size: int = 64, **options: object) -> pd.DataFrame:

@@ -15,10 +15,10 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from sga_monai import reading
-from sga_monai.benchmark import our_chain
 from sga_monai.cache import ImageCache
 from sga_monai.dataset import CXRDataset, refuse_same_bytes
 from sga_monai.errors import InputError, WorkerError
+from sga_monai.preprocessing import preprocessing as our_chain
 from sga_monai.reader import sha256_of
 from sga_monai.settings import describe
 

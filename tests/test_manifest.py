@@ -184,7 +184,7 @@ def test_the_canary_is_never_opened(folder):
 import sys
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
-from sga_monai.benchmark import our_chain
+from sga_monai.preprocessing import preprocessing as our_chain
 from sga_monai.dataset import CXRDataset
 from sga_monai.errors import InputError
 from sga_monai.inspection import inspect_manifest

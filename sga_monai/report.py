@@ -1,0 +1,297 @@
+"""A site's evaluation as figures: report.json. Every number that the HTML shows is in it, and nothing about one case."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import ks_2samp
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.preprocessing import OneHotEncoder
+
+from sga_monai.calibration import calibration
+from sga_monai.decisions import net_benefit, operating_point
+from sga_monai.errors import InputError
+from sga_monai.files import write_whole
+from sga_monai.reference import FEATURES, FPR_GRID, read_reference, roc_on_grid
+from sga_monai.results import summarize
+from sga_monai.statistics import (
+    Auroc,
+    Estimate,
+    auroc,
+    average_precision,
+    difference,
+    difference_in_differences,
+    hanley_mcneil_half_width,
+    paired_difference,
+)
+
+GROUPS = ("sex", "age", "view", "manufacturer", "negative_type", "period")
+AGE_BANDS = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (90, "80-89"))
+THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 11))
+ENOUGH_POSITIVES, ENOUGH_PRECISION = 100, 0.05
+PSI_FLAG = 0.2
+
+
+def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict[str, Any]:
+    """Compute ``report.json`` of an evaluation and write it beside the predictions.
+
+    Args:
+        output_dir: of ``evaluate_bundle``.
+        prevalence: of the population in which the model would be used, for PPV, NPV and net benefit; the cohort's,
+            which is not a clinical one, when ``None``.
+
+    Raises:
+        InputError: when the evaluation is missing or unfinished, or ``prevalence`` is not in (0, 1).
+    """
+    out = Path(output_dir)
+    try:
+        run = json.loads((out / "run.json").read_text())
+        predictions = pd.read_csv(out / "predictions.csv", dtype={key: str for key in GROUPS}, keep_default_na=True)
+    except (OSError, ValueError):
+        raise InputError("no evaluation in this folder; run sga-monai evaluate first") from None
+    if run.get("finished") is None:
+        raise InputError("the evaluation is not finished; give the same command again")
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise InputError(f"prevalence must be in (0, 1), got {prevalence!r}")
+    reference = read_reference(out / "reference.json")
+    scored = predictions[predictions["score"].notna()]
+    summary = summarize(predictions, failure_limit=run["failure_limit"]).iloc[0]
+    models = {"sga": _model(scored, "score", reference["models"]["sga"], prevalence)}
+    comparison = None
+    if "score_nt" in scored:
+        models["nt"] = _model(scored, "score_nt", reference["models"]["nt"], prevalence)
+        comparison = _comparison(scored, reference)
+    report = {
+        "schema": "sga_monai report 1",
+        "bundle": run["bundle"],
+        "software": run["software"],
+        "manifest_sha256": run["manifest_sha256"],
+        "prevalence": prevalence,
+        "flow": _flow(predictions),
+        "failures": _failures(predictions, run["failure_limit"], summary),
+        "cohort": _cohort(scored),
+        "models": models,
+        "comparison": comparison,
+        "subgroups": _subgroups(scored),
+        "drift": _drift(scored, reference),
+        "shortcut_audit": _audit(scored),
+        "planning": {"half_width_at_0.8": _half_width(summary)},
+    }
+    report["verdict"] = _verdict(report)
+    report = _plain(report)
+    write_whole(out / "report.json", lambda path: path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n"))
+    return report
+
+
+def _model(scored: pd.DataFrame, column: str, reference: Mapping[str, Any], prevalence: float | None) -> dict[str, Any]:
+    score, label, patient = scored[column], scored["label"], scored["patient"]
+    probability = 1 / (1 + np.exp(-score.to_numpy()))
+    figure = auroc(score, label, patient)
+    inside = Auroc(
+        _nan(reference["auroc"]), _nan(reference["variance"]), math.nan, math.nan,
+        reference["n_positive"], reference["n_negative"], reference["n_patients"],
+    )  # fmt: skip
+    both = label.nunique() == 2
+    fit = calibration(probability, label, patient) if both else None
+    point = operating_point(score, label, reference["threshold"], patient, prevalence)
+    return {
+        "auroc": {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "variance": figure.variance},
+        "auprc": asdict(average_precision(score, label, patient)) if both else None,
+        "operating_point": asdict(point),
+        "calibration": asdict(fit) if fit else None,
+        "net_benefit": [
+            [t, *map(float, line)] for t, line in zip(THRESHOLDS, net_benefit(probability, label, THRESHOLDS, prevalence), strict=True)
+        ]
+        if both
+        else None,
+        "roc": [list(pair) for pair in zip(FPR_GRID, roc_on_grid(score, label), strict=True)] if both else None,
+        "internal": {"auroc": inside.auroc, "variance": inside.variance, "n_positive": inside.n_positive, "n_negative": inside.n_negative},
+        "internal_roc": [list(pair) for pair in zip(FPR_GRID, reference["roc"], strict=True)],
+        "auroc_difference": asdict(difference(figure.auroc - inside.auroc, figure.variance + inside.variance)),
+    }
+
+
+def _comparison(scored: pd.DataFrame, reference: Mapping[str, Any]) -> dict[str, Any]:
+    paired = paired_difference(scored["score"], scored["score_nt"], scored["label"], scored["patient"])
+    inside = reference["paired"]
+    did = None
+    if inside is not None and scored["label"].nunique() == 2:
+        did = asdict(difference_in_differences(paired, Estimate(*(_nan(inside[key]) for key in ("value", "low", "high")))))
+    return {"sga_minus_nt": asdict(paired), "internal_sga_minus_nt": inside, "difference_in_differences": did}
+
+
+def _flow(predictions: pd.DataFrame) -> list[dict[str, Any]]:
+    steps = [("listed", predictions)]
+    for code, rows in predictions[predictions["score"].isna()].groupby("error", sort=True):
+        steps.append((f"failed: {code}", rows))
+    steps.append(("scored", predictions[predictions["score"].notna()]))
+    return [{"step": step, **_counts(rows)} for step, rows in steps]
+
+
+def _counts(rows: pd.DataFrame) -> dict[str, int]:
+    return {
+        "images": len(rows),
+        "patients": int(rows["patient"].nunique()),
+        "positive_patients": int(rows.loc[rows["label"] == 1, "patient"].nunique()),
+        "negative_patients": int(rows.loc[rows["label"] == 0, "patient"].nunique()),
+    }
+
+
+def _cohort(scored: pd.DataFrame) -> dict[str, Any]:
+    clustered = bool(scored["patient"].duplicated().any())
+    return _counts(scored) | {
+        "positive": int((scored["label"] == 1).sum()),
+        "negative": int((scored["label"] == 0).sum()),
+        "clustered": clustered,
+    }
+
+
+def _failures(predictions: pd.DataFrame, limit: float, summary: pd.Series) -> dict[str, Any]:
+    return {
+        "failed": int(summary["n_failed"]),
+        "failed_positive": int(summary["n_failed_positive"]),
+        "failed_negative": int(summary["n_failed_negative"]),
+        "share": float(predictions["score"].isna().mean()),
+        "limit": limit,
+        "reportable": bool(summary["reportable"]),
+        "auroc_worst_case": float(summary["auroc_worst_case"]),
+    }
+
+
+def _subgroups(scored: pd.DataFrame) -> list[dict[str, Any]]:
+    table = []
+    for by in GROUPS:
+        if by not in scored or not scored[by].notna().any():
+            continue
+        levels = scored[by].fillna("missing")
+        levels = levels.map(_age_band) if by == "age" else levels
+        for level, rows in scored.groupby(levels, sort=True):
+            # Who is negative is a property of the negatives: all positives are compared with each kind.
+            if by == "negative_type":
+                rows = pd.concat([rows[rows["label"] == 0], scored[scored["label"] == 1]])
+                if level == "missing" and not (rows["label"] == 0).any():
+                    continue
+            figure = auroc(rows["score"], rows["label"], rows["patient"])
+            estimate = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high}
+            table.append({"by": by, "level": str(level), **_counts(rows), "auroc": estimate})
+    return table
+
+
+def _age_band(age: str) -> str:
+    """18-39, 40-64, ... 90+ of a number of years; a band stays."""
+    try:
+        years = float(age)
+    except ValueError:
+        return age
+    return next((band for limit, band in AGE_BANDS if years < limit), "90+")
+
+
+def _drift(scored: pd.DataFrame, reference: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Population stability index and Kolmogorov-Smirnov distance of the prepared images against the internal ones."""
+    table = []
+    for name in FEATURES:
+        known = reference["features"].get(name)
+        if not known:
+            continue
+        edges, expected = np.asarray(known["edges"]), np.asarray(known["shares"])
+        values = scored[name].to_numpy()
+        observed = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(expected)) / len(values)
+        # An empty bin would make the index infinite; half an image stands in for none.
+        p, q = (np.maximum(shares, 0.5 / len(values)) for shares in (observed, expected))
+        psi = float(((p - q) * np.log(p / q)).sum())
+        ks = float(abs(np.cumsum(observed) - np.cumsum(expected)).max())
+        table.append({"feature": name, "psi": psi, "ks": ks, "flag": psi > PSI_FLAG})
+    return table
+
+
+def _audit(scored: pd.DataFrame) -> dict[str, Any]:
+    """Can the label be read where no lung is, or from the files' metadata alone?"""
+    audit: dict[str, Any] = {}
+    for name in ("score_center_blank", "score_border_blank"):
+        figure = auroc(scored[name], scored["label"], scored["patient"])
+        audit[name.removeprefix("score_")] = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high}
+    audit["metadata_only"] = _metadata_only(scored)
+    audit["site_shift_of_scores"] = None
+    if scored["label"].nunique() == 2:
+        by_label = [scored.loc[scored["label"] == value, "score"] for value in (0, 1)]
+        audit["site_shift_of_scores"] = float(ks_2samp(*by_label).statistic)
+    return audit
+
+
+def _metadata_only(scored: pd.DataFrame) -> dict[str, float] | None:
+    """AUROC of view, manufacturer and sex by cross-validated logistic regression, patients kept together."""
+    columns = [key for key in ("view", "manufacturer", "sex") if key in scored and scored[key].fillna("").nunique() > 1]
+    patients = scored.groupby("label")["patient"].nunique()
+    if not columns or len(patients) < 2 or patients.min() < 10:
+        return None
+    design = OneHotEncoder(handle_unknown="ignore").fit_transform(scored[columns].fillna(""))
+    score = cross_val_predict(
+        LogisticRegression(), design, scored["label"], groups=scored["patient"], cv=GroupKFold(5), method="decision_function"
+    )
+    figure = auroc(score, scored["label"], scored["patient"])
+    return {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high}
+
+
+def _half_width(summary: pd.Series) -> float | None:
+    if not summary["n_positive"] or not summary["n_negative"]:
+        return None
+    return hanley_mcneil_half_width(0.8, int(summary["n_positive"]), int(summary["n_negative"]))
+
+
+def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
+    """In words, the cautious reading first."""
+    model, cohort, audit = report["models"]["sga"], report["cohort"], report["shortcut_audit"]
+    area, drop = model["auroc"], model["auroc_difference"]
+    half = (area["high"] - area["low"]) / 2
+    notes = []
+    if not report["failures"]["reportable"]:
+        code, text = "not reportable", "Too many images failed: no figure of this report can be relied upon."
+    elif cohort["positive_patients"] < ENOUGH_POSITIVES or not half <= ENOUGH_PRECISION:
+        code = "inconclusive"
+        text = (
+            f"The site is too small for a conclusion: {cohort['positive_patients']} positive patients (at least {ENOUGH_POSITIVES} are "
+            f"needed), and the AUROC is known to +/- {half:.2f} (at most {ENOUGH_PRECISION:.2f}). The figures below are indications."
+        )
+    elif not math.isnan(drop["high"]) and drop["high"] < 0:
+        code, text = "worse", f"The model works worse here than inside: AUROC {area['value']:.2f} against {model['internal']['auroc']:.2f}."
+    elif drop["low"] > -ENOUGH_PRECISION:
+        code, text = (
+            "holds",
+            f"No drop of the AUROC by {ENOUGH_PRECISION:.2f} or more: {area['value']:.2f} against {model['internal']['auroc']:.2f} inside.",
+        )
+    else:
+        code, text = "inconclusive", "The difference from the internal AUROC cannot be told from no difference."
+    center = audit["center_blank"]
+    if not math.isnan(center["low"]) and center["low"] > 0.6:
+        notes.append(f"Shortcut suspected: with the lungs blanked the AUROC is still {center['value']:.2f}.")
+    metadata = audit["metadata_only"]
+    if metadata and not math.isnan(metadata["low"]) and metadata["low"] > 0.6:
+        notes.append(f"Confounded cohort: view, manufacturer and sex alone give an AUROC of {metadata['value']:.2f}.")
+    if any(line["flag"] for line in report["drift"]):
+        notes.append("The images differ from the internal ones (see drift).")
+    if report["prevalence"] is None:
+        notes.append("PPV, NPV and net benefit are at the cohort's prevalence, which is not a clinical one.")
+    return {"code": code, "text": text, "notes": notes}
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _plain(value: Any) -> Any:
+    """Plain JSON values: NaN as null, NumPy's numbers as Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
