@@ -1,4 +1,4 @@
-"""The command ``sga-monai``: the phantom, manifests and benchmarks. Training and evaluation are MONAI bundles."""
+"""The command ``sga-monai``: phantom, manifests, bundles for hospitals, benchmarks. Training is a MONAI bundle."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ from rich.table import Table
 
 from sga_monai import __version__, benchmark, sources
 from sga_monai.errors import EXIT_INPUT_REFUSED, EXIT_INTERRUPTED, EXIT_SOME_ROWS_FAILED, REASONS, InputError, input_error
+from sga_monai.external import evaluate_bundle
+from sga_monai.from_dicom import manifest_from_dicom
 from sga_monai.inspection import FACTS, inspect_manifest, write_contact_sheet
 from sga_monai.manifest import new_site_key, read_manifest, write_manifest
+from sga_monai.package import package_bundle
 from sga_monai.phantom import write_contact_sheet as draw_sites
 from sga_monai.phantom import write_phantom
+from sga_monai.pool import pool_releases
 from sga_monai.reader import read_cxr
+from sga_monai.release import MIN_CELL, make_release, numbers
+from sga_monai.report import make_report
+from sga_monai.report_html import write_html
+from sga_monai.results import render, summarize
+from sga_monai.verify import lint_bundle, verify_bundle, verify_signature
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 manifests = typer.Typer(no_args_is_help=True, help="Build, check and key manifests.")
@@ -130,6 +139,124 @@ def key(out: Annotated[Path, typer.Argument(help="The new file; it stays at the 
     """Make the site's key, with which patients are named in every output (option site_key)."""
     new_site_key(out)
     typer.echo(f"wrote {out.name}, readable by you alone; keep it: another key gives every patient another name")
+
+
+@manifests.command("from-dicom")
+def from_dicom(
+    folder: Annotated[Path, typer.Argument(help="Folder of images, searched with its subfolders; later the dataset_dir.")],
+    labels: Annotated[Path, typer.Option(help="CSV: label and accession, patient_id or image; label_date, negative_type.")],
+    site: Annotated[str, typer.Option(help="Name of the site in the manifest.")],
+    site_key: Annotated[Path, typer.Option(help="File of `sga-monai manifest key`.")],
+    out: Annotated[Path, typer.Option(help="The manifest.")],
+) -> None:
+    """Write a site's manifest from headers and labels; identifiers are joined and forgotten."""
+    counts = manifest_from_dicom(folder, labels, site, site_key, out)
+    table = Table("files", "number", title=out.name)
+    for name, count in sorted(counts.items(), key=lambda item: item[0] != "listed"):
+        table.add_row(name, str(count))
+    Console().print(table)
+
+
+@app.command()
+def package(
+    checkpoint: Annotated[Path, typer.Option(help="model.pt of a finished training.")],
+    out: Annotated[Path, typer.Option(help="Folder of bundles.")] = Path("dist"),
+    nt_checkpoint: Annotated[Path | None, typer.Option(help="model.pt of natural training on the same manifest.")] = None,
+    site_manifest: Annotated[list[Path] | None, typer.Option(help="Manifest of a known site; may be repeated.")] = None,
+    source: Annotated[Path, typer.Option(help="The flat source bundle.")] = Path("bundles/sga"),
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "sga_cxr",
+) -> None:
+    """Make a bundle for hospitals from a finished training: folder and zip, with reference and checksums."""
+    folder = package_bundle(checkpoint, out, source, nt_checkpoint, site_manifest or (), name)
+    typer.echo(f"wrote {folder.name}/ and {folder.name}.zip")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")],
+    public_key: Annotated[Path | None, typer.Option(help="The sender's public key, which came by another way.")] = None,
+) -> None:
+    """Check every file of a bundle before anything of it is parsed; then list what in it is more than data."""
+    count = verify_bundle(bundle)
+    if public_key is None:
+        typer.echo(f"{count} files are what was packaged. Integrity only, not origin: no signature was checked")
+    else:
+        verify_signature(bundle, public_key)
+        typer.echo(f"{count} files are what was packaged, and signed with this key")
+    lint = lint_bundle(bundle)
+    typer.echo(f"{len(lint.expressions)} expressions that `monai.bundle run` would evaluate; sga-monai evaluate runs none of them:")
+    for line in lint.expressions:
+        typer.echo(f"  {line}")
+    if lint.foreign or lint.code:
+        for line in (*lint.foreign, *lint.code):
+            typer.echo(f"  foreign: {line}")
+        raise InputError("the bundle names code outside monai, torch, ignite and sga_monai, or holds code; do not use it")
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")],
+    manifest: Annotated[Path, typer.Option(help="The site's manifest.")],
+    dataset_dir: Annotated[Path, typer.Option(help="The folder that image is relative to.")],
+    output_dir: Annotated[Path, typer.Option(help="Where everything is written; it stays at the site.")],
+    public_key: Annotated[Path | None, typer.Option(help="The sender's public key.")] = None,
+    site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`.")] = None,
+    failure_limit: Annotated[float, typer.Option(help="Share of failed images above which there is no headline figure.")] = 0.01,
+    num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
+) -> None:
+    """Score a site's images with a bundle: offline, and without running anything of the bundle."""
+    predictions = evaluate_bundle(bundle, manifest, dataset_dir, output_dir, public_key, site_key, failure_limit, num_workers)
+    failed = int(predictions["score"].isna().sum())
+    typer.echo(render(summarize(predictions, failure_limit=failure_limit)))
+    typer.echo(f"{len(predictions)} rows: {len(predictions) - failed} scored, {failed} failed. Next: sga-monai report")
+    if failed:
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+
+
+@app.command()
+def report(
+    output_dir: Annotated[Path, typer.Argument(help="Folder of `sga-monai evaluate`.")],
+    prevalence: Annotated[float | None, typer.Option(help="Of the population, for PPV, NPV and net benefit.")] = None,
+) -> None:
+    """Write report.html and report.json for the hospital."""
+    figures = make_report(output_dir, prevalence)
+    page = write_html(figures, output_dir)
+    verdict = figures["verdict"]
+    typer.echo(f"{verdict['code']}: {verdict['text']}")
+    for note in verdict["notes"]:
+        typer.echo(f"- {note}")
+    typer.echo(f"wrote {page.name} and report.json")
+
+
+@app.command()
+def release(
+    output_dir: Annotated[Path, typer.Argument(help="Folder of `sga-monai report`.")],
+    out: Annotated[Path, typer.Option(help="The file that may leave.")],
+    site: Annotated[str, typer.Option(help="Alias of the site.")] = "site",
+    min_cell: Annotated[int, typer.Option(help="Smallest number of patients that is shown, at least 10.")] = MIN_CELL,
+) -> None:
+    """Write the aggregates that may leave the site, and print every one of them."""
+    content = make_release(output_dir, out, site, min_cell)
+    for place, value in numbers(content):
+        typer.echo(f"{place}: {value}")
+    typer.echo(f"wrote {out.name}; this is all that leaves")
+
+
+@app.command()
+def pool(
+    releases: Annotated[list[Path], typer.Argument(help="release.json of each site.")],
+    out: Annotated[Path, typer.Option(help="Folder of pooled.html and pooled.json.")],
+) -> None:
+    """Pool the sites' releases: random effects, heterogeneity, forest plot."""
+    pooled = pool_releases(releases, out)
+    table = Table("model", "sites", "AUROC", "95 % CI", "I2")
+    for key, model in pooled["models"].items():
+        figure = model["pooled"]
+        table.add_row(
+            key, str(figure["n_sites"]), f"{figure['auroc']:.3f}", f"[{figure['low']:.3f}, {figure['high']:.3f}]", f"{figure['i2']:.0%}"
+        )
+    Console().print(table)
+    typer.echo("wrote pooled.html and pooled.json")
 
 
 @benchmarks.command()

@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pydicom
@@ -79,6 +79,20 @@ def read_stored(data: bytes) -> NDArray[np.generic]:
     """The first frame's stored values and nothing else, for measuring the decoder's share."""
     with _quiet():
         return decode_frame(_parse(data))
+
+
+def read_header(data: bytes, keywords: Sequence[str]) -> dict[str, str]:
+    """The given elements of a header as stripped text; absent ones are left out. What they hold may name the patient.
+
+    Raises:
+        ReadError: "unreadable", when the header cannot be parsed.
+    """
+    with _quiet():
+        dataset = _parse(data, pixels=False)
+        try:
+            return {keyword: str(dataset.get(keyword)).strip() for keyword in keywords if dataset.get(keyword) not in (None, "")}
+        except Exception:
+            raise ReadError("unreadable") from None
 
 
 def read_facts(data: bytes) -> dict[str, str]:

@@ -1,0 +1,496 @@
+"""A hospital's journey, as docs/hospital.md tells it: package, move, verify, evaluate, report, release, pool."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+import torch
+from conftest import ROOT
+from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+from PIL import Image
+from statsmodels.stats.meta_analysis import combine_effects
+
+from sga_monai.errors import InputError
+from sga_monai.from_dicom import manifest_from_dicom
+from sga_monai.manifest import new_site_key, read_manifest
+from sga_monai.package import package_bundle
+from sga_monai.pool import pool_effects, pool_releases
+from sga_monai.reference import read_reference
+from sga_monai.release import check_release, make_release, numbers, suppress
+from sga_monai.report import make_report
+from sga_monai.verify import lint_bundle, verify_bundle
+
+BUNDLE = "sga_cxr-0.1.0"
+
+
+def run(*arguments: str, cwd: Path, prefix: tuple[str, ...] = (), code: int = 0) -> str:
+    environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
+    command = [*prefix, sys.executable, "-m", *arguments]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=600, env=environment)
+    assert result.returncode == code, result.stdout[-2000:] + result.stderr[-3000:]
+    assert "Traceback" not in result.stderr
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="session")
+def runs(phantom_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short SGA training and its natural twin."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, weight in (("sga", "1.0"), ("nt", "0")):
+        run(
+            "monai.bundle", "run", "training", "--config_file", "bundles/sga/train.json", "--image_size", "32", "--batch_size", "32",
+            "--max_epochs", "2", "--review_interval", "0", "--manifest", f"{phantom_dir}/northgate.csv", "--dataset_dir", str(phantom_dir),
+            "--kl_weight", weight, "--output_dir", str(folder / name), cwd=ROOT,
+        )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(runs: Path, phantom_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    return package_bundle(
+        runs / "sga/model.pt", out, ROOT / "bundles/sga", runs / "nt/model.pt", [phantom_dir / "harbor.csv"]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def hospital(phantom_dir: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The zip, a folder of harbor's images and a table of labels: all that a hospital begins with."""
+    folder = tmp_path_factory.mktemp("hospital")
+    shutil.copy(bundle.with_name(f"{BUNDLE}.zip"), folder)
+    (folder / "images").mkdir()
+    lines = ["accession,label,label_date,negative_type"]
+    for i, row in enumerate(read_manifest(phantom_dir / "harbor.csv")):
+        dataset = pydicom.dcmread(phantom_dir / row["image"])
+        dataset.AccessionNumber, dataset.StudyDate = f"A{i:04d}", f"2021{1 + i % 12:02d}05"
+        dataset.save_as(folder / "images" / f"{i:04d}.dcm")
+        lines.append(f"A{i:04d},{row['label']},2021-{1 + i % 12:02d}-06,{'' if row['label'] == '1' else 'other_pneumonia'}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of a page: indented lines that begin like one."""
+    return [line.strip() for line in page.read_text().splitlines() if re.match(r"    (sga-monai|unzip) ", line)]
+
+
+def small_cohort(folder: Path) -> None:
+    """Enough patients for a release: every image its own."""
+    frame = pd.read_csv(folder / "out/predictions.csv")
+    assert frame["patient"].nunique() >= 20, "the phantom site must have ten patients of each class"
+
+
+def test_docs_lead_from_the_zip_to_the_pooled_page(hospital, phantom_dir):
+    page = ROOT / "docs/hospital.md"
+    assert len(page.read_text().splitlines()) < 150
+    if len(read_manifest(phantom_dir / "harbor.csv")) < 40:
+        pytest.skip("a phantom with few images has too few patients for a release")
+    isolated = ("unshare", "-n") if subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode == 0 else ()
+    done = []
+    for command in commands(page):
+        name, *arguments = command.split()
+        if "--nt-checkpoint" in arguments:
+            continue
+        if arguments[0] == "pool":
+            release = json.loads((hospital / "release.json").read_text())
+            (hospital / "release_b.json").write_text(json.dumps(release | {"site": "site-B"}))
+        if name == "unzip":
+            with zipfile.ZipFile(hospital / arguments[-1]) as archive:
+                assert all(not info.filename.startswith(("/", "..")) for info in archive.infolist())
+            subprocess.run(["unzip", "-q", arguments[-1]], cwd=hospital, check=True)
+        else:
+            done.append(arguments[0])
+            run("sga_monai", *arguments, cwd=hospital, prefix=isolated)
+    assert done == ["verify", "manifest", "manifest", "manifest", "evaluate", "report", "release", "pool"]
+    html = (hospital / "out/report.html").read_text()
+    assert len(html) < 1_000_000
+    assert "<script" not in html
+    # Nothing is fetched: no address in a link, a source or a style.
+    assert not re.search(r'(src|href)="(?!data:|#)', html)
+    assert "@import" not in html
+    report = json.loads((hospital / "out/report.json").read_text())
+    assert report["prevalence"] == 0.12
+    assert f"{report['models']['sga']['auroc']['value']:.3f}" in html
+    assert {line["by"] for line in report["subgroups"]} >= {"sex", "age", "view", "period", "negative_type"}
+    assert (hospital / "pooled/pooled.html").is_file()
+    # Again with the same inputs: the same predictions, the earlier evaluation set aside.
+    again = ("--manifest", "site.csv", "--dataset-dir", "images", "--output-dir", "out")
+    run("sga_monai", "evaluate", BUNDLE, *again, cwd=hospital, prefix=isolated)
+    assert (hospital / "out/predictions.csv").read_bytes() == (hospital / "out.1/predictions.csv").read_bytes()
+
+
+def test_monais_own_checks_accept_the_package(bundle, phantom_dir, tmp_path):
+    run("monai.bundle", "run", "evaluating", "--config_file", "configs/evaluate.json", "--manifest", f"{phantom_dir}/harbor.csv",
+        "--dataset_dir", str(phantom_dir), "--output_dir", f"{tmp_path}/out", cwd=bundle)  # fmt: skip
+    assert len(pd.read_csv(tmp_path / "out/predictions.csv")) == len(read_manifest(phantom_dir / "harbor.csv"))
+    network = torch.jit.load(bundle / "models/model.ts")
+    state = torch.load(bundle / "models/model.pt", weights_only=True)
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
+    schema = ROOT.parent / "shared/data/monai/meta_schema_20240725.json"
+    if schema.is_file():
+        target = tmp_path / "metadata.json"
+        target.write_text(json.dumps(json.loads((bundle / "configs/metadata.json").read_text()) | {"schema": schema.as_uri()}))
+        verify_metadata(meta_file=str(target), filepath=str(tmp_path / "schema.json"))
+    files = {"config_file": str(bundle / "configs/inference.json"), "meta_file": str(bundle / "configs/metadata.json")}
+    verify_net_in_out(net_id="network_def", device="cpu", **files)
+    hook = sys.excepthook
+    try:
+        workflow = ConfigWorkflow(
+            config_file=str(bundle / "configs/evaluate.json"), meta_file=files["meta_file"], workflow_type="infer",
+            manifest=str(phantom_dir / "harbor.csv"), dataset_dir=str(phantom_dir), output_dir=str(tmp_path / "w"),
+            checkpoint=str(bundle / "models/model.pt"),
+        )  # fmt: skip
+        workflow.initialize()
+        assert workflow.check_properties() == []
+    finally:
+        sys.excepthook = hook
+
+
+def test_the_same_run_gives_the_same_bytes(runs, bundle, phantom_dir, tmp_path):
+    again = package_bundle(runs / "sga/model.pt", tmp_path, ROOT / "bundles/sga", runs / "nt/model.pt", [phantom_dir / "harbor.csv"])
+    assert again.with_name(f"{BUNDLE}.zip").read_bytes() == bundle.with_name(f"{BUNDLE}.zip").read_bytes()
+    with pytest.raises(InputError, match="is there already"):
+        package_bundle(runs / "sga/model.pt", tmp_path, ROOT / "bundles/sga")
+
+
+def test_only_a_finished_finite_run_is_packaged(runs, tmp_path):
+    def attempt(change) -> None:
+        copy = tmp_path / "run"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(runs / "sga", copy, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+        change(copy)
+        package_bundle(copy / "model.pt", tmp_path / "dist", ROOT / "bundles/sga")
+
+    def unfinished(copy: Path) -> None:
+        card = json.loads((copy / "run.json").read_text())
+        (copy / "run.json").write_text(json.dumps(card | {"finished": None}))
+
+    def poisoned(copy: Path) -> None:
+        state = torch.load(copy / "model.pt", weights_only=True)
+        state["fc.bias"][0] = float("nan")
+        torch.save(state, copy / "model.pt")
+        card = json.loads((copy / "run.json").read_text())
+        (copy / "run.json").write_text(json.dumps(card | {"model_sha256": hashlib.sha256((copy / "model.pt").read_bytes()).hexdigest()}))
+
+    for change, message in (
+        (unfinished, "not finished"),
+        (lambda copy: (copy / "model.pt").write_bytes(b"other"), "not those of the run card"),
+        (poisoned, "not finite"),
+        (lambda copy: (copy / "predictions.csv").unlink(), "no run.json and predictions.csv"),
+    ):
+        with pytest.raises(InputError, match=message):
+            attempt(change)
+    assert not list((tmp_path / "dist").glob("*"))
+
+
+def mutations(folder: Path, rng: random.Random):
+    """Forty ways to change a bundle by one thing, each as a name and a function."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+    def flip(root: Path, name: str) -> None:
+        data = bytearray((root / name).read_bytes())
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        (root / name).write_bytes(bytes(data))
+
+    def add(root: Path, name: str) -> None:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x")
+
+    def link(root: Path, name: str) -> None:
+        content = (root / name).read_bytes()
+        (root.parent / "elsewhere").write_bytes(content)
+        (root / name).unlink()
+        (root / name).symlink_to(root.parent / "elsewhere")
+
+    for name in files:
+        yield f"flip {name}", lambda root, n=name: flip(root, n)
+    for name in ("configs/extra.json", "scripts/__init__.py", "sitecustomize.py", ".hidden", "models/model.pt.bak", "a\nb", "docs/é.md"):
+        yield f"add {name!r}", lambda root, n=name: add(root, n)
+    for name in files[:6]:
+        yield f"remove {name}", lambda root, n=name: (root / n).unlink()
+    for name in ("LICENSE", "configs/evaluate.json", "models/model.pt"):
+        yield f"rename {name}", lambda root, n=name: (root / n).rename((root / n).with_name(Path(n).name.swapcase()))
+        yield f"link {name}", lambda root, n=name: link(root, n)
+    yield "empty", lambda root: (root / "models/model.pt").write_bytes(b"")
+    yield "append", lambda root: (root / "models/model.pt").open("ab").write(b"\0")
+    yield "pipe", lambda root: os.mkfifo(root / "pipe")
+    yield "linked folder", lambda root: (root / "more").symlink_to(root / "docs")
+    yield "two lines for one", lambda root: (root / "SHA256SUMS").write_text((root / "SHA256SUMS").read_text() * 2)
+    yield "climbing", lambda root: (root / "SHA256SUMS").open("a").write(f"{'0' * 64}  ../x\n")
+
+
+def test_every_single_change_is_found_before_anything_is_parsed(bundle, tmp_path, monkeypatch):
+    verify_bundle(bundle)
+    cases = list(mutations(bundle, random.Random(0)))
+    assert len(cases) >= 40
+    monkeypatch.setattr(json, "loads", lambda *_: pytest.fail("parsed"))
+    monkeypatch.setattr(torch, "load", lambda *_: pytest.fail("loaded"))
+    for i, (name, change) in enumerate(cases):
+        copy = tmp_path / f"{i}" / BUNDLE
+        shutil.copytree(bundle, copy)
+        change(copy)
+        try:
+            verify_bundle(copy)
+        except InputError:
+            shutil.rmtree(copy.parent)
+        else:
+            pytest.fail(f"unnoticed: {name}")
+
+
+class Evil:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.canary}",)
+
+
+def hostile(copy: Path, canary: Path):
+    """Twelve bundles whose sender made the checksums himself."""
+    touch = f"$__import__('os').system('touch {canary}')"
+
+    def config(change) -> None:
+        path = copy / "configs/evaluate.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    def reference(change) -> None:
+        path = copy / "reference.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    def write(name: str, text: str) -> None:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_text(text)
+
+    code = f"import os; os.system('touch {canary}')"
+    yield "pickled weights", lambda: torch.save({"fc.bias": Evil(canary)}, copy / "models/model.pt")
+    yield "pickle instead of weights", lambda: (copy / "models/model.pt").write_bytes(__import__("pickle").dumps(Evil(canary)))
+    yield "expression", lambda: config(lambda c: c.update(image_size=touch))
+    yield "initialize", lambda: config(lambda c: c["initialize"].insert(0, touch))
+    yield "imports", lambda: config(lambda c: c.update(imports=[touch]))
+    yield "target", lambda: config(lambda c: c.update(x={"_target_": "subprocess.getoutput", "cmd": f"touch {canary}"}))
+    handler = f"[handlers]\nkeys=x\n[handler_x]\nclass=__import__('os').system('touch {canary}')\n"
+    yield "logging", lambda: write("configs/logging.conf", handler)
+    yield "scripts", lambda: write("scripts/__init__.py", code)
+    yield "sitecustomize", lambda: write("sitecustomize.py", code)
+    yield "package", lambda: write("sga_monai/__init__.py", code)
+    yield "reference name", lambda: reference(lambda r: r.update(name=touch))
+    yield "reference field", lambda: reference(lambda r: r.update(extra={"_target_": "os.system"}))
+
+
+ATTEMPT = """
+import json, os, sys
+from pathlib import Path
+from sga_monai.errors import InputError
+from sga_monai.external import evaluate_bundle
+from sga_monai.verify import lint_bundle, verify_bundle
+outcomes = {}
+for copy in sys.argv[3:]:
+    os.chdir(copy)
+    outcome = []
+    for attempt in (verify_bundle, lint_bundle, lambda b: evaluate_bundle(b, sys.argv[1], sys.argv[2], Path(b).parent / "out")):
+        try:
+            attempt(copy)
+            outcome.append(0)
+        except InputError as error:
+            outcome.append(error.exit_code)
+    outcomes[copy] = outcome
+print(json.dumps(outcomes))
+"""
+
+
+def test_hostile_bundles_run_nothing(bundle, phantom_dir, tmp_path):
+    canary = tmp_path / "canary"
+    copies = {}
+    for i, name in enumerate(name for name, _ in hostile(Path(), canary)):
+        copies[name] = copy = tmp_path / f"{i}" / BUNDLE
+        shutil.copytree(bundle, copy)
+        dict(hostile(copy, canary))[name]()
+        # Whoever wrote the bundle also wrote its checksums, and its reference.
+        if name.startswith("pickle"):
+            content = json.loads((copy / "reference.json").read_text())
+            content["models"]["sga"]["sha256"] = hashlib.sha256((copy / "models/model.pt").read_bytes()).hexdigest()
+            (copy / "reference.json").write_text(json.dumps(content))
+        files = sorted(path for path in copy.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
+        sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(copy).as_posix()}\n" for path in files)
+        (copy / "SHA256SUMS").write_text(sums)
+    assert len(copies) == 12
+    command = [sys.executable, "-c", ATTEMPT, f"{phantom_dir}/harbor.csv", str(phantom_dir), *map(str, copies.values())]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    outcomes = json.loads(result.stdout.splitlines()[-1])
+    assert not canary.exists()
+    for name, copy in copies.items():
+        integrity, _, evaluated = outcomes[str(copy)]
+        assert integrity == 0
+        assert evaluated == (3 if name.startswith(("pickle", "reference")) else 0), name
+        if name in ("target", "scripts", "sitecustomize", "package"):
+            lint = lint_bundle(copy)
+            assert lint.foreign or lint.code, name
+    # The command itself, started in the folder of the bundle that holds a package of our name.
+    script = Path(sys.executable).with_name("sga-monai")
+    if script.exists():
+        result = subprocess.run([script, "verify", "."], cwd=copies["package"], capture_output=True, text=True, check=False, timeout=100)
+        assert result.returncode == 3
+        assert not canary.exists()
+
+
+def test_lint_lists_expressions_and_foreign_targets(bundle):
+    lint = lint_bundle(bundle)
+    assert lint.foreign == []
+    assert lint.code == []
+    assert any("configs/evaluate.json: device: $torch.device" in line for line in lint.expressions)
+
+
+def level(by: str, name: str, positive: int, negative: int) -> dict:
+    return {"by": by, "level": name, "patients": positive + negative, "positive_patients": positive, "negative_patients": negative,
+            "auroc": {"value": 0.8, "low": 0.7, "high": 0.9}}  # fmt: skip
+
+
+def test_suppression_cannot_be_undone_by_subtraction():
+    cohort = {"patients": 300, "positive_patients": 100, "negative_patients": 200}
+    rng = random.Random(0)
+    for _ in range(300):
+        cuts = [sorted(rng.randrange(total + 1) for _ in range(rng.choice((1, 2, 4)))) for total in (100, 200)]
+        parts = [np.diff([0, *cut[: min(map(len, cuts))], total]) for cut, total in zip(cuts, (100, 200), strict=True)]
+        levels = [level("sex", f"L{i}", int(p), int(n)) for i, (p, n) in enumerate(zip(*parts, strict=True))]
+        result = suppress(levels, cohort, 10)
+        shown = [line for line in result if not line["suppressed"]]
+        assert all(min(line["patients"], line["positive_patients"], line["negative_patients"]) >= 10 for line in shown)
+        hidden = [line for line in result if line["suppressed"]]
+        assert len(hidden) != 1
+        if hidden and shown:
+            for key, total in cohort.items():
+                assert total - sum(line[key] for line in shown) >= 10
+    four = suppress([level("sex", "F", 60, 100), level("sex", "M", 38, 97), level("sex", "O", 2, 3)], cohort, 10)
+    assert [line["suppressed"] for line in four] == [False, True, True]
+
+
+def test_release_fails_closed(hospital, tmp_path):
+    if not (hospital / "out/report.json").is_file():
+        pytest.skip("needs the journey's report")
+    release = make_release(hospital / "out", tmp_path / "r.json", "site-A")
+    check_release(release)
+    text = (tmp_path / "r.json").read_text()
+    assert not re.search(r'"(counts|bins|cases|row|rows|predictions|min|max|threshold|images)"', text)
+    assert len(list(numbers(release))) > 100
+    assert all(value is None or not isinstance(value, float) or round(value, 3) == value for _, value in numbers(release))
+    for min_cell in (9, 0, True, 5.0):
+        with pytest.raises(InputError, match="min_cell must be 10 or more"):
+            make_release(hospital / "out", tmp_path / "n.json", min_cell=min_cell)
+    with pytest.raises(InputError, match="nothing may leave"):
+        make_release(hospital / "out", tmp_path / "n.json", min_cell=1000)
+    for change in (
+        {"cases": [1]}, {"cohort": release["cohort"] | {"patients": 4}}, {"site": "DOE^SECRET"}, {"min_cell": 5},
+        {"subgroups": [{"by": "sex", "level": "F", "suppressed": False, "patients": 4}]},
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="is not what may leave a site"):
+            check_release(release | change)
+    report = json.loads((hospital / "out/report.json").read_text())
+    report["models"]["sga"]["scores"] = [1, 2, 3]
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "report.json").write_text(json.dumps(report))
+    assert "scores" not in json.dumps(make_release(copy, tmp_path / "again.json", "site-A"))
+    assert not (tmp_path / "n.json").exists()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pooling_against_statsmodels(seed):
+    rng = np.random.default_rng(seed)
+    k = 3 + seed
+    variances = rng.uniform(0.01, 0.08, k)
+    effects = rng.normal(1.2, 0.4, k)
+    mean, error, tau2, q = pool_effects(effects.tolist(), variances.tolist())
+    theirs = combine_effects(effects, variances, method_re="chi2")
+    assert tau2 == pytest.approx(theirs.tau2, abs=1e-9)
+    assert q == pytest.approx(theirs.q, abs=1e-9)
+    assert mean == pytest.approx(theirs.mean_effect_re, abs=1e-9)
+    assert error == pytest.approx(theirs.sd_eff_w_re_hksj, abs=1e-9)
+
+
+def test_pooling_refuses_what_does_not_belong(hospital, tmp_path):
+    if not (hospital / "release.json").is_file():
+        pytest.skip("needs the journey's release")
+    release = json.loads((hospital / "release.json").read_text())
+    paths = []
+    other_bundle = release["bundle"] | {"sha256sums": "0" * 64}
+    for i, change in enumerate(({}, {"site": "site-B"}, {"site": "site-C", "bundle": other_bundle}, {"x": 1})):
+        paths.append(tmp_path / f"{i}.json")
+        paths[-1].write_text(json.dumps(release | change))
+    pooled = pool_releases(paths[:2], tmp_path / "out")
+    assert pooled["cohort"]["patients"] == 2 * release["cohort"]["patients"]
+    for group, message in (((0, 0), "same site"), ((0, 2), "different bundles"), ((0, 3), "not what may leave"), ((0,), "at least two")):
+        with pytest.raises(InputError, match=message):
+            pool_releases([paths[i] for i in group], tmp_path / "out")
+
+
+def test_manifest_from_headers(tmp_path, phantom_dir):
+    images = tmp_path / "images"
+    images.mkdir()
+    new_site_key(tmp_path / "site.key")
+    base = pydicom.dcmread(phantom_dir / read_manifest(phantom_dir / "harbor.csv")[0]["image"])
+    for i, (age, birth) in enumerate((("067Y", ""), ("", "19300601"), ("", ""), ("015Y", ""))):
+        base.PatientID, base.AccessionNumber, base.StudyDate = f"MRN-{i}", f"ACC-{i}", "20210830"
+        base.PatientName, base.PatientAge, base.PatientBirthDate = "DOE^SECRET", age, birth
+        base.Manufacturer = "=cmd()" if i == 2 else "Birch"
+        base.save_as(images / f"{i}.dcm")
+    base.Modality = "CT"
+    base.save_as(images / "ct.dcm")
+    Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20)).save(images / "a.png")
+    (images / "notes.txt").write_text("x")
+    (tmp_path / "labels.csv").write_text(
+        "patient_id,accession,image,label,label_date,negative_type\n"
+        "mrn-0,,,1,2021-09-01,\n,acc-1,,0,2021-08-29,healthy\nMRN-2,,,0,,\nPNG-1,,a.png,1,,\nMRN-9,,,1,,\n"
+    )
+    counts = manifest_from_dicom(images, tmp_path / "labels.csv", "our_hospital", tmp_path / "site.key", tmp_path / "site.csv")
+    assert counts == {"listed": 4, "left out: no label": 1, "left out: not CR or DX": 1, "left out: not an image": 1}
+    text = (tmp_path / "site.csv").read_text()
+    assert not re.search("MRN|ACC-|DOE|SECRET|1930|20210830|PNG-1|cmd", text, re.IGNORECASE)
+    rows = {row["image"]: row for row in read_manifest(tmp_path / "site.csv")}
+    assert [rows[f"{i}.dcm"]["age"] for i in range(3)] == ["65-79", "90+", ""]
+    assert rows["0.dcm"]["label_delta_days"] == "2"
+    assert rows["1.dcm"]["label_delta_days"] == "-1"
+    assert rows["1.dcm"]["negative_type"] == "healthy"
+    assert {row["period"] for row in rows.values()} == {"2021H2", ""}
+    assert rows["2.dcm"]["manufacturer"] == ""
+    for content, message in (
+        ("patient_id,label\nMRN-0,1\nmrn-0 ,0\n", "row 3 gives another label"),
+        ("patient_id,label\nMRN-0,yes\n", "row 2: label must be 0 or 1"),
+        ("name,label\nx,1\n", "the columns must be label"),
+        ("patient_id,label\nnobody,1\n", "no image has a label"),
+    ):
+        (tmp_path / "bad.csv").write_text(content)
+        with pytest.raises(InputError, match=message) as caught:
+            manifest_from_dicom(images, tmp_path / "bad.csv", "x", tmp_path / "site.key", tmp_path / "x.csv")
+        assert "MRN" not in str(caught.value)
+
+
+def test_reference_and_report_refuse_what_is_not_theirs(bundle, hospital, tmp_path):
+    reference = json.loads((bundle / "reference.json").read_text())
+    for change in ({"name": "$x"}, {"image_size": 10**6}, {"extra": 1}, {"models": {}}):
+        (tmp_path / "reference.json").write_text(json.dumps(reference | change))
+        with pytest.raises(InputError, match=r"reference\.json is missing or not as"):
+            read_reference(tmp_path / "reference.json")
+    with pytest.raises(InputError, match="no evaluation in this folder"):
+        make_report(tmp_path)
+    if (hospital / "out/run.json").is_file():
+        with pytest.raises(InputError, match="prevalence"):
+            make_report(hospital / "out", 1.5)
