@@ -37,6 +37,7 @@ def prepare(
     pretrained_weights: str | None = None,
     positive: Mapping[str, float] | None = None,
     output_dir: str | None = None,
+    num_workers: int = 0,
 ) -> None:
     """First step of every run: plain errors and exit codes, a check of the command line, the lock, seeds, the phantom.
 
@@ -48,6 +49,7 @@ def prepare(
         pretrained_weights: without it, one line says that training starts from random weights.
         positive: named numbers that must be greater than zero.
         output_dir: locked until the process ends.
+        num_workers: checked to be zero or more.
 
     Raises:
         InputError: on an override that names nothing, a number that is not positive, or an ``output_dir`` in use.
@@ -60,6 +62,10 @@ def prepare(
     for name, value in (positive or {}).items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise InputError(f"{name} must be a number greater than zero, got {value!r}")
+        if name != "learning_rate" and not isinstance(value, int):
+            raise InputError(f"{name} must be a whole number, got {value!r}")
+    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
+        raise InputError(f"num_workers must be a whole number, zero or more, got {num_workers!r}")
     if positive and positive.get("val_interval", 1) > positive.get("max_epochs", 1):
         raise InputError("val_interval must not be greater than max_epochs, or no model is ever chosen")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -69,7 +75,7 @@ def prepare(
     set_determinism(seed=seed)
     if manifest and dataset_dir:
         phantom.ensure_phantom(manifest, dataset_dir)
-    if positive and not pretrained_weights:
+    if positive and "max_epochs" in positive and not pretrained_weights:
         logger.info("no pretrained_weights: training starts from random weights")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sga_monai.settings import describe, versions
+from sga_monai.settings import code_digest, describe, versions
 
 HEADER_BYTES = 256
 MAGIC = b"sga_monai image\n"
@@ -32,11 +32,12 @@ class ImageCache:
     """
 
     def __init__(self, cache_dir: str | Path, transform: Any) -> None:
-        facts = {"transform": describe(transform), "versions": versions()}
+        facts = {"transform": describe(transform), "versions": versions(), "code": code_digest()}
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         self.folder = Path(cache_dir) / key[:16]
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        Path(cache_dir).chmod(0o700)
+        # A folder that is there already keeps its mode: it may be everybody's.
+        Path(cache_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.mkdir(exist_ok=True, mode=0o700)
 
     def get(self, sha256: str) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
         """The image prepared from the file with this hash, memory-mapped and read-only, and its facts; or ``None``."""

@@ -24,26 +24,36 @@ DECODERS = {
     uid.JPEG2000Lossless: imagecodecs.jpeg2k_decode,
     uid.JPEG2000: imagecodecs.jpeg2k_decode,
     uid.HTJ2KLossless: imagecodecs.jpeg2k_decode,
+    uid.HTJ2KLosslessRPCL: imagecodecs.jpeg2k_decode,
     uid.HTJ2K: imagecodecs.jpeg2k_decode,
 }
 JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 J2K_START = b"\xff\x4f\xff\x51"
+# A JPEG has one scan, a progressive one about ten; thousands would take minutes.
+MOST_SCANS = 100
 
 
 def transfer_syntax(dataset: pydicom.Dataset) -> uid.UID:
     """The file's TransferSyntaxUID, or the one that its encoding implies where the file meta lacks it."""
-    stated = getattr(dataset.file_meta, "TransferSyntaxUID", None)
-    if stated is not None:
+    stated = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    if isinstance(stated, uid.UID) and stated:
         return stated
+    if stated:
+        raise ReadError("unknown_syntax")
     implicit, little = dataset.original_encoding
     if implicit:
         return uid.ImplicitVRLittleEndian
     return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
 
 
-def returns_rgb(syntax: uid.UID) -> bool:
-    """Whether ``decode_frame`` has turned color into RGB already, as the JPEG and JPEG 2000 decoders do."""
-    return DECODERS.get(syntax) in (imagecodecs.jpeg8_decode, imagecodecs.jpeg2k_decode)
+def returns_rgb(syntax: uid.UID, photometric: str) -> bool:
+    """Whether ``decode_frame`` has turned color into RGB already.
+
+    Lossy JPEG decoders do; JPEG 2000 decoders undo their own transforms (YBR_RCT, YBR_ICT), but not YBR_FULL.
+    """
+    if syntax in (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit):
+        return True
+    return DECODERS.get(syntax) is imagecodecs.jpeg2k_decode and photometric in ("RGB", "YBR_RCT", "YBR_ICT")
 
 
 def decode_frame(dataset: pydicom.Dataset, frame: int = 1) -> NDArray[np.generic]:
@@ -97,16 +107,44 @@ def _decode_stream(stream: bytes, dataset: pydicom.Dataset, syntax: uid.UID) -> 
     ends = stream.rstrip(b"\x00\xff").endswith(b"\xff\xd9")
     if not ends or codestream_shape(stream) != (int(dataset.Rows), int(dataset.Columns), samples):
         raise ReadError("truncated")
+    jpeg = DECODERS[syntax] is imagecodecs.jpeg8_decode
+    if jpeg and stream.count(b"\xff\xda") > MOST_SCANS:
+        raise ReadError("truncated")
     options: dict[str, Any] = {}
-    if DECODERS[syntax] is imagecodecs.jpeg8_decode and dataset.PhotometricInterpretation == "RGB":
-        # Without Adobe's APP14 marker libjpeg takes three components for YCbCr.
-        options = {} if b"Adobe" in stream[:1024] else {"colorspace": "RGB", "outcolorspace": "RGB"}
-    return np.asarray(DECODERS[syntax](stream, **options))
+    if jpeg and dataset.PhotometricInterpretation == "RGB" and not _states_color(stream):
+        # Where no marker tells, libjpeg takes three components for YCbCr.
+        options = {"colorspace": "RGB", "outcolorspace": "RGB"}
+    array = np.asarray(DECODERS[syntax](stream, **options))
+    _check_range(array, dataset)
+    return array
+
+
+def _check_range(array: NDArray[np.generic], dataset: pydicom.Dataset) -> None:
+    """A stream has no overlay bits: values that BitsStored or PixelRepresentation cannot hold contradict the header."""
+    stored = int(dataset.get("BitsStored") or dataset.BitsAllocated)
+    signed = bool(dataset.get("PixelRepresentation") or 0)
+    low, high = int(array.min()), int(array.max())
+    # A signed value is its own, or, in streams that know no sign, the two's complement in BitsStored or BitsAllocated.
+    wide = (1 << int(dataset.BitsAllocated)) - 1 if signed else (1 << stored) - 1
+    if high > wide or low < (-(1 << (stored - 1)) if signed else 0):
+        raise ReadError("bits")
+
+
+def _states_color(stream: bytes) -> bool:
+    """Whether a JFIF or a complete Adobe segment tells libjpeg what the three components are."""
+    position = 2
+    while position + 4 < len(stream) and stream[position] == 0xFF and stream[position + 1] != 0xDA:
+        marker, length = stream[position + 1], int.from_bytes(stream[position + 2 : position + 4], "big")
+        content = stream[position + 4 : position + 2 + length]
+        if (marker == 0xE0 and content.startswith(b"JFIF\0")) or (marker == 0xEE and content.startswith(b"Adobe") and length >= 14):
+            return True
+        position += 2 + length if marker != 0xFF else 1
+    return False
 
 
 def codestream_shape(stream: bytes) -> tuple[int, int, int] | None:
     """Rows, columns and components that a JPEG, JPEG-LS or JPEG 2000 stream itself states (its SOF or SIZ segment)."""
-    start = stream.find(J2K_START, 0, 512) if stream.startswith((J2K_START, JP2_SIGNATURE)) else -1
+    start = stream.find(J2K_START, 0, 8192) if stream.startswith((J2K_START, JP2_SIGNATURE)) else -1
     if start >= 0:
         columns, rows, left, top = (int.from_bytes(stream[start + i : start + i + 4], "big") for i in (8, 12, 16, 20))
         return rows - top, columns - left, int.from_bytes(stream[start + 40 : start + 42], "big")
@@ -133,5 +171,6 @@ def _check_native_length(dataset: pydicom.Dataset, frames: int) -> None:
     if dataset.PhotometricInterpretation == "YBR_FULL_422":
         samples = 2
     expected = int(dataset.Rows) * int(dataset.Columns) * samples * int(dataset.BitsAllocated) // 8 * frames
-    if len(dataset.PixelData) != expected + expected % 2:
+    # Padding to an even length is required, and often forgotten.
+    if len(dataset.PixelData) not in (expected, expected + expected % 2):
         raise ReadError("truncated")

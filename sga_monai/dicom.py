@@ -14,24 +14,29 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.filereader import read_dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_space
+from pydicom.pixels import apply_color_lut, convert_color_space
 
 from sga_monai.codec import decode_frame, returns_rgb, transfer_syntax
 from sga_monai.errors import ReadError
 
 # Twice the largest flat-panel detector (43 x 43 cm at 0.1 mm); bounds memory.
 MAX_PIXELS = 32_000_000
-MAX_INFLATED = 256 * 1024 * 1024
+MAX_INFLATED = 128 * 1024 * 1024
+MAX_HEADER = 16 * 1024 * 1024
+MOST_ITEMS = 100_000
 # A block of rows fits the processor's cache.
 ROWS_AT_ONCE = 32
-PIXEL_DATA = b"\xe0\x7f\x10\x00"
+PIXEL_DATA, ITEM = b"\xe0\x7f\x10\x00", b"\xfe\xff\x00\xe0"
 FRONTAL_VIEWS = ("PA", "AP")
-LATERAL_VIEWS = ("LL", "RL", "LLD", "RLD", "L", "LAT", "LATERAL")
+LATERAL_VIEWS = ("LL", "RL", "LLD", "RLD", "LLO", "RLO", "L", "LAT", "LATERAL")
+# PS3.16 CID 4010: left and right lateral and their obliques, in SNOMED RT and CT.
+LATERAL_CODES = ("R-10232", "R-10236", "R-10228", "399198007", "399173006", "399067008")
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
 # Every element that is looked at here or in codec.py.
 KEYWORDS = (
-    "SOPClassUID", "PresentationIntentType", "DirectoryRecordSequence", "ViewPosition", "BurnedInAnnotation", "SamplesPerPixel",
+    "SOPClassUID", "PresentationIntentType", "DirectoryRecordSequence", "ViewPosition", "ViewCodeSequence", "PatientOrientation",
+    "BurnedInAnnotation", "SamplesPerPixel",
     "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
     "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape", "RedPaletteColorLookupTableDescriptor",
@@ -42,7 +47,13 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 def is_dicom(data: bytes) -> bool:
     """Whether ``data`` is a DICOM file: by its preamble, or a first element of group 0002 or 0008 without one."""
-    return data[128:132] == b"DICM" or data[:4] in (b"\x02\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
+    if data[128:132] == b"DICM":
+        return True
+    little, big = data[:2] in (b"\x02\x00", b"\x08\x00"), data[:2] == b"\x00\x08"
+    element = int.from_bytes(data[2:4], "little" if little else "big")
+    # Either a value representation in letters, or, implicit, the length of a short first value.
+    vr = data[4:6].isalpha() and data[4:6].isupper()
+    return (little or big) and element <= 0x0070 and (vr or (little and int.from_bytes(data[4:8], "little") < 256))
 
 
 def read_dicom(data: bytes, voi: str = "dicom", lateral: bool = False, frame: int | None = None) -> NDArray[np.float32]:
@@ -105,13 +116,16 @@ def read_facts(data: bytes) -> dict[str, str]:
     """
     with _quiet():
         dataset = _parse(data, pixels=False)
-        syntax = transfer_syntax(dataset)
+        try:
+            syntax = transfer_syntax(dataset)
+        except ReadError:
+            syntax = uid.UID("")
         known = {
             "photometric": ("PhotometricInterpretation", MONOCHROME + COLOR),
             "view": ("ViewPosition", FRONTAL_VIEWS + LATERAL_VIEWS),
             "burned_in": ("BurnedInAnnotation", ("YES", "NO")),
         }
-        facts = {"transfer_syntax": syntax.name if not syntax.is_private and syntax.is_transfer_syntax else "other"}
+        facts = {"transfer_syntax": syntax.name if syntax and not syntax.is_private and syntax.is_transfer_syntax else "other"}
         for key, (tag, vocabulary) in known.items():
             value = str(dataset.get(tag) or "").strip().upper()
             facts[key] = value if value in vocabulary or not value else "other"
@@ -136,6 +150,7 @@ def _parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
     dataset: pydicom.Dataset
     try:
         inflated = _inflate(data)
+        _check_size_of_header(data if inflated is None else inflated)
         if inflated is None:
             dataset = pydicom.dcmread(io.BytesIO(data), force=True, stop_before_pixels=not pixels)
         else:
@@ -144,7 +159,7 @@ def _parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
             dataset.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
         # Elements are parsed on first access; a damaged one must not surface later as another error.
         for keyword in KEYWORDS:
-            dataset.get(keyword)
+            _ = dataset.get(keyword)
         # Where a file ends in the middle of its pixel data, pydicom leaves the element out.
         if pixels and "PixelData" not in dataset and (PIXEL_DATA in data or PIXEL_DATA in (inflated or b"")):
             raise ReadError("truncated")
@@ -172,6 +187,14 @@ def _inflate(data: bytes) -> bytes | None:
     return inflated
 
 
+def _check_size_of_header(data: bytes) -> None:
+    """Pydicom takes microseconds for each element and item: what no radiograph has in front of its pixels is refused."""
+    start = data.find(PIXEL_DATA)
+    end = start if start >= 0 else len(data)
+    if end > MAX_HEADER or data.count(ITEM, 0, end) > MOST_ITEMS:
+        raise ReadError("too_large")
+
+
 def _walk_meta(data: bytes) -> tuple[bytes | None, int]:
     """TransferSyntaxUID of the file meta (PS3.10 7.1) and where it ends; ``None`` when the meta is not well formed."""
     position, syntax = 132, None
@@ -195,9 +218,13 @@ def _check_header(dataset: pydicom.Dataset, lateral: bool, frame: int | None) ->
         allocated, stored = int(dataset.BitsAllocated), int(dataset.get("BitsStored") or dataset.BitsAllocated)
         high, signed = int(dataset.get("HighBit", stored - 1)), int(dataset.get("PixelRepresentation") or 0)
         frames = int(1 if dataset.get("NumberOfFrames") in (None, "") else dataset.NumberOfFrames)
-        photometric = str(dataset.PhotometricInterpretation)
-    except (AttributeError, TypeError, ValueError):
+        photometric = str(dataset.PhotometricInterpretation).strip().upper()
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise ReadError("unreadable") from None
+    # Spaces and case are not part of a code string; what is absent has its default.
+    dataset.PhotometricInterpretation, dataset.SamplesPerPixel, dataset.PixelRepresentation = photometric, samples, signed
+    if samples == 3 and dataset.get("PlanarConfiguration") in (None, ""):
+        dataset.PlanarConfiguration = 0
     if frames < 1:
         raise ReadError("truncated")
     if frames > 1 and (frame is None or frame > frames):
@@ -215,8 +242,19 @@ def _check_header(dataset: pydicom.Dataset, lateral: bool, frame: int | None) ->
     storage = uid.DigitalXRayImageStorageForProcessing
     if "FOR PROCESSING" in str(dataset.get("PresentationIntentType") or "").upper() or dataset.get("SOPClassUID") == storage:
         raise ReadError("for_processing")
-    if not lateral and str(dataset.get("ViewPosition") or "").strip().upper() in LATERAL_VIEWS:
+    if not lateral and _is_lateral(dataset):
         raise ReadError("lateral")
+
+
+def _is_lateral(dataset: pydicom.Dataset) -> bool:
+    """By ViewPosition, ViewCodeSequence (the main attribute of DX), or PatientOrientation, whose rows run front to back."""
+    try:
+        views = {str(view).strip().upper() for view in np.atleast_1d(dataset.get("ViewPosition") or "")}
+        codes = {str(item.get("CodeValue")).strip() for item in dataset.get("ViewCodeSequence") or []}
+        along_rows = str(np.atleast_1d(dataset.get("PatientOrientation") or "")[0]).strip().upper()
+    except Exception:
+        raise ReadError("unreadable") from None
+    return bool(views & set(LATERAL_VIEWS) or codes & set(LATERAL_CODES) or along_rows[:1] in ("A", "P"))
 
 
 def _grayscale(dataset: pydicom.Dataset, voi: str) -> Callable[[NDArray[np.generic], NDArray[np.float32]], None]:
@@ -235,7 +273,7 @@ def _grayscale(dataset: pydicom.Dataset, voi: str) -> Callable[[NDArray[np.gener
         table = _window(table, dataset)
     else:
         table = (table - span[0]) / (span[1] - span[0])
-    shape = str(dataset.get("PresentationLUTShape") or "")
+    shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
     # MONOCHROME1 means low is dense; DX says INVERSE in addition, never instead (PS3.3 C.8.11.3.1.2).
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1" or shape == "INVERSE"
     shown = np.clip(1.0 - table if inverted else table, 0.0, 1.0).astype(np.float32)
@@ -243,8 +281,12 @@ def _grayscale(dataset: pydicom.Dataset, voi: str) -> Callable[[NDArray[np.gener
     if isinstance(padding, int):
         # Padding is shown as background (PS3.3 C.7.5.1.1.2), also where an inversion would make it dense.
         limit = dataset.get("PixelPaddingRangeLimit", padding)
-        low, high = sorted((padding, limit if isinstance(limit, int) else padding))
-        shown[(values >= low) & (values <= high)] = 0.0
+        # The value representation follows the sign of the pixels; a writer that says US for negative values is understood.
+        ends = [end - (1 << 16) if signed and end >= 1 << 15 else end for end in (padding, limit if isinstance(limit, int) else padding)]
+        padded = (values >= min(ends)) & (values <= max(ends))
+        if padded.sum() > len(values) // 2:
+            raise ReadError("padding")
+        shown[padded] = 0.0
 
     def show(array: NDArray[np.generic], out: NDArray[np.float32]) -> None:
         if array.ndim != 2 or array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
@@ -261,7 +303,7 @@ def _modality(values: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDAr
     """Modality values of ``values``, and the range that they can span."""
     try:
         if dataset.get("ModalityLUTSequence"):
-            table = np.asarray(apply_modality_lut(values, dataset), dtype=np.float64)
+            table, _ = _look_up(values.astype(np.float64), dataset.ModalityLUTSequence[0], dataset)
         else:
             slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
             slope = 1.0 if slope in (None, "") else float(slope)
@@ -276,24 +318,31 @@ def _modality(values: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDAr
 
 
 def _voi_lut(table: NDArray[np.float64], dataset: pydicom.Dataset) -> NDArray[np.float64]:
-    """The first VOI LUT (PS3.3 C.11.2.1.1); modality values outside it take its first or last entry."""
+    """The first VOI LUT (PS3.3 C.11.2.1.1), mapped to [0, 1] by its stated number of bits."""
     try:
-        item = dataset.VOILUTSequence[0]
-        entries, first, bits = (int(value) for value in item.LUTDescriptor)
-        entries, bits = entries or 65536, int(bits)
-        data = item.LUTData
-        if isinstance(data, bytes):
-            data = np.frombuffer(data, dtype=np.uint8 if len(data) == entries else "<u2")
-        lut = np.asarray(data, dtype=np.float64)[:entries]
-        # The descriptor is US or SS by the modality values' sign, which a US reading of a negative start loses.
-        first -= 65536 if first > 32767 and table.min() < 0 else 0
-        index = np.clip(np.rint(table) - first, 0, entries - 1).astype(np.int64)
-        result = lut[index] / float((1 << bits) - 1)
+        result, bits = _look_up(table, dataset.VOILUTSequence[0], dataset)
     except Exception:
         raise ReadError("voi") from None
-    if len(lut) != entries or not 8 <= bits <= 16:
-        raise ReadError("voi")
-    return result
+    return result / float((1 << bits) - 1)
+
+
+def _look_up(values: NDArray[np.float64], item: pydicom.Dataset, dataset: pydicom.Dataset) -> tuple[NDArray[np.float64], int]:
+    """LUTData at ``values``, whose first and last entry also hold outside, and the bits of an entry (PS3.3 C.11.1.1)."""
+    entries, first, bits = (int(value) for value in item.LUTDescriptor)
+    entries = entries or 65536
+    data = item.LUTData
+    if isinstance(data, (bytes, bytearray)):
+        _, little = dataset.original_encoding if dataset.original_encoding[1] is not None else (None, True)
+        words = np.frombuffer(data[: len(data) // 2 * 2], dtype="<u2" if little is not False else ">u2")
+        # Entries of 8 bits may be packed two to a word, the first in the lower half.
+        packed = bits <= 8 and len(words) in (entries // 2, -(-entries // 2))
+        data = np.stack([words & 255, words >> 8], axis=1).ravel() if packed else words
+    lut = np.asarray(data, dtype=np.float64)
+    if not 8 <= bits <= 16 or not entries <= len(lut) <= entries + 1 or lut.max() > (1 << bits) - 1:
+        raise ValueError("not a LUT of this descriptor")
+    # The descriptor is US or SS by the sign of the values, which a US reading of a negative start loses.
+    first -= 65536 if first > 32767 and values.min() < 0 else 0
+    return lut[np.clip(np.rint(values) - first, 0, entries - 1).astype(np.int64)], bits
 
 
 def _window(table: NDArray[np.float64], dataset: pydicom.Dataset) -> NDArray[np.float64]:
@@ -320,7 +369,7 @@ def _window(table: NDArray[np.float64], dataset: pydicom.Dataset) -> NDArray[np.
 def _luminance(dataset: pydicom.Dataset) -> Callable[[NDArray[np.generic], NDArray[np.float32]], None]:
     """Stored color to luminance."""
     photometric = str(dataset.PhotometricInterpretation)
-    native = not returns_rgb(transfer_syntax(dataset))
+    native = not returns_rgb(transfer_syntax(dataset), photometric)
 
     def show(array: NDArray[np.generic], out: NDArray[np.float32]) -> None:
         try:

@@ -27,7 +27,7 @@ REASONS = {
     "missing": "the file does not exist; check image and dataset_dir",
     "not_a_file": "not a regular file; give the path of an image file",
     "too_large": "larger than a radiograph can be; export the single image again",
-    "unknown_format": "not a DICOM, PNG, JPEG or NIfTI file; check the export",
+    "unknown_format": "not a DICOM, PNG, JPEG or NIfTI-1 file; check the export",
     "unreadable": "the file is damaged; export it again",
     "dicomdir": "a DICOMDIR, not an image; list the images it refers to",
     "no_pixels": "a DICOM object without an image; remove the row",
@@ -40,6 +40,7 @@ REASONS = {
     "bits": "an unsupported BitsAllocated, BitsStored or HighBit; export it with 8 or 16 bits",
     "rescale": "RescaleSlope, RescaleIntercept or the Modality LUT is invalid; correct the header",
     "voi": "the window or VOI LUT is invalid; correct the header, or read with voi none",
+    "padding": "PixelPaddingValue and PixelPaddingRangeLimit cover more than half of all values; correct the header",
     "not_2d": "not a two-dimensional image; export one plane",
     "not_finite": "the image holds NaN or infinite values; export it again",
     "hash": "not the file whose sha256 the manifest gives; restore it, or correct the manifest",
@@ -64,7 +65,7 @@ class DiskError(InputError):
 
     Args:
         name: the name of the file, without its folder.
-        number: an ``errno`` in ``DISK``.
+        number: an ``errno``.
         size: bytes that were to be written, where known.
     """
 
@@ -73,7 +74,7 @@ class DiskError(InputError):
     def __init__(self, name: str, number: int, size: int | None = None) -> None:
         self.arguments = (name, number, size)
         about = f"{name} ({size / 1e6:.1f} MB)" if size is not None else name
-        super().__init__(f"cannot write {about}: {DISK[number]}")
+        super().__init__(f"cannot write {about}: {DISK.get(number, 'the system refuses it; check the path')}")
 
     def __reduce__(self) -> tuple[type[DiskError], tuple[str, int, int | None]]:
         """Pickle by its arguments."""
@@ -105,13 +106,13 @@ class ReadError(InputError):
 def input_error(error: BaseException | None) -> InputError | None:
     """The ``InputError`` in a chain of exceptions (MONAI wraps what its components raise), or ``None``.
 
-    An ``OSError`` of the disk counts as a ``DiskError``.
+    An ``OSError`` counts as a ``DiskError``.
     """
     while error is not None:
         if isinstance(error, InputError):
             return error
-        if isinstance(error, OSError) and error.errno in DISK:
-            name = str(error.filename or "a file").replace("\\", "/").rsplit("/", 1)[-1]
-            return DiskError(name, error.errno)
+        # The name in an OSError may be that of a patient's file, so it goes no further.
+        if isinstance(error, OSError) and error.errno is not None:
+            return DiskError("or read a file", error.errno)
         error = error.__cause__ or error.__context__
     return None

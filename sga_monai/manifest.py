@@ -10,6 +10,8 @@ import csv
 import hashlib
 import hmac
 import json
+import logging
+import math
 import os
 import posixpath
 import re
@@ -32,6 +34,8 @@ SPLITS = ("train", "val", "test")
 # other for an external test.
 OVERLAPS = (frozenset({"siim", "bimcv"}), frozenset({"siim", "ricord"}), frozenset({"rsna", "nih"}))
 MOST_ERRORS = 5
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+logger = logging.getLogger(__name__)
 FEW_VALUES = ("label", "site", "split", "view", "sex", "age", "manufacturer", "negative_type", "period", "label_delta_days")
 
 Row = dict[str, str]
@@ -123,6 +127,10 @@ def load_manifest(
     chosen = [row for row in rows if split is None or row["split"] == split]
     if not chosen:
         raise InputError(f"{name} has no row with split {split}")
+    if allow_missing and len(chosen) < len(rows):
+        logger.warning("%s: %d of %d rows have another split than %s and are left out", name, len(rows) - len(chosen), len(rows), split)
+    if name.startswith(FORMULA):
+        raise InputError("the manifest's name begins like a formula, which a spreadsheet would run; rename it")
     missing = check_files(chosen, root, name)
     if missing and not allow_missing:
         listed = ", ".join(missing[:MOST_ERRORS]) + (", ..." if len(missing) > MOST_ERRORS else "")
@@ -255,7 +263,7 @@ def write_manifest(path: str | Path, rows: Iterable[Row], columns: Sequence[str]
     for number, row in enumerate(rows, 2):
         for column in columns:
             # A negative number of days is a number, not a formula.
-            if column != "label_delta_days" and str(row.get(column, "")).startswith(("=", "+", "-", "@", "\t", "\r")):
+            if column != "label_delta_days" and str(row.get(column, "")).startswith(FORMULA):
                 raise InputError(f"row {number}: {column} begins like a formula, which a spreadsheet would run; put a letter before it")
     with Path(path).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -321,10 +329,8 @@ def _check_header(header: list[str], name: str, require: Sequence[str]) -> None:
 def _problems(row: Row, require: Sequence[str]) -> list[str]:
     """What is wrong with the cells of one row. Cells that may identify a patient are not quoted."""
     found = []
-    image = row["image"]
-    unsafe = image.startswith(("/", "~")) or "\\" in image or ":" in image or ".." in image.split("/")
-    if not image or unsafe or not image.isprintable():
-        found.append("image must be a relative path with / and without .. or :")
+    unsafe = [column for column in ("image", "lung_mask") if _is_unsafe(row, column)]
+    found += [f"{column} must be a relative path with / and without .. or :" for column in unsafe]
     if "label" in require and row["label"] not in ("0", "1"):
         found.append("label must be 0 or 1")
     if "split" in require and row["split"] not in SPLITS:
@@ -345,9 +351,17 @@ def _problems(row: Row, require: Sequence[str]) -> list[str]:
     return found
 
 
+def _is_unsafe(row: Row, column: str) -> bool:
+    path = row.get(column, "")
+    if not path:
+        return column == "image"
+    climbs = path.startswith(("/", "~")) or "\\" in path or ":" in path or ".." in path.split("/")
+    return climbs or not path.isprintable()
+
+
 def _are_boxes(text: str) -> bool:
     try:
-        boxes = json.loads(text)
-        return isinstance(boxes, list) and all(len([float(value) for value in box]) == 4 for box in boxes)
-    except (ValueError, TypeError):
+        boxes = [[float(value) for value in box] for box in json.loads(text)]
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return False
+    return all(len(box) == 4 and all(map(math.isfinite, box)) and min(box) >= 0 and min(box[2:]) > 0 for box in boxes)

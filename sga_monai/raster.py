@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import warnings
 
+import imagecodecs
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,13 @@ from sga_monai.errors import ReadError
 MAX_PIXELS = 32_000_000
 ROWS_AT_ONCE = 256
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+MOST_SCANS = 100
 HEADER_BYTES = 352
+# Pillow logs what it finds in a file's text fields.
+logging.getLogger("PIL").setLevel(logging.WARNING)
 NIFTI = b"n+1\0"
+MOST_PADDING = 16
+CHUNK = 1 << 20
 PNG, JPEG, GZIP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x1f\x8b"
 
 
@@ -40,6 +47,8 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
     Raises:
         ReadError: when the file is damaged, too large or of another kind.
     """
+    if data.startswith(JPEG) and data.count(b"\xff\xda") > MOST_SCANS:
+        raise ReadError("truncated")
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -54,12 +63,17 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
         raise ReadError("too_large") from None
     except Exception:
         raise ReadError("truncated") from None
+    if data.startswith(PNG) and data[24] == 16 and data[25] in (2, 4, 6):
+        return _deep_png(data)
     if upright.mode == "1":
         upright = upright.convert("L")
-    if upright.mode in ("I;16", "I;16B", "I"):
-        return np.asarray(upright, dtype=np.float32) / np.float32(65535)
-    if upright.mode == "L":
-        return np.asarray(upright, dtype=np.float32) / np.float32(255)
+    if upright.mode in ("I;16", "I;16B", "I", "L"):
+        values = np.asarray(upright)
+        gray = values.astype(np.float32) / np.float32(255 if upright.mode == "L" else 65535)
+        clear = picture.info.get("transparency")
+        if isinstance(clear, int):
+            gray[values == clear] = 0.0
+        return gray
     if upright.mode in ("CMYK", "YCbCr"):
         upright = upright.convert("RGB")
     gray = np.empty((upright.height, upright.width), dtype=np.float32)
@@ -67,6 +81,20 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
         bottom = min(top + ROWS_AT_ONCE, upright.height)
         rgba = np.asarray(upright.crop((0, top, upright.width, bottom)).convert("RGBA"), dtype=np.float32) / np.float32(255)
         gray[top:bottom] = (rgba[..., :3] @ LUMINANCE) * rgba[..., 3]
+    return gray
+
+
+def _deep_png(data: bytes) -> NDArray[np.float32]:
+    """A PNG with 16 bits and color or alpha, of which Pillow keeps 8 bits."""
+    try:
+        array = np.asarray(imagecodecs.png_decode(data))
+    except Exception:
+        raise ReadError("truncated") from None
+    gray = np.empty(array.shape[:2], dtype=np.float32)
+    for top in range(0, len(array), ROWS_AT_ONCE):
+        block = array[top : top + ROWS_AT_ONCE].astype(np.float32) / np.float32(65535)
+        color = block[..., :3] @ LUMINANCE if block.shape[2] > 2 else block[..., 0]
+        gray[top : top + ROWS_AT_ONCE] = color * (block[..., -1] if block.shape[2] in (2, 4) else 1)
     return gray
 
 
@@ -82,46 +110,53 @@ def read_nifti(data: bytes) -> NDArray[np.float32]:
     """
     try:
         with nib.imageglobals.LoggingOutputSuppressor():
-            values, affine = _nifti_values(data)
+            values, codes = _nifti_values(data)
         if not np.isfinite(values).all():
             raise ReadError("not_finite")
-        columns, rows = nib.aff2axcodes(affine)[:2]
+        columns, rows = codes
     except ReadError:
         raise
     except Exception:
         raise ReadError("truncated") from None
-    if columns in ("S", "I") and rows in ("L", "R"):
+    if columns in ("S", "I") and rows not in ("S", "I"):
         values, columns, rows = values.T, rows, columns
-    if {columns, rows} <= {"S", "I", "L", "R"} and rows in "SI":
-        # Radiographic convention: rows run from head to foot, columns from the patient's right to the left.
-        values = values[::-1] if columns == "R" else values
+    # Radiographic convention: rows run from head to foot, columns from the patient's right to the left, or front to back.
+    if rows in ("S", "I") and columns in ("L", "R", "A", "P"):
+        values = values[::-1] if columns in ("R", "A") else values
         values = values[:, ::-1] if rows == "S" else values
     span = float(values.max() - values.min())
     return np.ascontiguousarray(((values - values.min()) / (span or 1.0)).T)
 
 
-def _nifti_values(data: bytes) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """The only plane, first axis first, and the affine."""
+def _nifti_values(data: bytes) -> tuple[NDArray[np.float32], list[str | None]]:
+    """The only plane, first axis first, without its minimum, and where its two axes point to."""
     # The header first: what it states bounds how much of a compressed file is inflated.
-    stream = gzip.GzipFile(fileobj=io.BytesIO(data)) if data.startswith(GZIP) else io.BytesIO(data)
+    compressed = data.startswith(GZIP)
+    stream = gzip.GzipFile(fileobj=io.BytesIO(data)) if compressed else io.BytesIO(data)
     start = stream.read(HEADER_BYTES)
     if start[344:348] != NIFTI:
         raise ReadError("unknown_format")
-    header = nib.Nifti1Image.header_class.from_fileobj(io.BytesIO(start))
+    header = nib.Nifti1Image.header_class(start[:348])
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header["vox_offset"])
     if int(np.prod(shape, dtype=np.float64)) > MAX_PIXELS:
         raise ReadError("too_large")
-    if len(shape) < 2 or np.prod(shape[2:]) != 1 or dtype.kind not in "iuf":
+    axes = [i for i, length in enumerate(shape) if length != 1]
+    if len(axes) != 2 or axes[1] > 2 or min(shape) < 1 or dtype.kind not in "iuf":
         raise ReadError("not_2d")
     length = offset + int(np.prod(shape)) * dtype.itemsize
-    if data.startswith(GZIP):
-        data = start + stream.read(max(length - len(start), 0))
-    if offset < HEADER_BYTES or len(data) < length:
+    if compressed:
+        # Reading to the end also has the checksum compared.
+        data = start + stream.read(max(length + MOST_PADDING + 1 - len(start), 0))
+    if offset < HEADER_BYTES or not length <= len(data) <= length + MOST_PADDING:
         raise ReadError("truncated")
-    # Not through nibabel's array proxy, which copies three times.
-    values = np.frombuffer(data, dtype, count=int(np.prod(shape)), offset=offset).reshape(shape[:2], order="F").astype(np.float32)
-    slope, intercept = header.get_slope_inter()
-    if slope is not None:
-        values *= np.float32(slope)
-        values += np.float32(intercept or 0)
-    return values, header.get_best_affine()
+    # Not through nibabel's array proxy, which copies three times; the minimum goes before float32 could round it away.
+    raw = np.frombuffer(data, dtype, count=int(np.prod(shape)), offset=offset)
+    values = np.empty(len(raw), dtype=np.float32)
+    low = float(raw.min())
+    for i in range(0, len(raw), CHUNK):
+        values[i : i + CHUNK] = raw[i : i + CHUNK].astype(np.float64) - low
+    slope, _ = header.get_slope_inter()
+    if slope is not None and slope < 0:
+        values *= np.float32(-1)
+    codes = nib.aff2axcodes(header.get_best_affine())
+    return values.reshape([shape[i] for i in axes], order="F"), [codes[i] for i in axes]

@@ -19,7 +19,7 @@ from sga_monai.dicom import is_dicom, read_dicom, read_facts
 from sga_monai.errors import InputError, ReadError
 from sga_monai.raster import is_nifti, is_picture, read_nifti, read_picture
 
-MAX_BYTES = 256 * 1024 * 1024
+MAX_BYTES = 192 * 1024 * 1024
 VOI = ("dicom", "none")
 
 
@@ -44,14 +44,22 @@ def read_cxr(path: str | Path, voi: str = "dicom", lateral: bool = False, frame:
 
 def decode_cxr(data: bytes, voi: str = "dicom", lateral: bool = False, frame: int | None = None) -> NDArray[np.float32]:
     """``read_cxr`` for the bytes of a file."""
-    if is_dicom(data):
-        image = read_dicom(data, voi, lateral, frame)
-    elif is_picture(data):
-        image = read_picture(data)
-    elif is_nifti(data):
-        image = read_nifti(data)
-    else:
-        raise ReadError("unknown_format")
+    if voi not in VOI:
+        raise InputError(f"voi must be one of {', '.join(VOI)}, got {voi!r}")
+    try:
+        if is_dicom(data):
+            image = read_dicom(data, voi, lateral, frame)
+        elif is_picture(data):
+            image = read_picture(data)
+        elif is_nifti(data):
+            image = read_nifti(data)
+        else:
+            raise ReadError("unknown_format")
+    except ReadError:
+        raise
+    except Exception:
+        # Nothing that a file's bytes bring about may end an evaluation.
+        raise ReadError("unreadable") from None
     if image.ndim != 2 or min(image.shape) < 2:
         raise ReadError("not_2d")
     low, high = image.min(), image.max()

@@ -117,6 +117,8 @@ def test_inference_needs_no_labels(trained, phantom_dir, tmp_path):
         (["--mask_fraction", "1.5"], "mask_fraction must be in"),
         (["--max_epochs", "0"], "max_epochs must be a number greater than zero"),
         (["--val_interval", "9", "--max_epochs", "2"], "val_interval must not be greater"),
+        (["--batch_size", "2.5"], "batch_size must be a whole number"),
+        (["--num_workers", "-1"], "num_workers must be a whole number, zero or more"),
         (["--manifest", "none.csv"], "no manifest none.csv"),
         (["--pretrained_weights", "none.pth"], "no such file"),
     ],

@@ -203,3 +203,12 @@ def test_reading_leaves_the_random_state_alone(rows):
     state = torch.get_rng_state()
     CXRDataset(rows, our_chain(32), skip_failed=True)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_shared_folder_keeps_its_mode(rows, tmp_path):
+    shared = tmp_path / "everybodys"
+    shared.mkdir(mode=0o755)
+    shared.chmod(0o755)
+    CXRDataset(rows[:1], our_chain(32), cache_dir=str(shared))
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755
+    assert [stat.S_IMODE(path.stat().st_mode) for path in shared.iterdir()] == [0o700]

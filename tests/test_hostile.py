@@ -135,8 +135,35 @@ def test_largest_images_fit(dicom_file, tmp_path):
     assert read_bounded(dicom_file(color)) == "read"
     Image.fromarray(color).save(tmp_path / "a.png", compress_level=1)
     assert read_bounded(tmp_path / "a.png") == "read"
-    nib.save(nib.Nifti1Image(pixels.astype(np.float64), np.eye(4)), tmp_path / "a.nii")
+    nib.save(nib.Nifti1Image(pixels.astype(np.float32), np.eye(4)), tmp_path / "a.nii")
     assert read_bounded(tmp_path / "a.nii") == "read"
+
+
+@linux
+def test_floods_of_elements_items_and_scans(dicom_file, tmp_path):
+    path = dicom_file(noise())
+    data = path.read_bytes()
+    end = 144 + int.from_bytes(data[140:144], "little")
+    body = data[end:]
+    items = b"\x09\x00\x10\x10SQ\0\0" + struct.pack("<I", 8 * 2_000_000) + b"\xfe\xff\x00\xe0\0\0\0\0" * 2_000_000
+    at = body.index(b"\x10\x00\x10\x00")
+    flooded = body[:at].split(b"\x09\x00")[0] + items + body[at:]
+    meta = data[:end].replace(uid.ExplicitVRLittleEndian.encode() + b"\0", uid.DeflatedExplicitVRLittleEndian.encode())
+    extra = len(meta) - end
+    meta = meta[:140] + struct.pack("<I", int.from_bytes(meta[140:144], "little") + extra) + meta[144:]
+    meta = meta.replace(b"\x02\x00\x10\x00UI\x14\x00", b"\x02\x00\x10\x00UI\x16\x00")
+    stream = zlib.compressobj(9, zlib.DEFLATED, -15)
+    path.write_bytes(meta + stream.compress(flooded) + stream.flush())
+    assert path.stat().st_size < 1 << 20
+    assert read_bounded(path) == "too_large"
+    path.write_bytes(data[:end] + flooded)
+    assert read_bounded(path) == "too_large"
+    buffer = io.BytesIO()
+    Image.fromarray(noise((512, 512), np.uint8)).save(buffer, "JPEG", progressive=True)
+    jpeg = buffer.getvalue()
+    scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    (tmp_path / "scans.jpg").write_bytes(jpeg[:-2] + scan * 300 + b"\xff\xd9")
+    assert read_bounded(tmp_path / "scans.jpg") == "truncated"
 
 
 @linux

@@ -226,10 +226,14 @@ print(refused, sum(path.endswith(("canary.png", "leaving.png", "/etc/passwd", "/
         (HEADER + "a.png,1.0,1,x,test\n", "row 2: label must be 0 or 1"),
         (HEADER.strip() + ",sha256\n" + "".join(f"{name}.png,0,{name},x,test,{'0' * 64}\n" for name in "ab"), "the sha256 of row 2"),
         (HEADER.strip() + ",sha256\na.png,0,1,x,test,123\n", "sha256 must be 64"),
+        (HEADER.strip() + ",boxes\na.png,0,1,x,test,NESTED\n", "boxes must be"),
+        (HEADER.strip() + ',boxes\na.png,0,1,x,test,"[[0,0,-3,4]]"\n', "boxes must be"),
+        (HEADER.strip() + ',boxes\na.png,0,1,x,test,"[[NaN,0,3,4]]"\n', "boxes must be"),
+        (HEADER.strip() + ",lung_mask\na.png,0,1,x,test,../../etc/passwd\n", "lung_mask must be a relative path"),
     ],
 )
 def test_forms_that_are_refused_by_row(folder, content, message):
-    content = content.replace("LONG", "x" * 300_000) if isinstance(content, str) else content
+    content = content.replace("LONG", "x" * 300_000).replace("NESTED", "[" * 100_000) if isinstance(content, str) else content
     with pytest.raises(InputError, match=message) as caught:
         load_manifest(write(folder, content), folder / "data")
     assert not any(word in str(caught.value) for word in ("SECRET", "MRN", "J\xfcrgen"))
@@ -295,3 +299,12 @@ print(len(rows), len(missing), time.process_time() - began, resource.getrusage(r
     assert (rows, missing) == ("1000000", "1000000")
     assert float(megabytes) < 1000
     assert float(seconds) < 60
+
+
+def test_other_splits_are_said_and_a_name_is_no_formula(folder, caplog):
+    path = write(folder, HEADER + "a.png,0,1,x,test\nb.png,1,2,x,train\n")
+    assert len(load_manifest(path, folder / "data", "test", allow_missing=True)) == 1
+    assert "1 of 2 rows have another split than test and are left out" in caplog.text
+    (folder / "=cmd.csv").write_text(path.read_text())
+    with pytest.raises(InputError, match="name begins like a formula"):
+        load_manifest(folder / "=cmd.csv", folder / "data")

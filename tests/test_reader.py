@@ -164,6 +164,148 @@ def test_voi_and_modality_lut(dicom_file):
     assert_is(read_cxr(dicom_file(picture(), BitsStored=12, ModalityLUTSequence=[item])), expected)
 
 
+def lut_item(values: np.ndarray, bits: int, first: int = 0, vr: str = "OW", count: int | None = None) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    item.LUTDescriptor = [count if count is not None else len(values), first, bits]
+    item.LUTData = values.tobytes() if vr == "OW" else [int(value) for value in values]
+    item["LUTData"].VR = vr
+    item.ModalityLUTType = "US"
+    return item
+
+
+@pytest.mark.parametrize("sequence", ["VOILUTSequence", "ModalityLUTSequence"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_look_up_tables_of_any_depth(dicom_file, sequence, bits):
+    values = (np.linspace(0, 1, 4096) ** 2 * ((1 << bits) - 1)).astype(np.uint16)
+    expected = (picture() / 4095.0) ** 2
+    for vr in ("OW", "US"):
+        assert_is(read_cxr(dicom_file(picture(), BitsStored=12, **{sequence: [lut_item(values, bits, vr=vr)]})), expected)
+    big = lut_item(values.astype(">u2"), bits)
+    assert_is(read_cxr(dicom_file(picture(), uid.ExplicitVRBigEndian, BitsStored=12, **{sequence: [big]})), expected)
+    if bits == 8:
+        packed = lut_item(values.astype(np.uint8), 8)
+        assert_is(read_cxr(dicom_file(picture(), BitsStored=12, **{sequence: [packed]})), expected)
+        odd = lut_item(np.append(values[:4095].astype(np.uint8), np.uint8(0)), 8, count=4095)
+        assert_is(read_cxr(dicom_file(np.minimum(picture(), 4094), BitsStored=12, **{sequence: [odd]})), expected)
+
+
+def test_look_up_tables_with_a_negative_start_and_lying_ones(dicom_file):
+    values = np.linspace(0, 65535, 4096).astype(np.uint16)
+    pixels = picture(np.int16) - 2048
+    for first in (-2048, 65536 - 2048):
+        item = lut_item(values, 16, first)
+        item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
+        for sequence in ("VOILUTSequence", "ModalityLUTSequence"):
+            assert_is(read_cxr(dicom_file(pixels, BitsStored=12, **{sequence: [item]})), picture())
+    for item, code in ((lut_item(values[:2048], 16, count=4096), "voi"), (lut_item(values, 12), "voi"), (lut_item(values, 4), "voi")):
+        assert code_of(dicom_file(picture(), BitsStored=12, VOILUTSequence=[item])) == code
+
+
+def test_streams_that_contradict_the_header(dicom_file):
+    deep = picture(top=60000)
+    for syntax in (uid.JPEGLSLossless, uid.JPEGLossless, uid.JPEG2000Lossless):
+        data = encapsulate([bytes(STREAMS[syntax](deep))])
+        assert code_of(dicom_file(deep, syntax, PixelData=data, BitsStored=12)) == "bits"
+        assert code_of(dicom_file(picture(np.uint8, 255), syntax, PixelData=data)) == "bits"
+        assert_is(read_cxr(dicom_file(deep, syntax, PixelData=data)), deep)
+    signed = picture(np.int16) - 2048
+    data = encapsulate([bytes(imagecodecs.jpeg2k_encode(signed, codecformat="j2k", reversible=True))])
+    assert code_of(dicom_file(picture(), uid.JPEG2000Lossless, PixelData=data)) == "bits"
+    assert_is(read_cxr(dicom_file(signed, uid.JPEG2000Lossless, PixelData=data)), picture())
+
+
+def test_color_of_jpeg_streams(dicom_file):
+    gray = picture(np.uint8, 255)
+    color = np.stack([gray, gray // 2, 255 - gray], axis=-1)
+    expected = color @ np.array([0.299, 0.587, 0.114])
+    plain = bytes(imagecodecs.jpeg8_encode(color, level=98, colorspace="RGB", outcolorspace="RGB"))
+    # A stream of RGB that says nothing, and one with an Adobe segment that is too short to count.
+    marker = plain.index(b"\xff\xee") if b"\xff\xee" in plain else -1
+    silent = plain if marker < 0 else plain[:marker] + plain[marker + 2 + int.from_bytes(plain[marker + 2 : marker + 4], "big") :]
+    short = silent[:2] + b"\xff\xee\x00\x0cAdobe\0\x64\0\0\0" + silent[2:]
+    for stream in (silent, short, plain):
+        assert_is(read_cxr(dicom_file(color, uid.JPEGBaseline8Bit, PixelData=encapsulate([stream]))), expected)
+    buffer = io.BytesIO()
+    Image.fromarray(color).save(buffer, "JPEG", quality=98, subsampling=0)
+    # JFIF means YCbCr, whatever the header says.
+    assert_is(read_cxr(dicom_file(color, uid.JPEGBaseline8Bit, PixelData=encapsulate([buffer.getvalue()]))), expected)
+    ycbcr = np.asarray(Image.fromarray(color).convert("YCbCr"))
+    for syntax in (uid.JPEGLosslessSV1, uid.JPEGLSLossless):
+        stream = bytes(STREAMS[syntax](ycbcr))
+        assert_is(read_cxr(dicom_file(ycbcr, syntax, PixelData=encapsulate([stream]), PhotometricInterpretation="YBR_FULL")), expected)
+
+
+def test_code_strings_with_spaces_and_small_letters(dicom_file):
+    for shape in (" INVERSE", "inverse", "INVERSE "):
+        assert_is(read_cxr(dicom_file(4095 - picture(), BitsStored=12, PresentationLUTShape=shape)), picture())
+    for photometric in (" MONOCHROME1", "monochrome1"):
+        assert_is(read_cxr(dicom_file(4095 - picture(), BitsStored=12, PhotometricInterpretation=photometric)), picture())
+
+
+def test_lateral_by_other_attributes(dicom_file):
+    code = pydicom.Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "R-10236", "SRT", "left lateral"
+    for attributes in (
+        {"ViewCodeSequence": [code]}, {"PatientOrientation": ["A", "F"]}, {"PatientOrientation": ["P", "F"]}, {"ViewPosition": "LLO"},
+        {"ViewPosition": ["PA", "LL"]},
+    ):  # fmt: skip
+        path = dicom_file(picture(), **attributes)
+        assert code_of(path) == "lateral"
+        assert_is(read_cxr(path, lateral=True), picture())
+    assert_is(read_cxr(dicom_file(picture(), PatientOrientation=["L", "F"], ViewPosition="PA")), picture())
+
+
+def test_padding_that_lies_and_padding_of_signed_pixels(dicom_file):
+    assert code_of(dicom_file(picture(), BitsStored=12, PixelPaddingValue=0, PixelPaddingRangeLimit=4000)) == "padding"
+    pixels = picture(np.int16) - 2000
+    pixels[:, -5:] = -2000
+    path = dicom_file(pixels, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=-2000)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"\x28\x00\x20\x01SS", b"\x28\x00\x20\x01US"))
+    assert (read_cxr(path)[:, -5:] == 0).all()
+
+
+@pytest.mark.parametrize("value", [b"UI\x00\x00", b"UI\x1a\x001.2.840.10008.1.2.1\\1.2.3\0"])
+def test_odd_transfer_syntaxes(dicom_file, value):
+    data = dicom_file(picture()).read_bytes()
+    path = dicom_file(picture())
+    start = data.index(b"\x02\x00\x10\x00UI")
+    length = int.from_bytes(data[start + 6 : start + 8], "little")
+    path.write_bytes(data[: start + 4] + value + data[start + 8 + length :])
+    if value.endswith(b"UI\x00\x00"):
+        assert_is(read_cxr(path), picture())
+    else:
+        assert code_of(path) == "unknown_syntax"
+    read_facts(path.read_bytes())
+
+
+def test_numbers_that_are_none(dicom_file):
+    for keyword in ("Rows", "BitsStored", "NumberOfFrames", "SamplesPerPixel", "PixelRepresentation", "HighBit"):
+        path = dicom_file(picture())
+        dataset = pydicom.dcmread(path)
+        dataset[keyword] = pydicom.DataElement(pydicom.datadict.tag_for_keyword(keyword), "FD", float("inf"))
+        dataset.save_as(path)
+        assert code_of(path) == "unreadable"
+
+
+def test_what_writers_forget(dicom_file):
+    """Optional and forgotten attributes, odd lengths, no preamble with other first elements."""
+    path = dicom_file(picture())
+    dataset = pydicom.dcmread(path)
+    del dataset.SamplesPerPixel, dataset.PixelRepresentation
+    dataset.save_as(path)
+    assert_is(read_cxr(path), picture())
+    gray = picture(np.uint8, 255)[:49, :69]
+    assert_is(read_cxr(dicom_file(gray)), gray)
+    path.write_bytes(dicom_file(picture()).read_bytes())
+    data = path.read_bytes()
+    end = 144 + int.from_bytes(data[140:144], "little")
+    path.write_bytes(data[end:])
+    assert_is(read_cxr(path), picture())
+    path.write_bytes(b"\x08\x00\x00\x00UL\x04\x00\x00\x00\x00\x00" + data[end:])
+    assert_is(read_cxr(path), picture())
+
+
 def test_signed_high_bit_and_overlay_bits(dicom_file):
     assert_is(read_cxr(dicom_file(picture(np.int16) - 2000)), picture())
     shifted = (picture() << 4) | np.uint16(0x000F)
@@ -344,6 +486,55 @@ def test_pictures(tmp_path):
     assert_is(read_cxr(save(tmp_path / "h.jpg", turned, quality=98, exif=exif)), gray)
     # The bytes decide, not the suffix.
     assert_is(read_cxr(save(tmp_path / "png.dcm", base, format="PNG")), gray)
+
+
+def test_deep_pictures_with_color_alpha_and_a_clear_value(tmp_path):
+    gray = picture(top=60000)
+    faint = (30000 + picture() // 10).astype(np.uint16)
+    for name, array in (("rgb", np.stack([faint] * 3, -1)), ("la", np.stack([faint, np.full_like(faint, 65535)], -1))):
+        (tmp_path / name).write_bytes(bytes(imagecodecs.png_encode(array)))
+        image = read_cxr(tmp_path / name)
+        assert len(np.unique(image)) > 150
+        assert_is((image - image.min()) / (image.max() - image.min()), faint)
+    alpha = np.full_like(gray, 65535)
+    alpha[:, 40:] = 0
+    (tmp_path / "alpha").write_bytes(bytes(imagecodecs.png_encode(np.stack([gray, alpha], -1))))
+    assert (read_cxr(tmp_path / "alpha")[:, 40:] == 0).all()
+    block = picture(np.uint8, 200)
+    block[20:30, 30:40] = 255
+    save(tmp_path / "clear.png", Image.fromarray(block), transparency=255)
+    assert (read_cxr(tmp_path / "clear.png")[20:30, 30:40] == 0).all()
+
+
+def test_nifti_is_complete_and_exact(tmp_path):
+    gray = picture(np.uint8, 255)
+    nib.save(nib.Nifti1Image(gray.T.copy(), np.eye(4)), tmp_path / "a.nii")
+    nib.save(nib.Nifti1Image(gray.T.copy(), np.eye(4)), tmp_path / "a.nii.gz")
+    data = bytearray((tmp_path / "a.nii").read_bytes())
+    for length in (69, 71, -70):
+        changed = bytearray(data)
+        changed[42:44] = int(length).to_bytes(2, "little", signed=True)
+        (tmp_path / "b.nii").write_bytes(bytes(changed))
+        assert code_of(tmp_path / "b.nii") in ("truncated", "not_2d")
+    packed = (tmp_path / "a.nii.gz").read_bytes()
+    refused = 0
+    for i in range(40):
+        changed = bytearray(packed)
+        changed[20 + i * (len(packed) - 40) // 40] ^= 4
+        (tmp_path / "c.nii.gz").write_bytes(bytes(changed))
+        refused += code_of(tmp_path / "c.nii.gz") in ("truncated", "unknown_format")
+    assert refused == 40
+    extended = nib.Nifti1Image(gray.T.copy(), np.eye(4))
+    extended.header.extensions.append(nib.nifti1.Nifti1Extension("afni", b"x" * 100))
+    nib.save(extended, tmp_path / "d.nii.gz")
+    assert_is(read_cxr(tmp_path / "d.nii.gz"), gray)
+    high = picture().astype(np.int32) + (1 << 30)
+    nib.save(nib.Nifti1Image(high.T.copy(), np.eye(4)), tmp_path / "e.nii")
+    assert_is(read_cxr(tmp_path / "e.nii"), picture())
+    # One plane between two longer axes: x and z of a coronal image.
+    coronal = gray.T[::-1, ::-1][:, None, :].copy()
+    nib.save(nib.Nifti1Image(coronal, np.eye(4)), tmp_path / "f.nii")
+    assert_is(read_cxr(tmp_path / "f.nii"), gray)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
