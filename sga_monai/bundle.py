@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
+import io
 import json
 import logging
 import re
@@ -17,6 +19,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser
 from monai.bundle.scripts import run as bundle_run
 from monai.utils import set_determinism
 
@@ -27,6 +31,11 @@ from sga_monai.manifest import check_external, load_manifest, read_manifest
 from sga_monai.settings import as_flag
 
 logger = logging.getLogger(__name__)
+# Ids of train.json on which no weight depends, or that the run card holds as hashes or as the machine's.
+UNDECISIVE = (
+    "bundle_root", "output_dir", "dataset_dir", "manifest", "external_manifests", "cache_dir", "num_workers", "resume", "force_resume",
+    "max_epochs", "review_interval", "device", "imports", "hyper_parameters", "initialize", "training", "run", "test", "summary_writer",
+)  # fmt: skip
 
 
 def prepare(
@@ -91,24 +100,49 @@ def check_overrides(arguments: Sequence[str]) -> None:
     Raises:
         InputError: naming the override and the nearest id.
     """
+    given, files = _overrides(arguments)
+    if "config_file" not in given:
+        return
+    known = set(inspect.signature(bundle_run).parameters)
+    for file in files:
+        known |= {key.lstrip("+").replace("::", "#").split("#")[0] for key in json.loads(Path(file).read_text())}
+    known |= {name for name in given if any(re.search(rf"@{re.escape(name)}\b", value) for value in given.values())}
+    for name in given:
+        top = name.split("#")[0]
+        if top not in known:
+            near = get_close_matches(top, known, n=1)
+            raise InputError(f"--{name} names nothing in the configuration" + (f"; is --{near[0]} meant?" if near else ""))
+
+
+def resolved_config(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """The configuration of this command line with its overrides, without what does not decide the result.
+
+    Args:
+        arguments: the command line; ``sys.argv`` when ``None``.
+
+    Returns:
+        Sections by id; empty where the program was not started by ``monai.bundle run``.
+    """
+    given, files = _overrides(sys.argv if arguments is None else arguments)
+    if not files:
+        return {}
+    parser = ConfigParser()
+    parser.read_config(files)
+    known = set(inspect.signature(bundle_run).parameters)
+    parser.update({name: DefaultParseValue(value) for name, value in given.items() if name not in known})
+    content: dict[str, Any] = parser.get()
+    return {key: value for key, value in content.items() if key not in UNDECISIVE}
+
+
+def _overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Overrides by name, as text, and the JSON files of ``--config_file``."""
     given: dict[str, str] = {}
     for i, argument in enumerate(arguments):
         if re.match("--?[A-Za-z_]", argument):
             name, equals, value = argument.lstrip("-").partition("=")
-            given[name] = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
-    if "config_file" not in given:
-        return
-    files = given["config_file"].strip("[]").replace("'", "").replace('"', "").split(",")
-    known = set(inspect.signature(bundle_run).parameters)
-    for file in files:
-        if Path(file.strip()).suffix == ".json" and Path(file.strip()).is_file():
-            known |= {key.lstrip("+").replace("::", "#").split("#")[0] for key in json.loads(Path(file.strip()).read_text())}
-    known |= {name for name in given if any(re.search(rf"@{re.escape(name)}\b", value) for value in given.values())}
-    for name in given:
-        top = name.replace("::", "#").split("#")[0]
-        if top not in known:
-            near = get_close_matches(top, known, n=1)
-            raise InputError(f"--{name} names nothing in the configuration" + (f"; is --{near[0]} meant?" if near else ""))
+            given[name.replace("::", "#")] = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
+    named = given.get("config_file", "").strip("[]").replace("'", "").replace('"', "").split(",")
+    return given, [file.strip() for file in named if Path(file.strip()).suffix == ".json" and Path(file.strip()).is_file()]
 
 
 def install_plain_errors() -> None:
@@ -139,6 +173,8 @@ def end_on_sigterm() -> None:
     """
 
     def handler(number: int, frame: FrameType | None) -> None:
+        # A second one must not interrupt the clearing up.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.stderr.write("sga-monai: stopped by SIGTERM; a training goes on with --resume true\n")
         raise SystemExit(EXIT_TERMINATED)
 
@@ -159,8 +195,13 @@ def set_aside(output_dir: str, checkpoint: str | None = None, resume: bool | str
         InputError: when the folder holds something else than a run, or ``checkpoint``.
     """
     folder = Path(output_dir)
-    if as_flag("resume", resume):
-        return
+    if not as_flag("resume", resume):
+        _move_aside(folder, checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock_output_dir(folder)
+
+
+def _move_aside(folder: Path, checkpoint: str | None) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not any((folder / name).exists() for name in ("run.json", "model.pt", "predictions.csv", "tensorboard")):
@@ -210,14 +251,21 @@ def load_best_model(network: torch.nn.Module, checkpoint: str) -> torch.nn.Modul
     """Load a plain state dict into ``network`` and return it.
 
     Raises:
-        InputError: when the file is missing or does not fit the network.
+        InputError: when the file is missing, damaged, not finite, or does not fit the network.
     """
     if not Path(checkpoint).is_file():
         raise InputError("checkpoint: no such file; train first, or give the path of a model.pt")
+    data = Path(checkpoint).read_bytes()
+    card = Path(checkpoint).with_suffix(".json")
+    if card.is_file() and json.loads(card.read_text()).get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
+        raise InputError("checkpoint: the weights are not those that model.json beside them describes; train again")
     try:
-        network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
     except Exception:
         raise InputError("checkpoint: not a state dict of this network; give the model.pt of a training run") from None
+    if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+        raise InputError("checkpoint: the weights are NaN or infinite; train again")
     return network
 
 

@@ -82,7 +82,10 @@ def save_checkpoint(folder: str | Path, epoch: int, state: Mapping[str, Any], ke
             temporary.unlink(missing_ok=True)
         except OSError:
             logger.warning("a temporary file of a checkpoint could not be deleted")
-    for old in _checkpoints(folder)[keep:]:
+    # What is of this epoch or a later one is another history: damaged, or of a run that went on from an earlier epoch.
+    others = [old for old in _checkpoints(folder) if old != path]
+    later = [old for old in others if int(old.name[6:12]) >= epoch]
+    for old in later + [old for old in others if old not in later][max(keep - 1, 0) :]:
         old.unlink(missing_ok=True)
     return path
 
@@ -100,6 +103,9 @@ def load_checkpoint(folder: str | Path) -> dict[str, Any]:
         epoch = int(path.name[6:12])
         try:
             data = path.read_bytes()
+        except OSError as error:
+            raise DiskError(path.name[:12], error.errno or errno.EIO) from None
+        try:
             if hashlib.sha256(data).hexdigest() != path.name[13:77]:
                 raise ValueError("not the bytes that were written")
             state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -180,13 +186,25 @@ class Checkpoints:
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
+        except InputError:
+            raise
         except (RuntimeError, ValueError, KeyError):
             raise InputError("resume: the checkpoint does not fit this network or optimizer; repeat the settings of its run") from None
+        self._apply_new_settings(state["identity"])
+        # Epochs are whole; a forced change of the batch size changes how many iterations that is.
         engine.state.epoch, engine.state.iteration = state["trainer"]["epoch"], state["trainer"]["iteration"]
+        if engine.state.epoch_length:
+            engine.state.iteration = engine.state.epoch * engine.state.epoch_length
         if self.evaluator is not None:
             best: Any = self.evaluator.state
             best.best_metric, best.best_metric_epoch = (state["evaluator"][key] for key in ("best_metric", "best_metric_epoch"))
         logger.info("resumed after epoch %d of %s", engine.state.epoch, engine.state.max_epochs)
+
+    def _apply_new_settings(self, before: Mapping[str, Any]) -> None:
+        """Where a forced resume changed the optimizer's settings, the loaded ones give way."""
+        old, new = (identity.get("objects", {}).get("optimizer", {}) for identity in (before, self.identity))
+        for group in self.parts["optimizer"].param_groups:
+            group.update({key: value for key, value in new.items() if key in group and old.get(key) != value})
 
     def save(self, engine: Engine) -> None:
         """Write the checkpoint of the epoch that is complete."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import logging
 import math
@@ -86,8 +88,11 @@ class BestModelSaver:
             return
         self.best, self.epoch = value, engine.state.epoch
         state = {key: tensor.detach().cpu() for key, tensor in self.network.state_dict().items()}
-        facts = {self.metric: value, "epoch": self.epoch}
-        write_whole(self.output_dir / "model.pt", lambda path: torch.save(state, path))
+        # By way of memory: torch's own writer would hide that a disk is full.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        facts = {self.metric: value, "epoch": self.epoch, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
+        write_whole(self.output_dir / "model.pt", lambda path: path.write_bytes(buffer.getvalue()))
         write_whole(self.output_dir / "model.json", lambda path: path.write_text(json.dumps(facts, indent=4) + "\n"))
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,12 +102,16 @@ class BestModelSaver:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """The inverse. A model on disk that is better, from an epoch after the checkpoint, stays."""
         self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        if self.resume and self.epoch and not (self.output_dir / "model.pt").is_file():
+            raise InputError("resume: output_dir has checkpoints but no model.pt; restore it, or start again without resume")
         try:
             facts = json.loads((self.output_dir / "model.json").read_text())
             value, epoch = float(facts[self.metric]), int(facts["epoch"])
         except (OSError, ValueError, KeyError, TypeError):
             return
-        if self.resume and value > self.best and (self.output_dir / "model.pt").is_file():
+        # Where a kill fell between the two files they are of different epochs, and the later one is trained again.
+        sound = facts.get("sha256") == hashlib.sha256((self.output_dir / "model.pt").read_bytes()).hexdigest()
+        if self.resume and value > self.best and sound:
             self.best, self.epoch = value, epoch
 
 
@@ -144,7 +153,8 @@ class TrainingProgress:
     def epoch(self, engine: Engine) -> None:
         """Log the epoch's means and its validation AUROC."""
         means = " ".join(f"{key} {sum(values) / len(values):.4f}" for key, values in self.sums.items())
-        metric = self.evaluator.state.metrics.get("val_auroc", math.nan)
+        validated = self.evaluator.state.epoch == engine.state.epoch
+        metric = self.evaluator.state.metrics.get("val_auroc", math.nan) if validated else math.nan
         seconds = time.monotonic() - self.began
         logger.info("epoch %d/%d %s val_auroc %.4f (%.0f s)", engine.state.epoch, engine.state.max_epochs, means, metric, seconds)
         self.sums.clear()

@@ -7,46 +7,68 @@ import logging
 import os
 from pathlib import Path
 
-from sga_monai.errors import DISK, DiskError, InputError
+from sga_monai.errors import DiskError, InputError
 
 logger = logging.getLogger(__name__)
-_held: dict[Path, int] = {}
+_held: dict[str, int] = {}
+IN_USE = "another run is writing this output_dir; wait for it, stop it, or give another folder"
 
 
 def lock_output_dir(output_dir: str | Path) -> None:
     """Hold ``output_dir`` until this process ends, however it ends.
 
-    The lock is an ``flock`` on a hidden file beside the folder, so the system releases it when its owner dies, and it
-    stays where it is when the folder is renamed. Its owner may ask again.
+    Two locks, both ``flock``, which the system releases when their owner dies: on a hidden file beside the folder, which
+    stays where it is when the folder is renamed, and on the folder itself where it exists, whatever name it has in another
+    container. To be called again when the folder was made. The owner may ask again.
 
     Raises:
-        InputError: when another process holds it.
-        DiskError: when the file cannot be made.
+        InputError: when another process holds it, or ``output_dir`` is a link.
+        DiskError: when neither can be locked.
     """
-    folder = Path(output_dir).resolve()
-    if folder in _held:
+    folder = Path(output_dir)
+    if folder.is_symlink():
+        raise InputError("output_dir is a link; give the folder that it leads to")
+    folder = folder.resolve()
+    beside = folder.with_name(f".{folder.name}.lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _hold(str(beside), os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        # A folder of one's own in somebody else's: its own lock must do.
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise DiskError("the lock of output_dir", error.errno or 0) from None
+    if folder.is_dir():
+        _hold(f"{folder.stat().st_dev}:{folder.stat().st_ino}", os.O_RDONLY, folder)
+
+
+def _hold(key: str, flags: int, path: Path | None = None) -> None:
+    if key in _held:
         return
-    path = folder.with_name(f".{folder.name}.lock")
     try:
         import fcntl
     except ImportError:
         logger.warning("this system has no file locks: start one run at a time in output_dir")
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-    except OSError as error:
-        if error.errno in DISK:
-            raise DiskError(path.name, error.errno) from None
-        raise
+    descriptor = os.open(path or key, flags, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise InputError("another run is writing this output_dir; wait for it, stop it, or give another folder") from None
+        raise InputError(IN_USE) from None
     except OSError:
+        os.close(descriptor)
         logger.warning("this file system has no locks: start one run at a time in output_dir")
+        return
+    _held[key] = descriptor
+
+
+def _forget() -> None:
+    """In a forked child: the lock is its parent's, and must not outlive it."""
+    for descriptor in _held.values():
         with contextlib.suppress(OSError):
             os.close(descriptor)
-        return
-    _held[folder] = descriptor
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -34,6 +34,7 @@ def identify(
     manifest: str,
     num_workers: int = 0,
     device: torch.device | str = "cpu",
+    config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What decides every bit of a training's result.
 
@@ -47,14 +48,16 @@ def identify(
         manifest: the file whose SHA-256 is recorded.
         num_workers: processes that read.
         device: where the network is.
+        config: of ``resolved_config``: sections of the configuration, so that any override counts.
 
     Returns:
-        ``settings, objects, data, code`` (a difference there makes another run) and ``machine`` (a difference there may
+        ``settings, config, objects, data, code`` (a difference there makes another run) and ``machine`` (a difference there may
         change the last bits). Plain values only.
     """
     images = [hashlib.sha256(" ".join(dataset.sha256).encode()).hexdigest() for dataset in datasets]
     return {
         "settings": describe({key: value for key, value in settings.items() if key not in NOT_IDENTITY}),
+        "config": describe({key: value for key, value in (config or {}).items() if key not in settings}),
         "objects": {
             "iteration": describe(iteration),
             "network": hashlib.sha256(str(network).encode()).hexdigest()[:16],
@@ -77,7 +80,7 @@ class RunCard:
     """Writes ``run.json`` at the start, after every epoch and at the end of a training.
 
     It holds ``identity``, ``git_revision``, ``started`` and ``finished`` (UTC; null while it runs), ``duration_s``,
-    ``peak_memory_mb``, ``epoch``, ``max_epochs``, ``resumed_after_epoch``, ``best`` and the ``sha256`` of ``model.pt``.
+    ``peak_memory_mb``, ``epoch`` (completed), ``max_epochs``, ``resumed_after_epoch``, ``best`` and the ``sha256`` of ``model.pt``.
 
     Args:
         output_dir: where ``run.json`` goes.
@@ -93,20 +96,36 @@ class RunCard:
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer, after ``Checkpoints``."""
         engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.complete)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
         """Begin the card."""
         self.began = time.monotonic()
+        self.epoch = engine.state.epoch
+        earlier = self._earlier() if self.epoch else {}
+        self.before = float(earlier.get("duration_s") or 0.0)
         self.facts: dict[str, Any] = {
             "identity": self.identity,
             "git_revision": git_revision(),
-            "started": _now(),
+            "started": earlier.get("started") or _now(),
             "finished": None,
-            "resumed_after_epoch": engine.state.epoch or None,
+            "resumed_after_epoch": self.epoch or None,
         }
         self.write(engine)
+
+    def complete(self, engine: Engine) -> None:
+        """Count an epoch: a run that ends between two has not completed the next."""
+        self.epoch = engine.state.epoch
+        self.write(engine)
+
+    def _earlier(self) -> dict[str, Any]:
+        """The card of the run that is resumed; its time counts too."""
+        try:
+            card: dict[str, Any] = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return card
 
     def finish(self, engine: Engine) -> None:
         """Say that the training is complete."""
@@ -118,14 +137,15 @@ class RunCard:
         state: Any = self.evaluator.state
         model = self.path.with_name("model.pt")
         facts = self.facts | {
-            "duration_s": round(time.monotonic() - self.began, 1),
+            "duration_s": round(self.before + time.monotonic() - self.began, 1),
             "peak_memory_mb": _peak_memory_mb(),
-            "epoch": engine.state.epoch,
+            "epoch": self.epoch,
             "max_epochs": engine.state.max_epochs,
-            "best": {"val_auroc": float(state.best_metric), "epoch": int(state.best_metric_epoch)},
+            # MONAI's -1 means none yet.
+            "best": {"val_auroc": float(state.best_metric), "epoch": int(state.best_metric_epoch)} if state.best_metric_epoch > 0 else None,
             "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest() if model.is_file() else None,
         }
-        write_whole(self.path, lambda path: path.write_text(json.dumps(facts, indent=4) + "\n"))
+        write_whole(self.path, lambda path: path.write_text(json.dumps(facts, indent=4, allow_nan=False) + "\n"))
 
 
 def _now() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import math
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -55,6 +56,8 @@ def describe(thing: Any) -> Any:
     """
     if isinstance(thing, enum.Enum):
         return describe(thing.value)
+    if isinstance(thing, float) and not math.isfinite(thing):
+        return str(thing)
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
     if isinstance(thing, (list, tuple)):

@@ -291,13 +291,13 @@ class SGAIteration:
         if len(batch) != 2:
             raise InputError("SGAIteration takes batches of image and label only")
         image, label = (t.as_tensor() if isinstance(t, MetaTensor) else t for t in batch)
+        self._refuse_non_finite(engine, batchdata, image=image)
         if engine.state.iteration == 1 and not self.value_range[0] <= float(image.min()) <= float(image.max()) <= self.value_range[1]:
             raise InputError("images are outside value_range; scale them to it in preprocessing")
         network = engine.network
         output: dict[str, Any] = {Keys.IMAGE: image, Keys.LABEL: label}
         engine.state.output = output
 
-        self._refuse_non_finite(engine, batchdata, image=image)
         adversarial = None
         if self.kl_weight > 0:
             with self.autocast(image.device):
@@ -330,10 +330,10 @@ class SGAIteration:
 
         (loss / engine.accumulation_steps if engine.accumulation_steps > 1 else loss).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        # Before the optimizer, which would spread what is not finite over all weights.
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        self._refuse_non_finite(engine, batchdata, gradient=nn.utils.get_total_norm(gradients))
         if last:
-            # Before the optimizer, which would spread what is not finite over all weights.
-            gradients = [p.grad for p in network.parameters() if p.grad is not None]
-            self._refuse_non_finite(engine, batchdata, gradient=nn.utils.get_total_norm(gradients))
             engine.optimizer.step()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output

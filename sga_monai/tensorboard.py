@@ -40,7 +40,8 @@ class ScalarWriter:
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer, after its ``ValidationHandler``."""
-        engine.add_event_handler(Events.STARTED, self.start)
+        # Not at the start, where a resume may still be refused.
+        engine.add_event_handler(Events.ITERATION_STARTED(once=1), self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch)
 
@@ -59,6 +60,8 @@ class ScalarWriter:
 
     def epoch(self, engine: Engine) -> None:
         """Write the validation metrics of one epoch."""
+        if self.evaluator.state.epoch != engine.state.epoch:
+            return
         for key, value in self.evaluator.state.metrics.items():
             self.writer.add_scalar(key, float(value), engine.state.epoch)
         self.writer.flush()

@@ -158,14 +158,13 @@ def test_bad_input_leaves_an_earlier_run_where_it_is(phantom_dir, tmp_path):
 def test_an_earlier_run_is_set_aside(tmp_path):
     for content in ("one", "two"):
         set_aside(str(tmp_path / "run"))
-        (tmp_path / "run").mkdir()
         (tmp_path / "run/model.pt").write_text(content)
     with pytest.raises(InputError, match="folder of the checkpoint"):
         set_aside(str(tmp_path / "run"), str(tmp_path / "run/model.pt"))
     with pytest.raises(InputError, match="holds no run"):
         set_aside(str(tmp_path))
     set_aside(str(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "run").iterdir())
     assert [(tmp_path / f"run.{n}/model.pt").read_text() for n in (1, 2)] == ["one", "two"]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -19,12 +20,15 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import ROCAUC, ValidationHandler
+from monai.transforms import RandGaussianNoise
 from torch import nn
 
 from sga_monai import checkpoint
+from sga_monai.bundle import load_best_model
 from sga_monai.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from sga_monai.epochs import EpochSampler, EpochSeeds, epoch_seed
 from sga_monai.errors import DiskError, InputError, NumericError
+from sga_monai.files import write_whole
 from sga_monai.guards import EarlyStopping, RobustOverfitting
 from sga_monai.handlers import BestModelSaver, score_and_label
 from sga_monai.settings import as_flag, describe, differences
@@ -73,6 +77,21 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path, caplog, k
     damage(kind, number, newest, older)
     assert load_checkpoint(tmp_path)["trainer"]["epoch"] == 1
     assert "damaged; trying the one before it" in caplog.text
+
+
+def test_a_save_after_a_fallback_leaves_no_damaged_one_and_loses_no_good_one(tmp_path):
+    for epoch in (4, 5):
+        save_checkpoint(tmp_path, epoch, state(epoch))
+    for name in (9, 10):
+        (tmp_path / f"epoch_{name:06d}_{'0' * 64}.pt").write_bytes(b"damaged")
+    assert load_checkpoint(tmp_path)["trainer"]["epoch"] == 5
+    save_checkpoint(tmp_path, 6, state(6))
+    assert [path.name[:12] for path in sorted(tmp_path.iterdir())] == ["epoch_000005", "epoch_000006"]
+    newest = next(tmp_path.glob("epoch_000006*"))
+    damage("flip", 1, newest, newest)
+    save_checkpoint(tmp_path, 6, state(6) | {"text": "trained again"})
+    assert [path.name[:12] for path in sorted(tmp_path.iterdir())] == ["epoch_000005", "epoch_000006"]
+    assert load_checkpoint(tmp_path)["text"] == "trained again"
 
 
 def test_never_in_silence_from_zero(tmp_path):
@@ -275,6 +294,43 @@ def test_another_run_is_refused_with_the_difference(tmp_path, caplog):
         build(tmp_path, 1, resume=True, identity=now).trainer.run()
 
 
+def test_a_forced_resume_uses_the_new_settings(tmp_path):
+    before = {"objects": {"optimizer": {"lr": 0.1, "momentum": 0.9}}}
+    build(tmp_path, 1, identity=before).trainer.run()
+    now = {"objects": {"optimizer": {"lr": 0.001, "momentum": 0.9}}}
+    forced = build(tmp_path, 2)
+    saver = Checkpoints(str(tmp_path), forced.network, forced.optimizer, {}, forced.evaluator, now, True, True)
+    saver.attach(forced.trainer)
+    forced.trainer.add_event_handler(Events.EPOCH_STARTED, lambda _: rates.append(forced.optimizer.param_groups[0]["lr"]))
+    rates: list[float] = []
+    forced.trainer.run()
+    assert rates == [0.001]
+
+
+def test_a_resume_without_its_best_model_is_refused(tmp_path):
+    build(tmp_path, 1).trainer.run()
+    (tmp_path / "model.pt").unlink()
+    with pytest.raises(InputError, match=r"no model\.pt; restore it"):
+        build(tmp_path, 2, resume=True).trainer.run()
+
+
+def test_weights_that_were_changed_are_not_loaded(tmp_path):
+    network = build(tmp_path, 1).network
+    run = build(tmp_path, 1)
+    run.trainer.run()
+    load_best_model(network, str(tmp_path / "model.pt"))
+    data = bytearray((tmp_path / "model.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "model.pt").write_bytes(bytes(data))
+    with pytest.raises(InputError, match=r"not those that model\.json"):
+        load_best_model(network, str(tmp_path / "model.pt"))
+    (tmp_path / "model.json").unlink()
+    nowhere = {key: value * math.nan if value.is_floating_point() else value for key, value in network.state_dict().items()}
+    torch.save(nowhere, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="NaN or infinite"):
+        load_best_model(network, str(tmp_path / "model.pt"))
+
+
 def test_best_model_traps(tmp_path):
     """NaN first, a tie, NaN later; and a resumed run beside a better model."""
     network = TinyNet()
@@ -284,7 +340,9 @@ def test_best_model_traps(tmp_path):
             engine = Engine(lambda *_: None)
             engine.state.metrics, engine.state.epoch = {"val_auroc": value}, epoch
             saver(engine)
-        return json.loads((tmp_path / "model.json").read_text())
+        facts = json.loads((tmp_path / "model.json").read_text())
+        assert facts.pop("sha256") == hashlib.sha256((tmp_path / "model.pt").read_bytes()).hexdigest()
+        return facts
 
     assert validate(BestModelSaver(network, str(tmp_path)), [math.nan, 0.7, 0.9, 0.9, math.nan, 0.8]) == {"val_auroc": 0.9, "epoch": 3}
     kept = (tmp_path / "model.pt").read_bytes()
@@ -294,18 +352,26 @@ def test_best_model_traps(tmp_path):
     assert validate(resumed, [0.85, 0.9], 3) == {"val_auroc": 0.9, "epoch": 3}
     assert (tmp_path / "model.pt").read_bytes() == kept
     assert validate(resumed, [0.95], 5) == {"val_auroc": 0.95, "epoch": 5}
+    # A kill between the two files: the card is of an earlier epoch, so what it says of the weights does not count.
+    (tmp_path / "model.pt").write_bytes(kept)
+    torn = BestModelSaver(network, str(tmp_path), resume=True)
+    torn.load_state_dict({"best": 0.7, "epoch": 2})
+    assert (torn.best, torn.epoch) == (0.7, 2)
 
 
-class Poison(nn.Module):
-    """Passes on what it gets; from the seventh time on it breaks one thing."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.factor = 1.0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.network(x) * self.factor
+def test_files_are_flushed_before_and_after_their_names_change(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, Path.replace
+    kind = {True: "folder", False: "file"}
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(kind[os.path.isdir(f"/proc/self/fd/{fd}")]), fsync(fd)))
+    monkeypatch.setattr(Path, "replace", lambda path, target: (calls.append("rename"), replace(path, target))[1])
+    write_whole(tmp_path / "a", lambda path: path.write_text("x"))
+    assert calls == ["file", "rename", "folder"]
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(DiskError):
+        write_whole(tmp_path / "a", lambda path: path.write_text("y"))
+    assert (tmp_path / "a").read_text() == "x"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize("what", ["image", "loss", "gradient", "saliency", "perturbation"])
@@ -339,6 +405,27 @@ def test_what_is_not_finite_stops_before_the_optimizer(tmp_path, monkeypatch, wh
     assert all(bool(value.isfinite().all()) for value in load_checkpoint(tmp_path / "checkpoints")["network"].values())
     if what == "image":
         assert re.search(r"rows \d+: ", str(caught.value))
+
+
+def test_a_gradient_that_is_not_finite_is_found_in_its_own_part_of_an_accumulated_step(tmp_path):
+    run = build(tmp_path, 1)
+    run.trainer.accumulation_steps = 3
+    seen: list[int] = []
+
+    def poison(gradient: torch.Tensor) -> torch.Tensor:
+        seen.append(1)
+        return gradient * math.nan if len(seen) == 1 else gradient
+
+    run.network.fc.weight.register_hook(poison)
+    with pytest.raises(NumericError, match="epoch 1, iteration 1, rows"):
+        run.trainer.run()
+
+
+def test_a_nan_image_at_the_first_step_is_a_numeric_error(tmp_path):
+    run = build(tmp_path, 1)
+    run.trainer.add_event_handler(Events.ITERATION_STARTED, lambda engine: engine.state.batch["image"][2].fill_(math.nan))
+    with pytest.raises(NumericError, match=r"iteration 1, rows \d+: the image is NaN"):
+        run.trainer.run()
 
 
 def test_early_stopping_counts_on_after_a_resume(tmp_path, monkeypatch):
@@ -376,6 +463,13 @@ def test_robust_overfitting_is_measured_and_ends_the_run(tmp_path, monkeypatch):
     run.trainer.run()
     assert run.trainer.state.epoch == 4
     assert guard.state_dict() == {"best": 0.9, "stopped": True}
+    # A resumed run that was stopped stays stopped.
+    again = build(tmp_path / "again", 6)
+    later = RobustOverfitting(again.iteration, again.network, Fixed(), interval=1, drop=0.3)
+    later.load_state_dict(guard.state_dict())
+    later.attach(again.trainer)
+    again.trainer.run()
+    assert again.trainer.state.iteration == 0
     with pytest.raises(InputError, match="robust_drop"):
         RobustOverfitting(run.iteration, run.network, Fixed(), 1, drop=2.0)
 
@@ -399,10 +493,17 @@ def test_orders_and_seeds_depend_on_seed_and_epoch_alone():
         draws.append((random.random(), float(np.random.rand()), float(torch.rand(1))))  # noqa: NPY002
     assert draws[0] == draws[1]
     assert sampler.epoch == 3
+    dataset = SimpleNamespace(transform=RandGaussianNoise(prob=1.0))
+    noise = []
+    for _ in range(2):
+        EpochSeeds(0, sampler, dataset)(engine)
+        noise.append(dataset.transform(torch.zeros(1, 4, 4)))
+    assert torch.equal(*noise)
 
 
 def test_records_and_flags():
     changes = ["a.b.1: was 2, is 3", "c: was 1, is absent", "d: was absent, is 2"]
+    assert describe({"a": math.inf, "b": (1, None)}) == {"a": "inf", "b": [1, None]}
     assert differences({"a": {"b": [1, 2]}, "c": 1}, {"a": {"b": [1, 3]}, "d": 2}) == changes
     assert [as_flag("x", value) for value in (True, False, "true", "False")] == [True, False, True, False]
     with pytest.raises(InputError, match="resume must be true or false, got 'yes'"):

@@ -17,6 +17,8 @@ import torch
 from conftest import ROOT
 
 from sga_monai.checkpoint import load_checkpoint
+from sga_monai.errors import InputError
+from sga_monai.lock import lock_output_dir
 
 EPOCHS = 4
 whole = pytest.mark.faults
@@ -127,6 +129,7 @@ def test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit(command, straight, 
     reference, seconds = straight("--num_workers", "0")
     rng = random.Random(stops)
     out = tmp_path / "sga"
+    stopped = 0
     for _ in range(stops):
         process = start(command(out, *resume_if_there(out)))
         # Late enough that the program listens, early enough that it is not finished.
@@ -139,9 +142,11 @@ def test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit(command, straight, 
         _, stderr = process.communicate(timeout=60)
         assert time.monotonic() - began < 30
         assert process.returncode in (143, 0), stderr[-2000:]
+        stopped += process.returncode == 143
         assert process.returncode == 0 or "stopped by SIGTERM" in stderr
         assert "Traceback" not in stderr
         assert not list(out.rglob(".*.tmp"))
+    assert stopped
     code, _, stderr, _ = run(command(out, *resume_if_there(out)))
     assert code == 0, stderr[-3000:]
     assert_same_result(reference, out)
@@ -176,6 +181,47 @@ def test_the_lock_of_a_dead_run_is_taken_over(command, tmp_path):
     assert "resumed after epoch" in stdout
 
 
+def test_links_and_other_names_of_a_folder_do_not_get_past_the_lock(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(InputError, match="output_dir is a link"):
+        lock_output_dir(tmp_path / "link")
+    program = """
+import sys, time
+from sga_monai.errors import InputError
+from sga_monai.lock import lock_output_dir
+try:
+    lock_output_dir(sys.argv[1])
+except InputError:
+    print("refused", flush=True)
+else:
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", program]
+    owner = start([*command, str(tmp_path / "real")])
+    assert owner.stdout.readline().strip() == "held"
+    # Renamed by somebody: the folder's own lock still holds.
+    (tmp_path / "real").rename(tmp_path / "renamed")
+    assert run([*command, str(tmp_path / "renamed")])[1].strip() == "refused"
+    kill(owner)
+    after = start([*command, str(tmp_path / "renamed")])
+    assert after.stdout.readline().strip() == "held"
+    kill(after)
+
+
+def test_a_child_does_not_keep_the_lock_of_a_dead_parent(tmp_path):
+    parent = os.fork()
+    if parent == 0:
+        lock_output_dir(tmp_path / "out")
+        if os.fork() == 0:
+            time.sleep(20)
+            os._exit(0)
+        os._exit(0)
+    os.waitpid(parent, 0)
+    lock_output_dir(tmp_path / "out")
+
+
 def limited(command: list[str], size: int) -> list[str]:
     """The command in a process whose files may not grow beyond ``size`` bytes, as on a disk that is nearly full."""
     program = (
@@ -185,11 +231,10 @@ def limited(command: list[str], size: int) -> list[str]:
     return [sys.executable, "-c", program, *command]
 
 
-def assert_stopped_by_the_disk(code: int, stdout: str, stderr: str, out: Path, epoch: int) -> None:
+def assert_stopped_by_the_disk(code: int, stderr: str, out: Path, epoch: int) -> None:
     assert code == 4, stderr[-3000:]
     assert "sga-monai: cannot write" in stderr
     assert "Traceback" not in stderr
-    assert "saved" not in stdout + stderr
     assert load_checkpoint(out / "checkpoints")["trainer"]["epoch"] == epoch
     assert not list(out.rglob(".*.tmp"))
 
@@ -198,10 +243,16 @@ def test_a_file_that_may_not_grow(command, tmp_path):
     out = tmp_path / "sga"
     assert run(command(out, epochs=2))[0] == 0
     # model.pt (45 MB) fits, a checkpoint (90 MB) does not.
-    code, stdout, stderr, _ = run(limited(command(out, "--resume", "true"), 60_000_000))
-    assert_stopped_by_the_disk(code, stdout, stderr, out, 2)
+    code, _, stderr, _ = run(limited(command(out, "--resume", "true"), 60_000_000))
+    assert_stopped_by_the_disk(code, stderr, out, 2)
     assert "cannot write epoch_000003 (89.5 MB): the file would be larger than allowed" in stderr
     assert run(command(out, "--resume", "true", epochs=3))[0] == 0
+    # Nor does model.pt: nothing of the new run is left but its cards.
+    code, _, stderr, _ = run(limited(command(tmp_path / "other", epochs=2), 20_000_000))
+    assert code == 4, stderr[-3000:]
+    assert "cannot write model.pt: the file would be larger than allowed" in stderr
+    assert "Traceback" not in stderr
+    assert not list((tmp_path / "other").rglob("*.pt")) + list((tmp_path / "other").rglob(".*.tmp"))
 
 
 @pytest.fixture
@@ -218,9 +269,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk(command, small_disk):
     out = small_disk / "sga"
-    code, stdout, stderr, _ = run(command(out))
+    code, _, stderr, _ = run(command(out))
     # One checkpoint and the model fit; while the second is written, the first must still be there.
-    assert_stopped_by_the_disk(code, stdout, stderr, out, 1)
+    assert_stopped_by_the_disk(code, stderr, out, 1)
     assert "no space is left on the disk" in stderr
 
 
@@ -228,8 +279,8 @@ def test_a_disk_that_becomes_read_only(command, small_disk):
     out = small_disk / "sga"
     assert run(command(out, epochs=1))[0] == 0
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    code, stdout, stderr, _ = run(command(out, "--resume", "true"))
-    assert_stopped_by_the_disk(code, stdout, stderr, out, 1)
+    code, _, stderr, _ = run(command(out, "--resume", "true"))
+    assert_stopped_by_the_disk(code, stderr, out, 1)
     assert "read-only" in stderr
 
 
@@ -271,18 +322,26 @@ def test_same_seed_same_bits(command, straight, tmp_path):
     assert cards[0]["duration_s"] > 0
 
 
-def test_resume_refuses_what_changed(command, tmp_path):
+def test_resume_refuses_what_changed(command, phantom_dir, tmp_path):
     out = tmp_path / "sga"
     assert run(command(out, epochs=1))[0] == 0
     for options, text in (
         (("--mask_fraction", "0.2"), "settings.mask_fraction: was 0.1, is 0.2"),
         (("--train#iteration#kl_weight", "2.0"), "objects.iteration.kl_weight: was 1.0, is 2.0"),
         (("--optimizer#momentum", "0.5"), "objects.optimizer.momentum: was 0.9, is 0.5"),
+        (("--train#trainer#accumulation_steps", "2"), "config.train.trainer.accumulation_steps: was absent, is 2"),
     ):
         code, _, stderr, _ = run(command(out, "--resume", "true", *options))
         assert code == 3, stderr[-2000:]
         assert text in stderr
     assert load_checkpoint(out / "checkpoints")["trainer"]["epoch"] == 1
+    manifest = tmp_path / "northgate.csv"
+    lines = (phantom_dir / "northgate.csv").read_text().splitlines()
+    manifest.write_text("\n".join(lines[:1] + lines[:0:-1]) + "\n")
+    code, _, stderr, _ = run(command(out, "--resume", "true", "--manifest", str(manifest)))
+    assert code == 3
+    assert "data.manifest_sha256" in stderr
+    assert "data.images_sha256.0" in stderr
     code, _, stderr, _ = run(command(tmp_path / "none", "--resume", "true"))
     assert code == 3
     assert "output_dir holds no checkpoint" in stderr

@@ -27,12 +27,13 @@ GUARDS = [
     ("keep two", "checkpoint", "KEPT = 2", "KEPT = 1", CHECKPOINT),
     ("delete last", "checkpoint", "    buffer = io.BytesIO()\n    torch.save(dict",
      "    for old in _checkpoints(folder)[keep - 1 :]:\n        old.unlink()\n    buffer = io.BytesIO()\n    torch.save(dict", CHECKPOINT),
+    ("damaged ones go first", "checkpoint", "    for old in later + [", "    for old in [", CHECKPOINT),
     ("no temporary left", "checkpoint", "            temporary.unlink(missing_ok=True)\n", "            pass\n", CHECKPOINT),
     ("disk errors become exit 4", "checkpoint", "        if error.errno in DISK:", "        if False:", CHECKPOINT),
     ("never from zero", "checkpoint", '    raise InputError("resume: output_dir holds no', '    return {}\n    raise InputError("resume: output_dir holds no', CHECKPOINT),
     ("identity", "checkpoint", "if serious and not self.force_resume:", "if False:", CHECKPOINT),
     ("evaluator's best", "checkpoint", 'best.best_metric, best.best_metric_epoch = (state["evaluator"]', '_ = (state["evaluator"]', CHECKPOINT),
-    ("iteration restored", "checkpoint", "engine.state.epoch, engine.state.iteration = state", "engine.state.epoch, _ = state", CHECKPOINT),
+    ("iteration restored", "checkpoint", "            engine.state.iteration = engine.state.epoch * engine.state.epoch_length\n", "            engine.state.iteration = 0\n", CHECKPOINT),
     ("reseed each epoch", "epochs", "        torch.manual_seed(seed)\n", "", CHECKPOINT),
     ("order by epoch", "epochs", "        self.sampler.epoch = epoch\n", "", CHECKPOINT),
     ("draws by iteration", "sga", "(self.seed, engine.state.iteration, engine.state.rank)", "(self.seed, id(engine), engine.state.rank)", CHECKPOINT),
@@ -44,7 +45,17 @@ GUARDS = [
     ("NaN never wins", "handlers", "        if not value > self.best:", "        if value <= self.best:", CHECKPOINT),
     ("a better model stays", "handlers", "if self.resume and value > self.best and", "if False and", CHECKPOINT),
     ("early stopping in the checkpoint", "guards", '        self.best, self.waited = state_dict["best"], state_dict["waited"]\n', "        pass\n", CHECKPOINT),
-    ("lock", "lock", "        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "        pass", f"{FAULTS}::test_the_lock_of_a_dead_run_is_taken_over"),
+    ("random transforms reseeded", "epochs", "            set_rnd(self.dataset, seed)\n", "            pass\n", CHECKPOINT),
+    ("robust guard in the checkpoint", "guards", '        self.best, self.stopped = state_dict["best"], state_dict["stopped"]\n', "        pass\n", CHECKPOINT),
+    ("fsync of other files", "files", "            os.fsync(stream.fileno())\n        temporary", "            pass\n        temporary", CHECKPOINT),
+    ("fsync of their folder", "files", "        sync_folder(path.parent)\n", "", CHECKPOINT),
+    ("other files by way of a temporary", "files", 'path.with_name(f".{path.name}.tmp")', "path", CHECKPOINT),
+    ("hash of model.pt", "bundle", 'not in ("", hashlib.sha256(data).hexdigest())', "not in (data,) and False", CHECKPOINT),
+    ("data in the identity", "run_card", '"data": {"manifest_sha256": hashlib', '"data": {"manifest_sha256": None and hashlib', f"{FAULTS}::test_resume_refuses_what_changed"),
+    ("configuration in the identity", "run_card", "for key, value in (config or {}).items() if key not in settings", "for key, value in ()", f"{FAULTS}::test_resume_refuses_what_changed"),
+    ("lock beside the folder", "lock", "        _hold(str(beside), os.O_RDWR | os.O_CREAT)\n", "        pass\n", f"{FAULTS}::test_of_two_started_at_once_one_runs"),
+    ("lock of the folder", "lock", '        _hold(f"{folder.stat', '        str(f"{folder.stat', f"{FAULTS}::test_links_and_other_names_of_a_folder_do_not_get_past_the_lock"),
+    ("lock forgotten by children", "lock", "os.close(descriptor)\n    _held.clear()", "pass\n    _held.clear()", f"{FAULTS}::test_a_child_does_not_keep_the_lock_of_a_dead_parent"),
     ("SIGTERM", "bundle", "    end_on_sigterm()\n    # MONAI", "    # MONAI", f"{FAULTS}::test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit"),
     ("a resumed folder stays", "bundle", '    if as_flag("resume", resume):\n        return\n', "", f"{FAULTS}::test_a_file_that_may_not_grow"),
 ]  # fmt: skip
@@ -57,11 +68,16 @@ def survives(folder: Path, module: str, guard: str, without: str, tests: str) ->
     if source.count(guard) != 1:
         raise SystemExit(f"the guard is not where it should be in {module}.py: {guard.strip()}")
     path.write_text(source.replace(guard, without))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", tests]
     try:
-        result = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False)
+        return _passes(folder, tests)
     finally:
         path.write_text(source)
+
+
+def _passes(folder: Path, tests: str) -> bool:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", tests]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if result.returncode not in (0, 1):
         raise SystemExit(result.stdout[-3000:] + result.stderr[-3000:])
     return result.returncode == 0
@@ -75,6 +91,9 @@ def main() -> None:
         for part in ("sga_monai", "bundles", "tests", "pyproject.toml", "constraints.txt"):
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
             copy(ROOT / part, folder / part)
+        for tests in dict.fromkeys(tests for *_, tests in GUARDS):
+            if not _passes(folder, tests):
+                raise SystemExit(f"{tests} fails with every guard on")
         for label, *guard in GUARDS:
             began = time.monotonic()
             passed = survives(folder, *guard)
