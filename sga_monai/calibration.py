@@ -80,17 +80,18 @@ def _coefficient(
     for _ in range(100):
         mean = expit(design @ beta + offset)
         information = design.T @ (design * (mean * (1 - mean))[:, None])
-        try:
-            step = np.linalg.solve(information, design.T @ (y - mean))
-        except np.linalg.LinAlgError:
+        if not np.linalg.cond(information) < 1e13:
             return nothing
+        step = np.linalg.solve(information, design.T @ (y - mean))
         # Where nearly all probabilities are saturated a full Newton step overshoots.
         beta += np.clip(step, -2.0, 2.0)
         # Separated classes have no finite coefficient.
         if not np.isfinite(beta).all() or abs(beta).max() > 1e4:
             return nothing
-        if abs(step).max() < 1e-12:
+        if abs(step).max() < 1e-10:
             break
+    else:
+        return nothing
     mean = expit(design @ beta + offset)
     bread = np.linalg.inv(design.T @ (design * (mean * (1 - mean))[:, None]))
     keys, cluster = np.unique(patient, return_inverse=True)
@@ -99,5 +100,8 @@ def _coefficient(
         np.add.at(scores, cluster, design * (y - mean)[:, None])
         n, k, g = len(y), design.shape[1], len(keys)
         bread = bread @ (scores.T @ scores) @ bread * (g / (g - 1) * (n - 1) / (n - k))
+    # Where nearly all probabilities are the same the information is singular to rounding.
+    if not bread[which, which] > 0:
+        return nothing
     half = float(norm.ppf(0.975)) * math.sqrt(bread[which, which])
     return Estimate(float(beta[which]), float(beta[which] - half), float(beta[which] + half))

@@ -19,6 +19,10 @@ DISK = {
     errno.EROFS: "the file system is read-only; give another output_dir",
     errno.EACCES: "permission is denied; give another folder, or ask for access",
     errno.EPERM: "permission is denied; give another folder, or ask for access",
+    errno.ENOENT: "a file or folder is missing; check the paths",
+    errno.ENOTDIR: "a part of the path is a file; check the paths",
+    errno.EISDIR: "the path is a folder; give the path of a file",
+    errno.EEXIST: "the path is taken by a file; give another",
     errno.EIO: "the disk reports an error; check it",
 }
 

@@ -55,6 +55,8 @@ def package_bundle(
         InputError: when the run is not finished, does not belong to its weights, or has weights that are not finite;
             when the bundle is there already.
     """
+    if not (Path(source) / "train.json").is_file():
+        raise InputError("source is no bundle; give the folder bundles/sga of the repository")
     runs = {"sga": _finished_run(Path(checkpoint))}
     if nt_checkpoint is not None:
         runs["nt"] = _finished_run(Path(nt_checkpoint))

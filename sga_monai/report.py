@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ks_2samp
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.preprocessing import OneHotEncoder
@@ -219,10 +218,6 @@ def _audit(scored: pd.DataFrame) -> dict[str, Any]:
         figure = auroc(scored[name], scored["label"], scored["patient"])
         audit[name.removeprefix("score_")] = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high}
     audit["metadata_only"] = _metadata_only(scored)
-    audit["site_shift_of_scores"] = None
-    if scored["label"].nunique() == 2:
-        by_label = [scored.loc[scored["label"] == value, "score"] for value in (0, 1)]
-        audit["site_shift_of_scores"] = float(ks_2samp(*by_label).statistic)
     return audit
 
 
@@ -251,6 +246,7 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     model, cohort, audit = report["models"]["sga"], report["cohort"], report["shortcut_audit"]
     area, drop = model["auroc"], model["auroc_difference"]
     half = (area["high"] - area["low"]) / 2
+    known = "cannot be estimated" if math.isnan(half) else f"is known to +/- {half:.2f} (at most {ENOUGH_PRECISION:.2f})"
     notes = []
     if not report["failures"]["reportable"]:
         code, text = "not reportable", "Too many images failed: no figure of this report can be relied upon."
@@ -258,7 +254,7 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         code = "inconclusive"
         text = (
             f"The site is too small for a conclusion: {cohort['positive_patients']} positive patients (at least {ENOUGH_POSITIVES} are "
-            f"needed), and the AUROC is known to +/- {half:.2f} (at most {ENOUGH_PRECISION:.2f}). The figures below are indications."
+            f"needed), and the AUROC {known}. The figures below are indications."
         )
     elif not math.isnan(drop["high"]) and drop["high"] < 0:
         code, text = "worse", f"The model works worse here than inside: AUROC {area['value']:.2f} against {model['internal']['auroc']:.2f}."

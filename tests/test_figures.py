@@ -188,6 +188,18 @@ def test_clustered_calibration_against_statsmodels(clustered):
     assert (ours.slope.low, ours.slope.high) == pytest.approx(tuple(theirs.conf_int().iloc[1]), abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("spread", [0.0, 1e-9, 1e-3, 1.0, 30.0])
+def test_calibration_of_saturated_and_constant_probabilities_is_a_figure_or_not_estimable(seed, spread):
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(20), 3)
+    label = np.r_[np.zeros(30, int), np.ones(30, int)]
+    fit = calibration(expit(-12 + spread * rng.normal(size=60)), label, patient if seed % 2 else None, n_samples=5)
+    for estimate in (fit.slope, fit.intercept):
+        assert math.isnan(estimate.value) or estimate.low < estimate.value < estimate.high
+    assert math.isfinite(fit.brier.value)
+
+
 def test_calibration_error_by_hand_and_the_not_estimable():
     p, y = np.repeat([0.2, 0.8], 5), np.r_[0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
     assert expected_calibration_error(p, y, 2) == pytest.approx((0 + 0.2) / 2)

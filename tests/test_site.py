@@ -13,6 +13,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import monai.bundle
 import numpy as np
 import pandas as pd
 import pydicom
@@ -20,6 +21,9 @@ import pytest
 import torch
 from conftest import ROOT
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+from monai.fl.client import MonaiAlgo
+from monai.fl.utils.constants import ExtraItems
+from monai.fl.utils.exchange_object import ExchangeObject
 from PIL import Image
 from statsmodels.stats.meta_analysis import combine_effects
 
@@ -31,7 +35,7 @@ from sga_monai.pool import pool_effects, pool_releases
 from sga_monai.reference import read_reference
 from sga_monai.release import check_release, make_release, numbers, suppress
 from sga_monai.report import make_report
-from sga_monai.verify import lint_bundle, verify_bundle
+from sga_monai.verify import lint_bundle, verify_bundle, verify_signature
 
 BUNDLE = "sga_cxr-0.1.0"
 
@@ -157,6 +161,101 @@ def test_monais_own_checks_accept_the_package(bundle, phantom_dir, tmp_path):
         assert workflow.check_properties() == []
     finally:
         sys.excepthook = hook
+
+
+def test_monai_loads_exports_and_evaluates_the_package(bundle, phantom_dir, tmp_path):
+    hook = sys.excepthook
+    try:
+        network = monai.bundle.load(name=BUNDLE, bundle_dir=str(bundle.parent))
+        state = torch.load(bundle / "models/model.pt", weights_only=True)
+        assert all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
+        monai.bundle.ckpt_export(
+            net_id="network_def", filepath=str(tmp_path / "exported.ts"), ckpt_file=str(bundle / "models/model.pt"), use_trace=True,
+            meta_file=str(bundle / "configs/metadata.json"), config_file=str(bundle / "configs/inference.json"), input_shape=[1, 1, 32, 32],
+        )  # fmt: skip
+        image = torch.rand(1, 1, 32, 32)
+        assert torch.allclose(torch.jit.load(tmp_path / "exported.ts")(image), network.eval()(image), atol=1e-6)
+        options = {"manifest": str(phantom_dir / "northgate.csv"), "dataset_dir": str(phantom_dir), "external_manifests": []}
+        algo = MonaiAlgo(
+            bundle_root=str(bundle), config_train_filename="configs/train.json", config_evaluate_filename="configs/train.json",
+            train_kwargs=options | {"output_dir": str(tmp_path / "a")}, eval_kwargs=options | {"output_dir": str(tmp_path / "b")},
+        )  # fmt: skip
+        algo.initialize(extra={ExtraItems.CLIENT_NAME: "site"})
+        assert 0 <= algo.evaluate(ExchangeObject(weights=state)).metrics["val_auroc"] <= 1
+    finally:
+        sys.excepthook = hook
+
+
+def test_a_signature_is_of_one_key_and_these_files(bundle, tmp_path):
+    pytest.importorskip("model_signing")
+    for name in ("ours", "other"):
+        for line in (f"ecparam -name prime256v1 -genkey -noout -out {name}.pem", f"ec -in {name}.pem -pubout -out {name}.pub"):
+            subprocess.run(["openssl", *line.split()], cwd=tmp_path, check=True, capture_output=True)
+    copy = tmp_path / BUNDLE
+    shutil.copytree(bundle, copy)
+    with pytest.raises(InputError, match="no signature"):
+        verify_signature(copy, tmp_path / "ours.pub")
+    command = [sys.executable, "-m", "model_signing", "sign", "key", str(copy), "--private_key", str(tmp_path / "ours.pem")]
+    subprocess.run([*command, "--signature", str(copy / "model.sig")], check=True, capture_output=True)
+    verify_bundle(copy)
+    verify_signature(copy, tmp_path / "ours.pub")
+    with pytest.raises(InputError, match="not of this key"):
+        verify_signature(copy, tmp_path / "other.pub")
+    # Somebody changes a file and mends the checksums: only the signature tells.
+    (copy / "LICENSE").write_text("other")
+    sums = (copy / "SHA256SUMS").read_text().splitlines()
+    sums[0] = f"{hashlib.sha256(b'other').hexdigest()}  LICENSE"
+    (copy / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+    verify_bundle(copy)
+    with pytest.raises(InputError, match="not of this key and these files"):
+        verify_signature(copy, tmp_path / "ours.pub")
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_predictions(bundle, phantom_dir, tmp_path):
+    given = ("--manifest", f"{phantom_dir}/lakeside.csv", "--dataset-dir", str(phantom_dir))
+    run("sga_monai", "evaluate", str(bundle), *given, "--output-dir", "straight", cwd=tmp_path)
+    command = [sys.executable, "-m", "sga_monai", "evaluate", str(bundle), *given, "--output-dir", "killed"]
+    cached: list[Path] = []
+    for count in (1, 10):
+        process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+        while process.poll() is None and len(cached) < count:
+            cached = [path for path in (tmp_path / "killed").glob("cache/*/*") if not path.name.startswith(".")]
+        process.kill()
+        process.communicate()
+    assert cached
+    run("sga_monai", "evaluate", str(bundle), *given, "--output-dir", "killed", cwd=tmp_path)
+    assert (tmp_path / "killed/predictions.csv").read_bytes() == (tmp_path / "straight/predictions.csv").read_bytes()
+    assert not (tmp_path / "killed.1").exists()
+    reports = []
+    for name in ("straight", "killed"):
+        run("sga_monai", "report", name, cwd=tmp_path)
+        reports.append((tmp_path / name / "report.json").read_text())
+    assert reports[0] == reports[1]
+
+
+@pytest.mark.real
+def test_the_journey_on_real_radiographs(real_data, tmp_path):
+    """Hannover and NIH inside, Cohen's collection outside: the whole way with a model of one epoch at 32 pixels."""
+    manifests = [ROOT / f"data_manifests/{name}.csv" for name in ("hannover_nih", "cohen_nih", "cohen")]
+    run(
+        "monai.bundle", "run", "training", "--config_file", "bundles/sga/train.json", "--image_size", "32", "--max_epochs", "1",
+        "--review_interval", "0", "--manifest", str(manifests[0]), "--dataset_dir", str(real_data), "--output_dir", str(tmp_path / "run"),
+        "--num_workers", "2", cwd=ROOT,
+    )  # fmt: skip
+    out = package_bundle(tmp_path / "run/model.pt", tmp_path / "dist", ROOT / "bundles/sga", None, manifests[1:])
+    elsewhere = tmp_path / "elsewhere" / out.name
+    shutil.move(out, elsewhere)
+    run("sga_monai", "verify", str(elsewhere), cwd=tmp_path)
+    releases = []
+    for manifest in manifests[1:]:
+        name = manifest.stem
+        given = ("--manifest", str(elsewhere / "manifests" / manifest.name), "--dataset-dir", str(real_data), "--output-dir", name)
+        run("sga_monai", "evaluate", str(elsewhere), *given, cwd=tmp_path)
+        run("sga_monai", "report", name, "--prevalence", "0.2", cwd=tmp_path)
+        run("sga_monai", "release", name, "--out", f"{name}.json", "--site", name, cwd=tmp_path)
+        releases.append(f"{name}.json")
+        assert (tmp_path / name / "report.html").stat().st_size < 1_000_000
+    assert "0." in run("sga_monai", "pool", *releases, "--out", "pooled", cwd=tmp_path)
 
 
 def test_the_same_run_gives_the_same_bytes(runs, bundle, phantom_dir, tmp_path):
@@ -299,7 +398,7 @@ import json, os, sys
 from pathlib import Path
 from sga_monai.errors import InputError
 from sga_monai.external import evaluate_bundle
-from sga_monai.verify import lint_bundle, verify_bundle
+from sga_monai.verify import lint_bundle, verify_bundle, verify_signature
 outcomes = {}
 for copy in sys.argv[3:]:
     os.chdir(copy)

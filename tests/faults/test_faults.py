@@ -82,6 +82,12 @@ def resume_if_there(out: Path) -> tuple[str, ...]:
     return ("--resume", "true") if any((out / "checkpoints").glob("epoch_*.pt")) else ()
 
 
+def wait_for_epoch(process: subprocess.Popen[str], out: Path, epoch: int) -> None:
+    """Until the checkpoint of ``epoch`` is there, or the process has ended."""
+    while process.poll() is None and not any(int(path.name[6:12]) >= epoch for path in out.glob("checkpoints/epoch_*.pt")):
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="session")
 def references() -> dict[str, tuple[Path, float]]:
     return {}
@@ -91,11 +97,11 @@ def references() -> dict[str, tuple[Path, float]]:
 def straight(command, references, tmp_path_factory):
     """An uninterrupted run with these options, and how long it took."""
 
-    def make(*options: str) -> tuple[Path, float]:
-        key = " ".join(options)
+    def make(*options: str, epochs: int = EPOCHS) -> tuple[Path, float]:
+        key = " ".join((*options, str(epochs)))
         if key not in references:
             out = tmp_path_factory.mktemp("straight") / "sga"
-            code, _, stderr, seconds = run(command(out, *options))
+            code, _, stderr, seconds = run(command(out, *options, epochs=epochs))
             assert code == 0, stderr[-3000:]
             references[key] = out, seconds
         return references[key]
@@ -111,32 +117,33 @@ def test_killed_at_any_time_and_resumed_to_the_bit(command, straight, tmp_path, 
     rng = random.Random(f"{kills}{num_workers}")
     out = tmp_path / "sga"
     resumed = 0
-    for _ in range(kills):
+    for number in range(kills):
         given = resume_if_there(out)
         resumed += bool(given)
         process = start(command(out, *options, *given))
-        time.sleep(rng.uniform(0.3, 1.0) * seconds)
+        if number == kills - 1 and not resumed:
+            wait_for_epoch(process, out, 1)
+        time.sleep(rng.uniform(0.3, 1.0) * seconds if resumed or number < kills - 1 else rng.uniform(0, 1))
         kill(process)
     code, _, stderr, _ = run(command(out, *options, *resume_if_there(out)))
     assert code == 0, stderr[-3000:]
-    assert resumed
+    assert any(path.name.startswith("epoch_") for path in (out / "checkpoints").iterdir())
+    assert json.loads((out / "run.json").read_text())["resumed_after_epoch"]
     assert_same_result(reference, out)
     assert not list(out.rglob("*.tmp")) + [path for path in out.rglob(".*") if path.is_file()]
 
 
 @pytest.mark.parametrize("stops", times(1, 10))
 def test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit(command, straight, tmp_path, stops):
-    reference, seconds = straight("--num_workers", "0")
+    epochs = stops + 2
+    reference, _ = straight(epochs=epochs)
     rng = random.Random(stops)
     out = tmp_path / "sga"
     stopped = 0
-    for _ in range(stops):
-        process = start(command(out, *resume_if_there(out)))
-        # Late enough that the program listens, early enough that it is not finished.
-        time.sleep(rng.uniform(0.6, 0.9) * seconds if not resume_if_there(out) else rng.uniform(0.55, 0.65) * seconds)
-        if process.poll() is not None:
-            process.communicate()
-            break
+    for number in range(stops):
+        process = start(command(out, *resume_if_there(out), epochs=epochs))
+        wait_for_epoch(process, out, number + 1)
+        time.sleep(rng.uniform(0, 0.3))
         began = time.monotonic()
         process.terminate()
         _, stderr = process.communicate(timeout=60)
@@ -146,8 +153,8 @@ def test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit(command, straight, 
         assert process.returncode == 0 or "stopped by SIGTERM" in stderr
         assert "Traceback" not in stderr
         assert not list(out.rglob(".*.tmp"))
-    assert stopped
-    code, _, stderr, _ = run(command(out, *resume_if_there(out)))
+    assert stopped > stops // 2
+    code, _, stderr, _ = run(command(out, *resume_if_there(out), epochs=epochs))
     assert code == 0, stderr[-3000:]
     assert_same_result(reference, out)
 
