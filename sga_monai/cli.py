@@ -18,7 +18,7 @@ from sga_monai.errors import EXIT_INPUT_REFUSED, EXIT_INTERRUPTED, EXIT_SOME_ROW
 from sga_monai.external import evaluate_bundle
 from sga_monai.from_dicom import manifest_from_dicom
 from sga_monai.inspection import FACTS, inspect_manifest, write_contact_sheet
-from sga_monai.manifest import new_site_key, read_manifest, write_manifest
+from sga_monai.manifest import read_manifest, write_manifest
 from sga_monai.package import package_bundle
 from sga_monai.phantom import write_contact_sheet as draw_sites
 from sga_monai.phantom import write_phantom
@@ -28,6 +28,7 @@ from sga_monai.release import MIN_CELL, make_release, numbers
 from sga_monai.report import make_report
 from sga_monai.report_html import write_html
 from sga_monai.results import render, summarize
+from sga_monai.site_key import new_site_key
 from sga_monai.verify import lint_bundle, verify_bundle, verify_signature
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)

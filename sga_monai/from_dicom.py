@@ -15,9 +15,10 @@ from rich.progress import track
 from sga_monai.dicom import is_dicom, read_header
 from sga_monai.errors import InputError, ReadError
 from sga_monai.files import FORMULA
-from sga_monai.manifest import patient_key, read_site_key, write_manifest
+from sga_monai.manifest import write_manifest
 from sga_monai.raster import is_nifti, is_picture
 from sga_monai.reader import read_bytes
+from sga_monai.site_key import patient_key, read_site_key
 
 # Nothing else of a header is read; the last four are used and forgotten.
 TAGS = (

@@ -12,7 +12,8 @@ import pytest
 
 from sga_monai.errors import InputError
 from sga_monai.files import write_csv
-from sga_monai.manifest import check_external, load_manifest, new_site_key, read_manifest, read_site_key, write_manifest
+from sga_monai.manifest import check_external, load_manifest, read_manifest, write_manifest
+from sga_monai.site_key import new_site_key, read_site_key
 
 HEADER = "image,label,patient_id,site,split\n"
 

@@ -29,12 +29,13 @@ from statsmodels.stats.meta_analysis import combine_effects
 
 from sga_monai.errors import InputError
 from sga_monai.from_dicom import manifest_from_dicom
-from sga_monai.manifest import new_site_key, read_manifest
+from sga_monai.manifest import read_manifest
 from sga_monai.package import package_bundle
 from sga_monai.pool import pool_effects, pool_releases
 from sga_monai.reference import read_reference
 from sga_monai.release import check_release, make_release, numbers, suppress
 from sga_monai.report import make_report
+from sga_monai.site_key import new_site_key
 from sga_monai.verify import lint_bundle, verify_bundle, verify_signature
 
 BUNDLE = "sga_cxr-0.1.0"
@@ -398,6 +399,7 @@ import json, os, sys
 from pathlib import Path
 from sga_monai.errors import InputError
 from sga_monai.external import evaluate_bundle
+from sga_monai.site_key import new_site_key
 from sga_monai.verify import lint_bundle, verify_bundle, verify_signature
 outcomes = {}
 for copy in sys.argv[3:]:
