@@ -30,7 +30,8 @@ def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if given and (Path(given) / "northgate.csv").is_file():
         return Path(given)
     folder = tmp_path_factory.mktemp("phantom")
-    write_phantom(folder, external_images=8)
+    # A release needs ten patients of each class at a site.
+    write_phantom(folder, external_images=32)
     return folder
 
 
