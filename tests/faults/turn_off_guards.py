@@ -41,7 +41,7 @@ GUARDS = [
     ("NaN in the saliency", "sga", 'saliency=stages["gradient"], ', "", CHECKPOINT),
     ("NaN in the perturbation", "sga", ", perturbation=adversarial)", ")", CHECKPOINT),
     ("NaN in the loss", "sga", "        self._refuse_non_finite(engine, batchdata, loss=loss)\n", "", CHECKPOINT),
-    ("NaN in the gradient", "sga", "            self._refuse_non_finite(engine, batchdata, gradient=nn.utils.get_total_norm(gradients))\n", "", CHECKPOINT),
+    ("NaN in the gradient", "sga", "        self._refuse_non_finite(engine, batchdata, gradient=nn.utils.get_total_norm(gradients))\n", "", CHECKPOINT),
     ("NaN never wins", "handlers", "        if not value > self.best:", "        if value <= self.best:", CHECKPOINT),
     ("a better model stays", "handlers", "if self.resume and value > self.best and", "if False and", CHECKPOINT),
     ("early stopping in the checkpoint", "guards", '        self.best, self.waited = state_dict["best"], state_dict["waited"]\n', "        pass\n", CHECKPOINT),
