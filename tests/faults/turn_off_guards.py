@@ -57,7 +57,7 @@ GUARDS = [
     ("lock of the folder", "lock", '        _hold(f"{folder.stat', '        str(f"{folder.stat', f"{FAULTS}::test_links_and_other_names_of_a_folder_do_not_get_past_the_lock"),
     ("lock forgotten by children", "lock", "os.close(descriptor)\n    _held.clear()", "pass\n    _held.clear()", f"{FAULTS}::test_a_child_does_not_keep_the_lock_of_a_dead_parent"),
     ("SIGTERM", "bundle", "    end_on_sigterm()\n    # MONAI", "    # MONAI", f"{FAULTS}::test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit"),
-    ("a resumed folder stays", "bundle", '    if as_flag("resume", resume):\n        return\n', "", f"{FAULTS}::test_a_file_that_may_not_grow"),
+    ("a resumed folder stays", "bundle", 'if not as_flag("resume", resume):', "if True:", f"{FAULTS}::test_a_file_that_may_not_grow"),
 ]  # fmt: skip
 
 
