@@ -208,6 +208,11 @@ else:
     command = [sys.executable, "-c", program]
     owner = start([*command, str(tmp_path / "real")])
     assert owner.stdout.readline().strip() == "held"
+    # A folder that is not there yet is held too.
+    first = start([*command, str(tmp_path / "new")])
+    assert first.stdout.readline().strip() == "held"
+    assert run([*command, str(tmp_path / "new")])[1].strip() == "refused"
+    kill(first)
     # Renamed by somebody: the folder's own lock still holds.
     (tmp_path / "real").rename(tmp_path / "renamed")
     assert run([*command, str(tmp_path / "renamed")])[1].strip() == "refused"

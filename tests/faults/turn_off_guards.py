@@ -53,7 +53,7 @@ GUARDS = [
     ("hash of model.pt", "bundle", 'not in ("", hashlib.sha256(data).hexdigest())', "not in (data,) and False", CHECKPOINT),
     ("data in the identity", "run_card", '"data": {"manifest_sha256": hashlib', '"data": {"manifest_sha256": None and hashlib', f"{FAULTS}::test_resume_refuses_what_changed"),
     ("configuration in the identity", "run_card", "for key, value in (config or {}).items() if key not in settings", "for key, value in ()", f"{FAULTS}::test_resume_refuses_what_changed"),
-    ("lock beside the folder", "lock", "        _hold(str(beside), os.O_RDWR | os.O_CREAT)\n", "        pass\n", f"{FAULTS}::test_of_two_started_at_once_one_runs"),
+    ("lock beside the folder", "lock", "        _hold(str(beside), os.O_RDWR | os.O_CREAT)\n", "        pass\n", f"{FAULTS}::test_links_and_other_names_of_a_folder_do_not_get_past_the_lock"),
     ("lock of the folder", "lock", '        _hold(f"{folder.stat', '        str(f"{folder.stat', f"{FAULTS}::test_links_and_other_names_of_a_folder_do_not_get_past_the_lock"),
     ("lock forgotten by children", "lock", "os.close(descriptor)\n    _held.clear()", "pass\n    _held.clear()", f"{FAULTS}::test_a_child_does_not_keep_the_lock_of_a_dead_parent"),
     ("SIGTERM", "bundle", "    end_on_sigterm()\n    # MONAI", "    # MONAI", f"{FAULTS}::test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit"),
