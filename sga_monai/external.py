@@ -9,7 +9,7 @@ import logging
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,18 +27,17 @@ from sga_monai.bundle import load_best_model, set_aside
 from sga_monai.dataset import CXRDataset, refuse_same_bytes
 from sga_monai.errors import InputError
 from sga_monai.files import write_csv, write_whole
-from sga_monai.handlers import image_features, logit_difference
+from sga_monai.handlers import image_features, logit_difference, row_columns
 from sga_monai.lock import lock_output_dir
 from sga_monai.manifest import load_manifest, read_manifest
 from sga_monai.network import CXRResNet18
 from sga_monai.preprocessing import preprocessing
-from sga_monai.reference import read_reference
+from sga_monai.reference import GROUPS, read_reference
 from sga_monai.settings import code_digest, versions
 from sga_monai.sga import frozen_statistics, input_gradient
 from sga_monai.verify import SUMS, verify_bundle, verify_signature
 
 logger = logging.getLogger(__name__)
-GROUPS = ("sex", "age", "view", "manufacturer", "negative_type", "period")
 BORDER = 0.12
 N_CASES = 8
 
@@ -145,7 +144,7 @@ def _predict(networks: Mapping[str, nn.Module], dataset: CXRDataset, batch_size:
         image = batch["image"]
         with torch.no_grad():
             score = logit_difference(networks["sga"](image))
-            columns: dict[str, Any] = {key: [_plain(value) for value in batch[key]] for key in ("set", "row", "patient", "label")}
+            columns: dict[str, Any] = row_columns(batch)
             columns |= {"score": score.numpy(), "probability": torch.sigmoid(score).numpy()}
             columns["score_center_blank"] = logit_difference(networks["sga"](blank_center(image))).numpy()
             columns["score_border_blank"] = logit_difference(networks["sga"](blank_border(image))).numpy()
@@ -220,12 +219,3 @@ def _same_evaluation(path: Path, facts: Mapping[str, Any]) -> bool:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_whole(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n"))
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) else value
-
-
-def groups_of(predictions: pd.DataFrame) -> Sequence[str]:
-    """The columns of ``GROUPS`` in which a site has said something."""
-    return [key for key in GROUPS if key in predictions and (predictions[key].fillna("") != "").any()]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sga_monai.errors import DISK, DiskError, InputError
@@ -64,3 +66,14 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
             if isinstance(value, str) and value.startswith(FORMULA):
                 raise InputError(f"{path.name}: a cell of column {column!r} would begin with {value[0]!r}; rename what it names")
     write_whole(path, lambda temporary: table.to_csv(temporary, index=False, lineterminator="\n"))
+
+
+def plain(value: Any) -> Any:
+    """Plain JSON values: NaN and infinity, which are not JSON, as null; NumPy's numbers as Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,7 +15,7 @@ from rich.progress import track
 from sga_monai.dicom import is_dicom, read_header
 from sga_monai.errors import InputError, ReadError
 from sga_monai.files import FORMULA
-from sga_monai.manifest import write_manifest
+from sga_monai.manifest import age_band, write_manifest
 from sga_monai.raster import is_nifti, is_picture
 from sga_monai.reader import read_bytes
 from sga_monai.site_key import patient_key, read_site_key
@@ -127,8 +127,7 @@ def _age(header: dict[str, str], study: date | None) -> str:
         years = study.year - birth.year - ((study.month, study.day) < (birth.month, birth.day))
     else:
         return ""
-    bands = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (90, "80-89"))
-    return next((band for limit, band in bands if years < limit), "90+")
+    return age_band(years)
 
 
 def _date(text: str) -> date | None:

@@ -44,6 +44,12 @@ def logit_difference(pred: Tensor) -> Tensor:
     return score
 
 
+def row_columns(batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """``set, row, patient, label`` of a collated batch as plain values, whether they were collated to tensors or not."""
+    keys = ("set", "row", "patient", "label")
+    return {key: [value.item() if isinstance(value, Tensor) else value for value in batch[key]] for key in keys}
+
+
 def image_features(image: Tensor) -> dict[str, Any]:
     """Three figures of each prepared image ``[N, 1, H, W]`` for comparing sites: mean, standard deviation, dark share."""
     flat = image.detach().double().flatten(1).cpu()
@@ -212,7 +218,7 @@ class PredictionSaver:
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         score = logit_difference(output[Keys.PRED]).cpu()
-        frame = {key: [_plain(value) for value in batch[key]] for key in ("set", "row", "patient", "label")}
+        frame = row_columns(batch)
         figures = {"score": score.numpy(), "probability": torch.sigmoid(score).numpy()}
         self.frames.append(pd.DataFrame(frame | figures | image_features(output[Keys.IMAGE])))
 
@@ -241,7 +247,3 @@ class PredictionSaver:
             for _, line in results.iterrows():
                 self.writer.add_scalar(f"final_auroc/{line['set']}", line["auroc"])
             self.writer.flush()
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) else value

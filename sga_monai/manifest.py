@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sga_monai.errors import REASONS, InputError
+from sga_monai.files import FORMULA
 from sga_monai.site_key import patient_key, read_site_key
 
 REQUIRED = ("image", "label", "patient_id", "site", "split")
@@ -32,7 +33,7 @@ SPLITS = ("train", "val", "test")
 # other for an external test.
 OVERLAPS = (frozenset({"siim", "bimcv"}), frozenset({"siim", "ricord"}), frozenset({"rsna", "nih"}))
 MOST_ERRORS = 5
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+AGE_BANDS = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (90, "80-89"))
 logger = logging.getLogger(__name__)
 FEW_VALUES = ("label", "site", "split", "view", "sex", "age", "manufacturer", "negative_type", "period", "label_delta_days")
 
@@ -179,6 +180,11 @@ def check_files(rows: Sequence[Row], dataset_dir: str | Path, name: str) -> list
         listed = ", ".join(outside[:MOST_ERRORS])
         raise InputError(f"{name}: {len(outside)} images lie outside dataset_dir by way of a link (row {listed}); remove the rows")
     return missing
+
+
+def age_band(years: float) -> str:
+    """0-17, 18-39, 40-64, 65-79, 80-89 or 90+: a single age beside other facts may name a patient."""
+    return next((band for limit, band in AGE_BANDS if years < limit), "90+")
 
 
 def check_external(training: Iterable[Row], external: Iterable[Row], name: str) -> None:

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from scipy.stats import chi2, norm, t
 
 from sga_monai.errors import InputError
-from sga_monai.files import write_whole
+from sga_monai.files import plain, write_whole
 from sga_monai.release import check_release
 
 
@@ -122,7 +122,7 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path) -> dict[str, Any
             continue
         models[key] = {
             "sites": [{"site": site, **estimate} for site, estimate in usable],
-            "pooled": _plain(asdict(pool_aurocs([e for _, e in usable]))),
+            "pooled": plain(asdict(pool_aurocs([e for _, e in usable]))),
         }
     if "sga" not in models:
         raise InputError("pooling needs at least two sites with an estimable AUROC")
@@ -153,10 +153,6 @@ def _forest(model: Mapping[str, Any]) -> Markup:
         plt.close(figure)
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()}
 
 
 def _logit(p: float) -> float:

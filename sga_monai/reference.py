@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +16,13 @@ from sklearn.metrics import roc_curve
 from sga_monai.calibration import calibration
 from sga_monai.decisions import youden_threshold
 from sga_monai.errors import InputError
+from sga_monai.files import plain
 from sga_monai.statistics import auroc, paired_difference
 
 INTERNAL, VALIDATION = "internal", "internal (validation)"
 FPR_GRID = tuple(round(0.05 * i, 2) for i in range(21))
+# The columns of a site's manifest by which a report is divided.
+GROUPS = ("sex", "age", "view", "manufacturer", "negative_type", "period")
 FEATURES = ("image_mean", "image_sd", "image_dark")
 NUMBER = {"type": ["number", "null"]}
 ESTIMATE = {
@@ -119,7 +121,8 @@ def make_reference(predictions: Mapping[str, pd.DataFrame], sha256: Mapping[str,
     inside = predictions["sga"][predictions["sga"]["set"].isin((INTERNAL, VALIDATION))]
     shapes = {name: _histogram(inside[name]) for name in FEATURES}
     reference = {"schema": "sga_monai reference 1", **facts, "models": models, "paired": paired, "features": shapes}
-    return _without_nan(reference)
+    result: dict[str, Any] = plain(reference)
+    return result
 
 
 def read_reference(path: str | Path) -> dict[str, Any]:
@@ -149,12 +152,3 @@ def _histogram(values: pd.Series) -> dict[str, list[float]]:
     edges = np.unique(np.quantile(values, np.linspace(0, 1, 11)[1:-1]))
     counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
     return {"edges": [float(edge) for edge in edges], "shares": [float(count) for count in counts / len(values)]}
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN, which is not JSON, as null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

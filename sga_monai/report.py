@@ -18,8 +18,9 @@ from sklearn.preprocessing import OneHotEncoder
 from sga_monai.calibration import calibration
 from sga_monai.decisions import net_benefit, operating_point
 from sga_monai.errors import InputError
-from sga_monai.files import write_whole
-from sga_monai.reference import FEATURES, FPR_GRID, read_reference, roc_on_grid
+from sga_monai.files import plain, write_whole
+from sga_monai.manifest import age_band
+from sga_monai.reference import FEATURES, FPR_GRID, GROUPS, read_reference, roc_on_grid
 from sga_monai.results import summarize
 from sga_monai.statistics import (
     Auroc,
@@ -32,8 +33,6 @@ from sga_monai.statistics import (
     paired_difference,
 )
 
-GROUPS = ("sex", "age", "view", "manufacturer", "negative_type", "period")
-AGE_BANDS = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (90, "80-89"))
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 11))
 ENOUGH_POSITIVES, ENOUGH_PRECISION = 100, 0.05
 PSI_FLAG = 0.2
@@ -85,7 +84,7 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
         "planning": {"half_width_at_0.8": _half_width(summary)},
     }
     report["verdict"] = _verdict(report)
-    report = _plain(report)
+    report = plain(report)
     write_whole(out / "report.json", lambda path: path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n"))
     return report
 
@@ -190,7 +189,7 @@ def _age_band(age: str) -> str:
         years = float(age)
     except ValueError:
         return age
-    return next((band for limit, band in AGE_BANDS if years < limit), "90+")
+    return age_band(years)
 
 
 def _drift(scored: pd.DataFrame, reference: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -280,14 +279,3 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _plain(value: Any) -> Any:
-    """Plain JSON values: NaN as null, NumPy's numbers as Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

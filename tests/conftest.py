@@ -35,6 +35,17 @@ def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def equal(a: object, b: object) -> bool:
+    """Whether two state dicts are the same to the bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
 class LinearNet(nn.Module):
     """Logits 0 and w . x, so that the gradient of logit 1 is w and of logit 0 is zero."""
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TinyNet
+from conftest import TinyNet, equal
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
@@ -247,16 +247,6 @@ def build(
     Checkpoints(str(out), network, optimizer, members, evaluator, identity or {"settings": {"a": 1}}, resume).attach(trainer)
     parts = {"network": network, "optimizer": optimizer, "best": best, "early": early, "iteration": iteration}
     return SimpleNamespace(trainer=trainer, evaluator=evaluator, **parts)
-
-
-def equal(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, equal
 
 from sga_monai.checkpoint import load_checkpoint
 from sga_monai.errors import InputError
@@ -57,16 +57,6 @@ def kill(process: subprocess.Popen[str]) -> None:
     """Kill the process and the ones that it started."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-
-
-def equal(a: object, b: object) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 def assert_same_result(first: Path, second: Path) -> None:
