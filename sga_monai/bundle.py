@@ -165,8 +165,8 @@ def install_plain_errors() -> None:
     logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)
 
 
-def end_on_sigterm() -> None:
-    """Let SIGTERM, which schedulers send before they kill, end the program with code 143 at once.
+def end_on_sigterm(remedy: str = "a training goes on with --resume true") -> None:
+    """Let SIGTERM, which schedulers send before they kill, end the program with code 143 at once, and say the remedy.
 
     Nothing has to be saved then: the checkpoint of the last full epoch is on disk, and a file that is being written is
     whole or absent.
@@ -175,7 +175,7 @@ def end_on_sigterm() -> None:
     def handler(number: int, frame: FrameType | None) -> None:
         # A second one must not interrupt the clearing up.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        sys.stderr.write("sga-monai: stopped by SIGTERM; a training goes on with --resume true\n")
+        sys.stderr.write(f"sga-monai: stopped by SIGTERM; {remedy}\n")
         raise SystemExit(EXIT_TERMINATED)
 
     # Only the main thread may; elsewhere the program that embeds this one decides.

@@ -112,7 +112,7 @@ def load_manifest(
     Returns:
         Dictionaries of ``image`` (absolute path), ``label`` (0 or 1; -1 where not required), ``row``, ``sha256`` (may
         be empty), ``patient`` (a number by order of appearance or ``patient_key``, so that no identifier goes further
-        than here) and ``set`` (the manifest's name).
+        than here), ``site`` (a number by order of appearance) and ``set`` (the manifest's name).
 
     Raises:
         InputError: see ``read_manifest``; also when an image is missing or outside ``dataset_dir``, or no row has
@@ -123,6 +123,7 @@ def load_manifest(
     key = None if site_key is None else read_site_key(site_key)
     patients = dict.fromkeys(row["patient_id"].casefold() for row in rows)
     names = {patient: patient_key(patient, key) if key else i for i, patient in enumerate(patients)}
+    sites = {site: i for i, site in enumerate(dict.fromkeys(row["site"].casefold() for row in rows))}
     chosen = [row for row in rows if split is None or row["split"] == split]
     if not chosen:
         raise InputError(f"{name} has no row with split {split}")
@@ -142,6 +143,7 @@ def load_manifest(
             "row": int(row["row"]),
             "patient": names[row["patient_id"].casefold()],
             "sha256": row.get("sha256", ""),
+            "site": sites[row["site"].casefold()],
             "set": Path(path).stem,
         }
         for row in chosen

@@ -1,6 +1,6 @@
 """The embedded phantom: four drawn hospitals whose source site has a shortcut that the others do not share.
 
-At the source site a lead marker follows the label. Three external sites have no marker, a marker independent of the
+At the source site a lead marker follows the label, with a strength that can be chosen. Three external sites have no marker, a marker independent of the
 label, and the reversed marker. Every site has its own machine: vendor, bit depth, photometric interpretation,
 transfer syntax and gray scale. The lung, lesion and marker masks are kept as ground truth.
 """
@@ -69,7 +69,7 @@ SITES = (
 )  # fmt: skip
 
 
-def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60) -> list[Path]:
+def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60, confounding: float = 1.0, scale: int = 1) -> list[Path]:
     """Draw all sites into ``out``: ``images/<site>/*.dcm``, ``masks/<kind>/<site>/*.png`` and ``<site>.csv``.
 
     Args:
@@ -77,15 +77,25 @@ def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60) -> 
             only when everything else is.
         seed: the same seed gives the same files.
         external_images: number of images of each external site, even.
+        confounding: r in [0, 1]: at the source site the marker is there for a share (1 + r) / 2 of the diseased and
+            (1 - r) / 2 of the others; 0 is no shortcut, 1 is one without exception.
+        scale: times as many images at the source site.
 
     Returns:
         The manifests, source site first.
+
+    Raises:
+        InputError: when ``confounding`` or ``scale`` is out of range.
     """
+    if not 0 <= confounding <= 1:
+        raise InputError(f"confounding must be in [0, 1], got {confounding!r}")
+    if scale < 1:
+        raise InputError(f"scale must be 1 or more, got {scale!r}")
     out = Path(out)
-    plans = [(site, _plan(site, seed, external_images)) for site in SITES]
+    plans = [(site, _plan(site, seed, external_images, scale)) for site in SITES]
     jobs = [(site, row, index) for site, rows in plans for index, row in enumerate(rows)]
     with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        done = pool.map(_draw, *zip(*((out, site, row, seed, index) for site, row, index in jobs), strict=True), chunksize=8)
+        done = pool.map(_draw, *zip(*((out, site, row, seed, index, confounding) for site, row, index in jobs), strict=True), chunksize=8)
         quiet = not sys.stdout.isatty()
         for _ in track(done, description="drawing the phantom", total=len(jobs), transient=True, disable=quiet):
             pass
@@ -127,13 +137,14 @@ def write_contact_sheet(phantom: str | Path, path: str | Path, read: Callable[[P
     Image.fromarray(np.vstack(rows)).save(path)
 
 
-def _plan(site: Site, seed: int, external_images: int) -> list[Row]:
+def _plan(site: Site, seed: int, external_images: int, scale: int) -> list[Row]:
     """Manifest rows of one site; labels alternate, and every fourth patient has two images of the same label."""
     rng = np.random.default_rng((seed, SITES.index(site), 10_000))
     rows: list[Row] = []
     patient = 0
     for split, count in SPLITS.items() if site.name == SOURCE else [("test", external_images)]:
         done = 0
+        count *= scale if site.name == SOURCE else 1
         while done < count:
             # Pairs of patients, one of each class, so that classes stay equal.
             images = 2 if patient % 8 < 2 and count - done >= 4 else 1
@@ -161,11 +172,13 @@ def _plan(site: Site, seed: int, external_images: int) -> list[Row]:
     return rows
 
 
-def _draw(out: Path, site: Site, row: Row, seed: int, index: int) -> None:
+def _draw(out: Path, site: Site, row: Row, seed: int, index: int, confounding: float) -> None:
     """Draw and write one image with its masks; all randomness is a function of (seed, site, index)."""
     rng = np.random.default_rng((seed, SITES.index(site), index))
     diseased = row["label"] == "1"
-    marked = {"follows": diseased, "absent": False, "random": bool(rng.integers(2)), "reversed": not diseased}
+    # Its own generator, so that the chest is the same whatever the strength.
+    follows = np.random.default_rng((seed, SITES.index(site), index, 1)).random() < (1 + confounding) / 2
+    marked = {"follows": diseased == follows, "absent": False, "random": bool(rng.integers(2)), "reversed": not diseased}
     letter = "R" if marked[site.marker] else None
     chest = draw_chest(rng, site.shape, site.look, diseased, letter, row["view"], row["sex"])
     _write_dicom(out / row["image"], chest, site, row, seed, index)

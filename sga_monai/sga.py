@@ -17,6 +17,10 @@ logit of the label (``saliency_target``); pixels are ordered by signed gradient,
 in eval mode for steps 1 and 3 (``attack_mode``); one epsilon a mini-batch (``epsilon_per``), in units of
 ``value_range``, into which X' is clipped; FGSM, that is one step from X~ (``attack_steps``, ``random_start``); both
 branches of KL have gradients (``detach_clean``). A feature is a pixel: channels share one mask.
+
+Opponents by numbers too: ``saliency_order`` "random" masks pixels at random, ``attack`` "noise" takes a random direction
+of the same size, ``attack`` "kl" with several steps is TRADES (Zhang et al., ICML 2019), ``objective`` "adversarial_ce"
+minimizes CE(f(X'), y) alone (Madry et al., ICLR 2018), and ``augmentation`` and ``group_dro_step`` are of ``baselines.py``.
 """
 
 from __future__ import annotations
@@ -37,12 +41,16 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
 from sga_monai import perturbation
+from sga_monai.baselines import AUGMENTATIONS, GroupWeights
 from sga_monai.errors import InputError, NumericError
 
 CHOICES = {
-    "saliency_order": ("signed", "magnitude"),
+    "saliency_order": ("signed", "magnitude", "random"),
     "saliency_target": ("label", "predicted"),
     "attack_mode": ("eval", "train"),
+    "attack": ("ce", "kl", "noise"),
+    "objective": ("kl", "adversarial_ce"),
+    "augmentation": (None, *AUGMENTATIONS),
     "fill": ("image_range", "value_range", "image_mean"),
     "epsilon_per": ("batch", "sample"),
     "precision": ("fp32", "bf16"),
@@ -69,19 +77,26 @@ def input_gradient(network: nn.Module, image: Tensor, label: Tensor, target: str
     return torch.autograd.grad(score, image)[0]
 
 
-def lowest_mask(gradient: Tensor, mask_fraction: float, order: str = "signed") -> Tensor:
+def lowest_mask(
+    gradient: Tensor, mask_fraction: float, order: str = "signed", generator: torch.Generator | None = None
+) -> Tensor:
     """The floor(``mask_fraction`` * H * W) pixels of lowest gradient in each image, ``[B, 1, H, W]`` bool (Eq. 3).
 
     Args:
         gradient: ``[B, C, H, W]``; channels are summed, since they share one mask.
         mask_fraction: in [0, 1).
-        order: "signed" (most negative first) or "magnitude" (nearest zero first). Ties go to the first in raster order.
+        order: "signed" (most negative first), "magnitude" (nearest zero first) or "random" (any, whatever the
+            gradient). Ties go to the first in raster order.
+        generator: source of the random order; the global one when ``None``.
     """
     batch, _, height, width = gradient.shape
     # 0.29 * 100 is 28.999999999999996 in floating point; rounding first makes the floor the one a reader expects.
     n_masked = math.floor(round(mask_fraction * height * width, 6))
     value = gradient.sum(dim=1).flatten(1)
-    value = value.abs() if order == "magnitude" else value
+    if order == "magnitude":
+        value = value.abs()
+    elif order == "random":
+        value = torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device)
     lowest = value.argsort(dim=1, stable=True)[:, :n_masked]
     mask = torch.zeros_like(value, dtype=torch.bool).scatter_(1, lowest, True)
     return mask.view(batch, 1, height, width)
@@ -125,6 +140,8 @@ def adversarial_example(
     random_start: bool = False,
     generator: torch.Generator | None = None,
     value_range: tuple[float, float] = (0.0, 1.0),
+    clean_logits: Tensor | None = None,
+    attack: str = "ce",
 ) -> Tensor:
     """X': the image around ``masked`` that raises the cross-entropy most (Eq. 4 and 5), inside ``value_range``.
 
@@ -141,6 +158,9 @@ def adversarial_example(
         random_start: begin at a random point of the ball.
         generator: source of the random start; the global one when ``None``.
         value_range: lowest and highest pixel value.
+        clean_logits: f(X), ``[B, K]``, for attack "kl".
+        attack: what is raised: "ce", "kl" (KL of f(X) and f(X'), as TRADES does) or "noise" (nothing: the direction is
+            random, the length the same).
 
     Returns:
         ``[B, C, H, W]``, detached; ``||X' - X~||_p`` is at most the radius.
@@ -155,9 +175,16 @@ def adversarial_example(
         d = perturbation.random_start(masked, radius, norm, generator, value_range)
     for _ in range(attack_steps):
         image = (masked + d).clamp(*value_range).requires_grad_(True)
-        with torch.enable_grad():
-            loss = F.cross_entropy(network(image).float(), label, reduction="sum")
-        gradient = torch.autograd.grad(loss, image)[0]
+        if attack == "noise":
+            gradient = torch.randn(image.shape, generator=generator, dtype=image.dtype, device=image.device)
+        else:
+            with torch.enable_grad():
+                logits = network(image).float()
+                if attack == "kl" and clean_logits is not None:
+                    loss = len(label) * kl_divergence(clean_logits, logits)
+                else:
+                    loss = F.cross_entropy(logits, label, reduction="sum")
+            gradient = torch.autograd.grad(loss, image)[0]
         d = d + perturbation.steepest_step(gradient, image.detach(), step, norm, value_range)
         d = perturbation.project(d, masked, radius, norm, value_range)
     return (masked + d).clamp(*value_range)
@@ -216,6 +243,12 @@ class SGAIteration:
         fill: "image_range", "value_range" or "image_mean".
         epsilon_per: "batch" or "sample".
         detach_clean: stop the gradient of KL through f(X).
+        attack: what step 3 raises: "ce" (Eq. 5), "kl" (TRADES; needs a random start or a mask, since KL has no slope
+            where X' is X) or "noise".
+        objective: "kl" (Eq. 6), or "adversarial_ce", which is CE(f(X'), y) alone; a positive ``kl_weight`` is then
+            without effect.
+        augmentation: of X before step 1: ``None``, "mixup" (with ``kl_weight`` 0) or "border_and_marker".
+        group_dro_step: eta of ``GroupWeights`` over (site, label) for the CE on X; 0 is the plain mean.
         precision: "fp32", or "bf16" for autocast in every forward pass; losses are float32 either way.
         value_range: lowest and highest pixel value.
         seed: all draws are a function of (seed, iteration, rank); the global random state is not touched.
@@ -239,11 +272,16 @@ class SGAIteration:
         fill: str = "image_range",
         epsilon_per: str = "batch",
         detach_clean: bool = False,
+        attack: str = "ce",
+        objective: str = "kl",
+        augmentation: str | None = None,
+        group_dro_step: float = 0.0,
         precision: str = "fp32",
         value_range: Sequence[float] = (0.0, 1.0),
         seed: int = 0,
     ) -> None:
         numbers = {"mask_fraction": mask_fraction, "kl_weight": kl_weight, "attack_steps": attack_steps, "seed": seed}
+        numbers["group_dro_step"] = group_dro_step
         if isinstance(epsilon_range, (str, int, float)):
             raise InputError(f"epsilon_range must be [low, high], got {epsilon_range!r}")
         for name, value in (numbers | {f"epsilon_range[{i}]": value for i, value in enumerate(epsilon_range)}).items():
@@ -267,7 +305,15 @@ class SGAIteration:
             raise InputError(f"attack_steps must be 1 or more, got {attack_steps!r}")
         for name, choices in CHOICES.items():
             if locals()[name] not in choices:
-                raise InputError(f"{name} must be one of {', '.join(choices)}, got {locals()[name]!r}")
+                raise InputError(f"{name} must be one of {', '.join(map(str, choices))}, got {locals()[name]!r}")
+        if attack == "kl" and not (random_start or mask_fraction > 0):
+            raise InputError("attack kl needs random_start true, or a mask: without them X' is X, where KL has no slope")
+        if augmentation == "mixup" and kl_weight > 0:
+            raise InputError("augmentation mixup has no single label to attack: set kl_weight to 0")
+        if not (group_dro_step >= 0 and math.isfinite(group_dro_step)):
+            raise InputError(f"group_dro_step must be zero or more, got {group_dro_step!r}")
+        if group_dro_step > 0 and (augmentation == "mixup" or objective != "kl"):
+            raise InputError("group_dro_step weighs the CE on X by label: leave augmentation mixup and objective adversarial_ce off")
         self.mask_fraction = float(mask_fraction)
         self.kl_weight = float(kl_weight)
         self.epsilon_range = (float(epsilon_range[0]), float(epsilon_range[1]))
@@ -280,6 +326,10 @@ class SGAIteration:
         self.fill = fill
         self.epsilon_per = epsilon_per
         self.detach_clean = bool(detach_clean)
+        self.attack = attack
+        self.objective = objective
+        self.augmentation = augmentation
+        self.groups = GroupWeights(float(group_dro_step))
         self.precision = precision
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.seed = int(seed)
@@ -295,13 +345,16 @@ class SGAIteration:
         if engine.state.iteration == 1 and not self.value_range[0] <= float(image.min()) <= float(image.max()) <= self.value_range[1]:
             raise InputError("images are outside value_range; scale them to it in preprocessing")
         network = engine.network
+        generator, target = self._generator(engine, image), label
+        if self.augmentation is not None:
+            image, target = AUGMENTATIONS[self.augmentation](image, label, generator)
         output: dict[str, Any] = {Keys.IMAGE: image, Keys.LABEL: label}
         engine.state.output = output
 
         adversarial = None
         if self.kl_weight > 0:
             with self.autocast(image.device):
-                stages = self.stages(network, image, label, self._generator(engine, image))
+                stages = self.stages(network, image, label, generator)
             adversarial, output["epsilon"] = stages["adversarial"], stages["epsilon"].mean()
             self._refuse_non_finite(engine, batchdata, saliency=stages["gradient"], perturbation=adversarial)
 
@@ -316,12 +369,15 @@ class SGAIteration:
 
         # Eq. 6: L = CE(f(X), y) + lambda * KL(f(X) || f(X')).
         clean_logits = output[Keys.PRED].float()
-        loss = engine.loss_function(clean_logits, label).mean()
+        loss = self._clean_loss(engine, batchdata, clean_logits, target)
         output["ce_loss"] = loss.detach()
         if adversarial_logits is not None:
             reference = clean_logits.detach() if self.detach_clean else clean_logits
             kl_loss = kl_divergence(reference, adversarial_logits.float())
-            loss = loss + self.kl_weight * kl_loss
+            if self.objective == "kl":
+                loss = loss + self.kl_weight * kl_loss
+            else:
+                loss = engine.loss_function(adversarial_logits.float(), label).mean()
             output["kl_loss"] = kl_loss.detach()
             output["adversarial_accuracy"] = (adversarial_logits.argmax(dim=1) == label).float().mean()
         output[Keys.LOSS] = loss
@@ -337,6 +393,14 @@ class SGAIteration:
             engine.optimizer.step()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the step has learned besides the network: the weights of groups."""
+        return {"groups": self.groups.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """The inverse."""
+        self.groups.load_state_dict(state_dict["groups"])
 
     def perturb(
         self, network: nn.Module, image: Tensor, label: Tensor, generator: torch.Generator | None = None
@@ -356,15 +420,19 @@ class SGAIteration:
         mask, masked = torch.zeros_like(image[:, :1], dtype=torch.bool), image
         with frozen_statistics(network, self.attack_mode):
             if self.mask_fraction > 0:
-                gradient = input_gradient(network, image, label, self.saliency_target)
-                mask = lowest_mask(gradient, self.mask_fraction, self.saliency_order)
+                if self.saliency_order != "random":
+                    gradient = input_gradient(network, image, label, self.saliency_target)
+                mask = lowest_mask(gradient, self.mask_fraction, self.saliency_order, generator)
                 masked = fill_masked(image, mask, self.fill, generator, self.value_range)
             low, high = self.epsilon_range
             n_draws = image.shape[0] if self.epsilon_per == "sample" else 1
             uniform = torch.rand((n_draws, 1, 1, 1), generator=generator, dtype=image.dtype, device=image.device)
             epsilon = (low + uniform * (high - low)) * (self.value_range[1] - self.value_range[0])
-            adversarial = masked
+            adversarial, clean_logits = masked, None
             if high > 0:
+                if self.attack == "kl":
+                    with torch.no_grad():
+                        clean_logits = network(image).float()
                 adversarial = adversarial_example(
                     network,
                     masked,
@@ -375,12 +443,25 @@ class SGAIteration:
                     self.random_start,
                     generator,
                     self.value_range,
+                    clean_logits,
+                    self.attack,
                 )
         return {"gradient": gradient, "mask": mask, "masked": masked, "epsilon": epsilon, "adversarial": adversarial}
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
         """bfloat16 autocast on ``device`` when ``precision`` is "bf16", nothing otherwise."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _clean_loss(
+        self, engine: SupervisedTrainer, batchdata: Mapping[str, Any], logits: Tensor, target: Tensor
+    ) -> Tensor:
+        """CE(f(X), y): the trainer's loss, or that of the groups."""
+        if not self.groups.step:
+            loss: Tensor = engine.loss_function(logits, target).mean()
+            return loss
+        if "site" not in batchdata:
+            raise InputError("group_dro_step needs the site of each image in the batch, as load_manifest gives it")
+        return self.groups.loss(F.cross_entropy(logits, target, reduction="none"), batchdata["site"], target)
 
     def _generator(self, engine: SupervisedTrainer, image: Tensor) -> torch.Generator:
         """A generator whose state depends on (seed, iteration, rank) alone, so that a resumed run draws the same."""

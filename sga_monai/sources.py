@@ -183,7 +183,7 @@ def hannover_nih(root: Path, seed: int = 0) -> list[Row]:
 
 def cohen(root: Path, seed: int = 0) -> list[Row]:
     """External site whose two classes come from one source: Cohen COVID-19 against Cohen other pneumonias."""
-    return _all_test(read_cohen(root))
+    return all_test(read_cohen(root))
 
 
 def cohen_nih(root: Path, seed: int = 0, min_age: int = 18) -> list[Row]:
@@ -214,7 +214,7 @@ def cohen_nih(root: Path, seed: int = 0, min_age: int = 18) -> list[Row]:
         else:
             wanted[row["view"]] -= 1
             used.add(row["patient_id"])
-    return _all_test(positives + negatives)
+    return all_test(positives + negatives)
 
 
 def siim(root: Path, seed: int = 0, rule: str = "any_appearance", drop_unboxed_duplicates: bool = False) -> list[Row]:
@@ -288,7 +288,8 @@ def _age_band(row: Row) -> str:
     return next(name for limit, name in ((18, "00-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (999, "80+")) if age < limit)
 
 
-def _all_test(rows: list[Row]) -> list[Row]:
+def all_test(rows: list[Row]) -> list[Row]:
+    """The rows with ``split`` "test"."""
     return [row | {"split": "test"} for row in rows]
 
 

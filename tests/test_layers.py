@@ -8,6 +8,7 @@ from conftest import ROOT
 # fmt: off
 ALLOWED = {
     "anatomy": set(),
+    "baselines": set(),
     "benchmark": {"dicom", "preprocessing", "reader"},
     "bundle": {"lock", "manifest", "phantom", "settings"},
     "cache": {"settings"},
@@ -23,6 +24,7 @@ ALLOWED = {
     "dicom": {"codec", "presentation"},
     "epochs": set(),
     "errors": set(),
+    "experiment": {"bundle", "files", "lock", "phantom", "plan", "settings"},
     "external": {
         "bundle", "dataset", "files", "handlers", "lock", "manifest", "network", "preprocessing", "reference", "settings", "sga", "verify",
     },
@@ -34,9 +36,11 @@ ALLOWED = {
     "intensity": set(),
     "lock": set(),
     "manifest": {"files", "site_key"},
+    "mixture": {"manifest", "sources"},
     "network": set(),
     "package": {"files", "manifest", "network", "reference", "results", "verify"},
     "perturbation": set(),
+    "plan": set(),
     "phantom": {"anatomy", "manifest"},
     "pool": {"files", "release"},
     "presentation": {"codec"},
@@ -51,7 +55,8 @@ ALLOWED = {
     "results": {"statistics"},
     "run_card": {"dataset", "files", "settings"},
     "settings": set(),
-    "sga": {"perturbation"},
+    "seeds": {"statistics"},
+    "sga": {"baselines", "perturbation"},
     "site_key": set(),
     "sources": {"manifest"},
     "statistics": set(),
