@@ -194,8 +194,18 @@ def test_the_same_file_twice_is_refused(rows):
     refuse_same_bytes([first])
     with pytest.raises(InputError, match="site row 2 and elsewhere row 9 are the same file"):
         refuse_same_bytes([first, second])
-    with pytest.raises(InputError, match="site row 2 and elsewhere row 9"):
-        refuse_same_bytes([CXRDataset([rows[0], copy], our_chain(32))])
+    again = rows[0] | {"row": 9}
+    with pytest.raises(InputError, match="site row 2 and site row 9"):
+        refuse_same_bytes([CXRDataset([rows[0], again], our_chain(32))])
+
+
+def test_two_external_sets_may_share_a_file_but_not_with_an_internal_one(rows):
+    copy = rows[0] | {"row": 9, "set": "elsewhere"}
+    refuse_same_bytes([CXRDataset([rows[0], copy], our_chain(32))])
+    for name in ("internal", "internal (validation)"):
+        inside = rows[0] | {"set": name}
+        with pytest.raises(InputError, match="same file"):
+            refuse_same_bytes([CXRDataset([inside, copy], our_chain(32))])
 
 
 def test_reading_leaves_the_random_state_alone(rows):
