@@ -7,14 +7,16 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from sga_monai import __version__, benchmark, sources
+from sga_monai import __version__, benchmark, mixture, sources
+from sga_monai.collect import collect_experiment, render_text, write_page
 from sga_monai.errors import EXIT_INPUT_REFUSED, EXIT_INTERRUPTED, EXIT_SOME_ROWS_FAILED, REASONS, InputError, input_error
+from sga_monai.experiment import is_finished, run_experiment
 from sga_monai.external import evaluate_bundle
 from sga_monai.from_dicom import manifest_from_dicom
 from sga_monai.inspection import FACTS, inspect_manifest, write_contact_sheet
@@ -22,6 +24,7 @@ from sga_monai.manifest import read_manifest, write_manifest
 from sga_monai.package import package_bundle
 from sga_monai.phantom import write_contact_sheet as draw_sites
 from sga_monai.phantom import write_phantom
+from sga_monai.plan import read_plan
 from sga_monai.pool import pool_releases
 from sga_monai.reader import read_cxr
 from sga_monai.release import MIN_CELL, make_release, numbers
@@ -31,6 +34,7 @@ from sga_monai.results import render, summarize
 from sga_monai.site_key import new_site_key
 from sga_monai.verify import lint_bundle, verify_bundle, verify_signature
 
+BUILDERS = sources.BUILDERS | mixture.BUILDERS
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 manifests = typer.Typer(no_args_is_help=True, help="Build, check and key manifests.")
 benchmarks = typer.Typer(no_args_is_help=True, help="Measure this machine.")
@@ -49,30 +53,36 @@ def phantom(
     out: Annotated[Path, typer.Argument(help="Folder for images, masks and manifests; later the dataset_dir.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
     external_images: Annotated[int, typer.Option(help="Images of each external site, even.")] = 60,
+    confounding: Annotated[float, typer.Option(help="How strictly the marker follows the label at the source site, 0 to 1.")] = 1.0,
+    scale: Annotated[int, typer.Option(help="Times as many images at the source site.", min=1)] = 1,
 ) -> None:
     """Draw the embedded phantom: one source site and three external ones, with masks and a contact sheet."""
     if out.exists() and any(out.iterdir()):
         raise InputError("the output folder is not empty; give a new one")
-    written = write_phantom(out, seed, external_images)
+    written = write_phantom(out, seed, external_images, confounding, scale)
     draw_sites(out, out / "contact_sheet.png", read_cxr)
     typer.echo(f"wrote {', '.join(path.name for path in written)} and contact_sheet.png")
 
 
 @manifests.command()
 def build(
-    name: Annotated[str, typer.Argument(help="hannover-nih, cohen-nih, cohen or siim.")],
+    name: Annotated[str, typer.Argument(help=", ".join(BUILDERS) + ".")],
     root: Annotated[Path, typer.Argument(help="Folder that holds the collections; later the dataset_dir.")],
     out: Annotated[Path | None, typer.Option(help="The manifest; default data_manifests/<name>.csv.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split and of sampled negatives.")] = 0,
     rule: Annotated[str, typer.Option(help="SIIM: " + ", ".join(sources.SIIM_RULES) + ".")] = "any_appearance",
     drop_unboxed_duplicates: Annotated[bool, typer.Option(help="SIIM: drop images without box beside a boxed one.")] = False,
+    strength: Annotated[float, typer.Option(help="mixture: how strictly the source follows the label, 0 to 1.")] = 1.0,
 ) -> None:
     """Build the manifest of a public collection from its own tables and print an audit."""
-    if name not in sources.BUILDERS:
-        raise InputError(f"no builder {name!r}; there are {', '.join(sources.BUILDERS)}")
-    options = {"rule": rule, "drop_unboxed_duplicates": drop_unboxed_duplicates} if name == "siim" else {}
-    rows = sources.BUILDERS[name](root, seed=seed, **options)
-    path = out or Path("data_manifests") / f"{name.replace('-', '_')}.csv"
+    if name not in BUILDERS:
+        raise InputError(f"no builder {name!r}; there are {', '.join(BUILDERS)}")
+    options: dict[str, Any] = {"rule": rule, "drop_unboxed_duplicates": drop_unboxed_duplicates} if name == "siim" else {}
+    file = name.replace("-", "_")
+    if name == "mixture":
+        options, file = {"strength": strength}, f"mixture_r{round(100 * strength):03d}"
+    rows = BUILDERS[name](root, seed=seed, **options)
+    path = out or Path("data_manifests") / f"{file}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     # Checked before it takes the place of an earlier one.
     draft = path.with_name(f".{path.name}.tmp")
@@ -156,6 +166,36 @@ def from_dicom(
     for name, count in sorted(counts.items(), key=lambda item: item[0] != "listed"):
         table.add_row(name, str(count))
     Console().print(table)
+
+
+@app.command()
+def experiment(
+    plan: Annotated[Path, typer.Argument(help="JSON of bundles/sga/experiments/.")],
+    output_dir: Annotated[Path | None, typer.Option(help="Default runs/<plan>. The same command goes on where it was stopped.")] = None,
+    dataset_dir: Annotated[str | None, typer.Option(help="The folder of the collections, where it is not the plan's.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at once; each gets its share of the cores.", min=1)] = 1,
+) -> None:
+    """Run a plan, methods x conditions x seeds, and collect it: records, tables, comparison with the baseline."""
+    settings = {} if dataset_dir is None else {"dataset_dir": dataset_dir}
+    read, out = read_plan(plan, **settings), output_dir or Path("runs") / plan.stem
+    failed = run_experiment(read, out, jobs)
+    if any(is_finished(out / cell.folder) for cell in read.cells):
+        typer.echo(render_text(collect_experiment(read, out)))
+        typer.echo(f"wrote records.jsonl, results.csv, results.md and results.html in {out.name}/")
+    if failed:
+        for line in failed:
+            typer.echo(f"failed: {line}", err=True)
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+
+
+@app.command()
+def collect(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of sga-monai experiment, or records.jsonl files.")],
+    out: Annotated[Path, typer.Option(help="Folder of README.md, its figures and one records file for each experiment.")],
+) -> None:
+    """Put several experiments on one page, README.md, with the records that it is made of."""
+    names = write_page(runs, out)
+    typer.echo(f"wrote README.md with {', '.join(names)} in {out.name}/")
 
 
 @app.command()
