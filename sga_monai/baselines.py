@@ -52,7 +52,12 @@ def border_and_marker(image: Tensor, label: Tensor, generator: torch.Generator |
     batch, _, height, width = image.shape
     draw = torch.rand((batch, 11), generator=generator, dtype=image.dtype, device=image.device)
     # Left, right, top and bottom edge of what is kept, in the [-1, 1] of grid_sample.
-    left, right, top, bottom = (-1 + 2 * BORDER * draw[:, 0], 1 - 2 * BORDER * draw[:, 1], -1 + 2 * BORDER * draw[:, 2], 1 - 2 * BORDER * draw[:, 3])
+    left, right, top, bottom = (
+        -1 + 2 * BORDER * draw[:, 0],
+        1 - 2 * BORDER * draw[:, 1],
+        -1 + 2 * BORDER * draw[:, 2],
+        1 - 2 * BORDER * draw[:, 3],
+    )
     mirror = torch.where(draw[:, 4] < 0.5, -1.0, 1.0).to(image.dtype)
     theta = image.new_zeros((batch, 2, 3))
     theta[:, 0, 0], theta[:, 0, 2] = mirror * (right - left) / 2, (right + left) / 2

@@ -28,8 +28,8 @@ from sga_monai.records import INTERNAL, VALIDATION, Record, experiment_records, 
 COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a")
 NOTE = (
     "AUROC is the mean over seeds; 95 % intervals are over patients and, with several seeds, over seeds (with Satterthwaite's degrees of "
-    "freedom); n+ and n- are images. difference = external minus internal, average = of internal and the mean of the external sets, both as "
-    "in the paper. \"-\" is not estimable (no pair of images in the wrong order)."
+    "freedom); n+ and n- are images. difference = external minus internal, average = of internal and the mean of the external sets, both "
+    'as in the paper. "-" is not estimable (no pair of images in the wrong order).'
 )
 LOOK = {"svg.hashsalt": "sga_monai", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -168,10 +168,16 @@ def _lines(records: Sequence[Record]) -> list[str]:
         lines.append(f"Epochs {', '.join(map(str, epochs))}; " + ", ".join(f"{key} {value}" for key, value in same.items()) + ".")
         codes = sorted({f"{cell['git_revision'] or 'no revision'} (code {cell['code']['digest']})" for cell in cells})
         packages = sorted({", ".join(f"{name} {number}" for name, number in cell["code"]["versions"].items()) for cell in cells})
-        machines = sorted({f"{cell['machine']['platform']}, {cell['machine']['device']}, {cell['machine']['threads']} threads" for cell in cells})
+        machines = sorted(
+            {f"{cell['machine']['platform']}, {cell['machine']['device']}, {cell['machine']['threads']} threads" for cell in cells}
+        )
         minutes = sum(cell["duration_s"] for cell in cells) / 60
-        lines.append(f"Code: {'; '.join(codes)}. Versions: {'; '.join(packages)}. Machine: {'; '.join(machines)}; {minutes:.0f} minutes of runs.")
-    lines.append(f"Repeat: `sga-monai experiment bundles/sga/experiments/{head['name']}.json --jobs 2`; hashes of data and models are in the records.")
+        lines.append(
+            f"Code: {'; '.join(codes)}. Versions: {'; '.join(packages)}. Machine: {'; '.join(machines)}; {minutes:.0f} minutes of runs."
+        )
+    lines.append(
+        f"Repeat: `sga-monai experiment bundles/sga/experiments/{head['name']}.json --jobs 2`; hashes of data and models are in the records."
+    )
     return lines
 
 
@@ -190,7 +196,9 @@ def _curves(records: Sequence[Record]) -> Figure:
     """One panel a set, one curve a method: AUROC against the axis."""
     head, means = records[0], [record for record in records if record["kind"] == "mean" and record["set"] != VALIDATION]
     names = list(dict.fromkeys(mean["set"] for mean in means))
-    figure, axes = plt.subplots(1, max(len(names), 1), figsize=(2.6 * max(len(names), 1) + 0.9, 2.9), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, max(len(names), 1), figsize=(2.6 * max(len(names), 1) + 0.9, 2.9), sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, name in zip(axes[0], names, strict=False):
         for i, method in enumerate(head["method"]):
             line = [mean for mean in means if mean["set"] == name and mean["method"] == method]

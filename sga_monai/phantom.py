@@ -1,8 +1,8 @@
 """The embedded phantom: four drawn hospitals whose source site has a shortcut that the others do not share.
 
-At the source site a lead marker follows the label, with a strength that can be chosen. Three external sites have no marker, a marker independent of the
-label, and the reversed marker. Every site has its own machine: vendor, bit depth, photometric interpretation,
-transfer syntax and gray scale. The lung, lesion and marker masks are kept as ground truth.
+At the source site a lead marker follows the label, with a strength that can be chosen. Three external sites have no
+marker, a marker independent of the label, and the reversed marker. Every site has its own machine: vendor, bit depth,
+photometric interpretation, transfer syntax and gray scale. The lung, lesion and marker masks are kept as ground truth.
 """
 
 from __future__ import annotations

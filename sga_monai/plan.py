@@ -140,9 +140,7 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
         if "output_dir" in cell.settings or "resume" in cell.settings:
             raise InputError(f"{name}: output_dir and resume are the experiment's to set; remove them")
     config_file = content.get("config_file", "bundles/sga/train.json")
-    return Plan(
-        Path(path).stem, content["title"], content["question"], config_file, cells, baseline, axis, content.get("phantoms", {})
-    )
+    return Plan(Path(path).stem, content["title"], content["question"], config_file, cells, baseline, axis, content.get("phantoms", {}))
 
 
 def slug(name: str) -> str:

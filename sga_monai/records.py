@@ -192,11 +192,16 @@ def _selections(condition: str, means: Sequence[Record]) -> list[Record]:
             value[VALIDATION][method] = of[VALIDATION]
         if INTERNAL in of and outside:
             value["oracle"][method] = (of[INTERNAL] + sum(outside) / len(outside)) / 2
-    rules = {VALIDATION: "internal validation AUROC", "oracle": "average of the internal and external test AUROC (oracle: it looks at the test)"}
+    rules = {
+        VALIDATION: "internal validation AUROC",
+        "oracle": "average of the internal and external test AUROC (oracle: it looks at the test)",
+    }
     records = []
     for rule, by_method in value.items():
         if by_method:
             best = max(by_method.values())
             chosen = [method for method, area in by_method.items() if area > best - 5e-4]
-            records.append({"kind": "selection", "condition": condition, "rule": rules[rule], "value": best, "chosen": chosen, "all": by_method})
+            records.append(
+                {"kind": "selection", "condition": condition, "rule": rules[rule], "value": best, "chosen": chosen, "all": by_method}
+            )
     return records

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from sga_monai import collect
+from sga_monai.errors import InputError
+from sga_monai.experiment import command
+from sga_monai.phantom import SOURCE
+from sga_monai.plan import read_plan
+from sga_monai.records import experiment_records, read_records
+from sga_monai.seeds import combine, holm, mean_auroc, mean_difference
+from sga_monai.statistics import auroc, paired_difference
+
+PLANS = sorted((ROOT / "bundles/sga/experiments").glob("*.json"))
+TINY = {"image_size": 32, "max_epochs": 2, "batch_size": 32, "review_interval": 0}
+
+
+def write_plan(path: Path, **changes: object) -> Path:
+    content = {
+        "title": "Two methods",
+        "question": "Is it the same after a kill?",
+        "settings": TINY,
+        "methods": {"NT": {"kl_weight": 0}, "SGA": {}},
+        "seeds": [0],
+    }
+    path.write_text(json.dumps(content | changes))
+    return path
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_committed_plans_override_what_the_bundle_has(path):
+    plan = read_plan(path)
+    known = json.loads((ROOT / plan.config_file).read_text())
+    for cell in plan.cells:
+        assert set(cell.settings) <= set(known)
+    assert {cell.settings["kl_weight"] for cell in plan.cells if cell.method == "NT"} <= {0}
+
+
+def test_cells_are_whole_seeds_first_and_overrides_are_merged_in_order(tmp_path):
+    plan = read_plan(
+        write_plan(tmp_path / "p.json", seeds=[3, 1], conditions={"a": {"image_size": 64}, "B 2": {"norm": 2}}), dataset_dir="/d"
+    )
+    assert [(cell.seed, cell.condition, cell.method) for cell in plan.cells[:4]] == [
+        (3, "a", "NT"),
+        (3, "a", "SGA"),
+        (3, "B 2", "NT"),
+        (3, "B 2", "SGA"),
+    ]
+    assert plan.cells[0].settings == TINY | {"image_size": 64, "kl_weight": 0, "dataset_dir": "/d", "seed": 3}
+    assert plan.cells[3].folder == "sga/b_2/seed_3"
+    given = command(plan, plan.cells[3], Path("out"))
+    assert "--norm=2" in given
+    assert "--output_dir=out" in given
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": []}, "seeds"),
+        ({"methods": {}}, "methods"),
+        ({"methods": {"a b": {}, "A-B": {}}}, "same name"),
+        ({"baseline": "XX"}, "none of the methods NT, SGA"),
+        ({"axis": "r", "conditions": {"x": {}}}, "must be a number"),
+        ({"settings": {"output_dir": "x"}}, "output_dir"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_a_bad_plan_is_refused_in_a_sentence(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        read_plan(write_plan(tmp_path / "p.json", **changes))
+    with pytest.raises(InputError, match="no plan absent"):
+        read_plan(tmp_path / "absent.json")
+
+
+def run(plan: Path, out: Path, phantom: Path, *more: str, wait: bool = True) -> subprocess.Popen[str]:
+    given = [sys.executable, "-m", "sga_monai", "experiment", str(plan), "--output-dir", str(out), "--jobs", "2", *more]
+    process = subprocess.Popen(given, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if wait:
+        process.output = process.communicate(timeout=300)[0]
+    return process
+
+
+def test_a_killed_experiment_goes_on_to_the_same_table(tmp_path, phantom_dir):
+    few = tmp_path / "few.csv"
+    rows = pd.read_csv(phantom_dir / f"{SOURCE}.csv", dtype=str)
+    rows.groupby(["split", "label"]).head(8).to_csv(few, index=False)
+    settings = TINY | {
+        "batch_size": 8, "manifest": str(few), "dataset_dir": str(phantom_dir), "external_manifests": [str(phantom_dir / "summit.csv")],
+    }  # fmt: skip
+    plan = write_plan(tmp_path / "plan.json", settings=settings, seeds=[0, 1])
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    whole = run(plan, straight, phantom_dir)
+    assert whole.returncode == 0, whole.output
+    assert "4/4" in whole.output
+
+    process = run(plan, killed, phantom_dir, wait=False)
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("*/all/seed_0/checkpoints/epoch_*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(3)
+    # A killed parent takes its runs with it; the same command skips, resumes and starts.
+    again = run(plan, killed, phantom_dir)
+    assert again.returncode == 0, again.output
+    for name in ("results.csv", "results.md"):
+        first, second = ((folder / name).read_text() for folder in (straight, killed))
+        unlike = [(a, b) for a, b in zip(first.splitlines(), second.splitlines(), strict=True) if a != b]
+        assert all("minutes of runs" in a for a, _ in unlike)
+    third = run(plan, killed, phantom_dir)
+    assert "4 of 4 cells are finished" in third.output
+
+    changed = write_plan(plan, settings=settings | {"learning_rate": 0.5}, seeds=[0, 1])
+    refused = run(changed, killed, phantom_dir)
+    assert refused.returncode == 3
+    assert "NT, seed 0 is here with other settings (learning_rate: was absent, is 0.5)" in refused.output
+    broken = write_plan(plan, settings=settings | {"manifest": "nowhere.csv"}, methods={"NT": {"kl_weight": 0}})
+    failed = run(broken, tmp_path / "broken", phantom_dir)
+    assert failed.returncode == 2
+    assert "failed: NT, seed 0" in failed.output
+    assert "nowhere.csv" in failed.output
+
+
+def fake_run(folder: Path, seed: int, shift: float) -> None:
+    """Predictions of a run without training: a normal score for each image, higher for the positives by ``shift``."""
+    rng = np.random.default_rng((seed, round(10 * shift)))
+    frames = []
+    for name, n, gap in (("internal (validation)", 40, 2.0), ("internal", 60, 2.0), ("far", 80, shift)):
+        label = np.arange(n) % 2
+        common = np.random.default_rng(n).normal(size=n)
+        frames.append(pd.DataFrame({"set": name, "row": np.arange(n) + 2, "patient": np.arange(n) // 2 * 2 + label, "label": label}))
+        frames[-1]["score"] = common + 0.5 * rng.normal(size=n) + gap * label
+    folder.mkdir(parents=True)
+    table = pd.concat(frames)
+    table.to_csv(folder / "predictions.csv", index=False)
+    lines = [
+        {"set": name, "n_positive": 1, "n_negative": 1, "n_patients": 2, "n_failed": 0, "auroc": 0.5, "ci_low": 0.1, "ci_high": 0.9}
+        for name in ("internal (validation)", "internal", "far")
+    ]
+    pd.DataFrame(lines).to_csv(folder / "results.csv", index=False)
+    identity = {
+        "settings": {"kl_weight": shift, "seed": seed}, "data": {}, "code": {"digest": "d", "versions": {"torch": "2"}},
+        "machine": {"platform": "Linux", "device": "cpu", "threads": 1},
+    }  # fmt: skip
+    card = {"identity": identity, "epoch": 2, "best": {"epoch": 1}, "model_sha256": "0", "git_revision": "g", "duration_s": 6.0}
+    card["finished"] = "now"
+    (folder / "run.json").write_text(json.dumps(card))
+
+
+@pytest.fixture
+def fake(tmp_path):
+    plan = read_plan(write_plan(tmp_path / "fake.json", seeds=[0, 1, 2]))
+    shifts = {"NT": 0.3, "SGA": 1.5}
+    for cell in plan.cells:
+        fake_run(tmp_path / "out" / cell.folder, cell.seed, shifts[cell.method])
+    return plan, tmp_path / "out"
+
+
+def test_records_are_the_statistics_of_the_predictions(fake):
+    plan, out = fake
+    records = experiment_records(plan, {cell: out / cell.folder for cell in plan.cells})
+    frames = {cell: pd.read_csv(out / cell.folder / "predictions.csv").query("set == 'far'") for cell in plan.cells}
+    means = {(r["method"], r["set"]): r for r in records if r["kind"] == "mean"}
+    for method in ("NT", "SGA"):
+        each = [auroc(f["score"], f["label"], f["patient"]).auroc for cell, f in frames.items() if cell.method == method]
+        assert means[method, "far"]["auroc"]["value"] == pytest.approx(np.mean(each))
+        assert list(means[method, "far"]["each_seed"].values()) == pytest.approx(each)
+        inside = means[method, "internal"]["auroc"]["value"]
+        assert means[method, "far"]["auroc_difference"]["value"] == pytest.approx(np.mean(each) - inside)
+    against = means["SGA", "far"]["against_baseline"]
+    assert against["value"] == pytest.approx(means["SGA", "far"]["auroc"]["value"] - means["NT", "far"]["auroc"]["value"])
+    assert against["low"] > 0
+    assert against["p"] == against["p_holm"] < 0.01
+    assert means["NT", "far"]["against_baseline"] is None
+    rules = {r["rule"].split()[0]: r for r in records if r["kind"] == "selection"}
+    assert rules["average"]["chosen"] == ["SGA"]
+
+
+def test_tables_page_and_picture_come_from_the_records_alone(fake, tmp_path):
+    plan, out = fake
+    records = collect.collect_experiment(plan, out)
+    text = (out / "results.md").read_text()
+    assert "| NT | 3 | " in text
+    assert "far (40+, 40-)" in text
+    assert "oracle: it looks at the test" in text
+    page = (out / "results.html").read_text()
+    assert "<script" not in page
+    assert "<svg" in page
+    docs = tmp_path / "docs"
+    assert collect.write_page([out], docs) == ["fake"]
+    assert read_records(docs / "fake.jsonl") == records
+    first = (docs / "README.md").read_bytes(), (docs / "fake.svg").read_bytes()
+    collect.write_page([docs], docs)
+    assert first == ((docs / "README.md").read_bytes(), (docs / "fake.svg").read_bytes())
+    assert "SGA" in collect.render_text(records)
+    with pytest.raises(InputError, match="no records"):
+        collect.write_page([], tmp_path / "empty")
+
+
+def test_an_unfinished_experiment_says_so(fake):
+    plan, out = fake
+    (out / plan.cells[-1].folder / "predictions.csv").unlink()
+    records = collect.collect_experiment(plan, out)
+    assert records[0]["n_finished"] == 5
+    assert "5 of 6 cells" in (out / "results.html").read_text()
+
+
+def test_one_seed_is_the_clustered_interval_of_statistics():
+    rng = np.random.default_rng(0)
+    label, patient = np.arange(60) % 2, np.arange(60) // 3
+    first, second = rng.normal(size=60) + label, rng.normal(size=60) + 0.5 * label
+    mean, expected = mean_auroc([first], label, patient), auroc(first, label, patient)
+    assert mean.sd_patients**2 == pytest.approx(expected.variance)
+    assert math.isnan(mean.sd_seeds)
+    assert mean.value == pytest.approx(expected.auroc)
+    pair, oracle = mean_difference([first], [second], label, patient), paired_difference(first, second, label, patient)
+    assert (pair.value, pair.low, pair.high, pair.p) == pytest.approx((oracle.value, oracle.low, oracle.high, oracle.p))
+
+
+def test_equal_seeds_add_nothing_and_unequal_ones_widen():
+    rng = np.random.default_rng(1)
+    label, patient = np.arange(80) % 2, np.arange(80)
+    score = rng.normal(size=80) + label
+    one, three = mean_auroc([score], label, patient), mean_auroc([score] * 3, label, patient)
+    assert (three.low, three.high) == pytest.approx((one.low, one.high))
+    varied = mean_auroc([score, score + rng.normal(size=80), score - label], label, patient)
+    assert varied.high - varied.low > three.high - three.low
+    # With the seeds' part alone it is Student's interval of a mean.
+    areas = np.array([0.6, 0.7, 0.65])
+    mean = combine(areas.mean(), 1e-18, areas.var(ddof=1) / 3, 3)
+    assert mean.high - mean.value == pytest.approx(4.302653 * areas.std(ddof=1) / math.sqrt(3), rel=1e-6)
+
+
+def test_interval_over_seeds_and_patients_covers():
+    """New seeds and new patients each time: 95 % intervals of a mean over three seeds hold the expected AUROC."""
+    rng = np.random.default_rng(2)
+    n, label = 120, np.arange(120) % 2
+    held, means = [], []
+    for _ in range(300):
+        common = rng.normal(size=n)
+        scores = [common + rng.normal(0.8, 0.3) * label + 0.6 * rng.normal(size=n) for _ in range(3)]
+        mean = mean_auroc(scores, label, np.arange(n))
+        means.append(mean.value)
+        held.append((mean.low, mean.high))
+    truth = float(np.mean(means))
+    share = np.mean([low <= truth <= high for low, high in held])
+    assert 0.92 <= share <= 0.99
+
+
+def test_holm_is_statsmodels():
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    p = [0.01, 0.04, 0.03, 0.5]
+    assert holm(p) == pytest.approx(multitest.multipletests(p, method="holm")[1])
+    assert math.isnan(holm([0.01, math.nan])[1])
+    assert holm([0.01, math.nan])[0] == 0.01
+
+
+def test_results_page_is_current():
+    folder = ROOT / "docs/results"
+    found = [read_records(path) for path in sorted(folder.glob("*.jsonl"))]
+    assert found
+    assert (folder / "README.md").read_text() == collect.page(found)
+    assert all((folder / f"{records[0]['name']}.svg").is_file() for records in found)
