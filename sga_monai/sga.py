@@ -18,7 +18,8 @@ in eval mode for steps 1 and 3 (``attack_mode``); one epsilon a mini-batch (``ep
 ``value_range``, into which X' is clipped; FGSM, that is one step from X~ (``attack_steps``, ``random_start``); both
 branches of KL have gradients (``detach_clean``). A feature is a pixel: channels share one mask.
 
-Opponents by numbers too: ``saliency_order`` "random" masks pixels at random, ``attack`` "noise" takes a random direction
+Opponents by numbers too: ``saliency_order`` "highest" masks what speaks most for the label instead of least (as Huang et
+al., "Self-Challenging Improves Cross-Domain Generalization", ECCV 2020, do with features), "random" masks any pixels, ``attack`` "noise" takes a random direction
 of the same size, ``attack`` "kl" with several steps is TRADES (Zhang et al., ICML 2019), ``objective`` "adversarial_ce"
 minimizes CE(f(X'), y) alone (Madry et al., ICLR 2018), and ``augmentation`` and ``group_dro_step`` are of ``baselines.py``.
 """
@@ -45,7 +46,7 @@ from sga_monai.baselines import AUGMENTATIONS, GroupWeights
 from sga_monai.errors import InputError, NumericError
 
 CHOICES = {
-    "saliency_order": ("signed", "magnitude", "random"),
+    "saliency_order": ("signed", "magnitude", "highest", "highest_magnitude", "random"),
     "saliency_target": ("label", "predicted"),
     "attack_mode": ("eval", "train"),
     "attack": ("ce", "kl", "noise"),
@@ -85,16 +86,19 @@ def lowest_mask(
     Args:
         gradient: ``[B, C, H, W]``; channels are summed, since they share one mask.
         mask_fraction: in [0, 1).
-        order: "signed" (most negative first), "magnitude" (nearest zero first) or "random" (any, whatever the
-            gradient). Ties go to the first in raster order.
+        order: "signed" (most negative first), "magnitude" (nearest zero first), "highest" or "highest_magnitude" (the
+            pixels that these two would mask last) or "random" (any, whatever the gradient). Ties go to the first in
+            raster order.
         generator: source of the random order; the global one when ``None``.
     """
     batch, _, height, width = gradient.shape
     # 0.29 * 100 is 28.999999999999996 in floating point; rounding first makes the floor the one a reader expects.
     n_masked = math.floor(round(mask_fraction * height * width, 6))
     value = gradient.sum(dim=1).flatten(1)
-    if order == "magnitude":
+    if order.endswith("magnitude"):
         value = value.abs()
+    if order.startswith("highest"):
+        value = -value
     elif order == "random":
         value = torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device)
     lowest = value.argsort(dim=1, stable=True)[:, :n_masked]
@@ -237,7 +241,7 @@ class SGAIteration:
         norm: p of the attack: "inf", 0, 1, 2 or any p > 1.
         attack_steps: 1 is FGSM, more are PGD.
         random_start: start the attack at a random point of the ball.
-        saliency_order: "signed" or "magnitude".
+        saliency_order: "signed", "magnitude", "highest", "highest_magnitude" or "random"; see ``lowest_mask``.
         saliency_target: "label" or "predicted".
         attack_mode: mode of the network in steps 1 and 3: "eval" or "train". BatchNorm's buffers never change there.
         fill: "image_range", "value_range" or "image_mean".
