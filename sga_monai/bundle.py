@@ -269,6 +269,26 @@ def load_best_model(network: torch.nn.Module, checkpoint: str) -> torch.nn.Modul
     return network
 
 
+def preparation_settings(checkpoint: str | Path, image_size: int | None = None, voi: str | None = None) -> tuple[int, str]:
+    """``image_size`` and ``voi`` with which a model was trained: given, or of ``run.json`` beside it, or 224 and "dicom".
+
+    Raises:
+        InputError: when the card is damaged or ``image_size`` is no whole number of 16 or more.
+    """
+    card = Path(checkpoint).with_name("run.json")
+    settings: Mapping[str, Any] = {}
+    if card.is_file() and (image_size is None or voi is None):
+        try:
+            settings = json.loads(card.read_text())["identity"]["settings"]
+            settings = {"image_size": int(settings["image_size"]), "voi": str(settings["voi"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError("run.json beside the checkpoint is damaged; give image_size and voi") from None
+    size = settings.get("image_size", 224) if image_size is None else image_size
+    if isinstance(size, bool) or not isinstance(size, int) or size < 16:
+        raise InputError(f"image_size must be a whole number, 16 or more, got {size!r}")
+    return size, settings.get("voi", "dicom") if voi is None else voi
+
+
 def exit_by_failures(failures: Sequence[Mapping[str, Any]]) -> None:
     """End the program with code 2 when some rows failed, so that scripts can tell; return otherwise."""
     if failures:

@@ -1,4 +1,4 @@
-"""The command ``sga-monai``: phantom, manifests, bundles for hospitals, benchmarks. Training is a MONAI bundle."""
+"""The command ``sga-monai``: phantom, manifests, experiments, audits, bundles for hospitals. Training is a MONAI bundle."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sga_monai import __version__, benchmark, mixture, sources
+from sga_monai.audit import audit_checkpoint
+from sga_monai.audit import render as render_audit
 from sga_monai.collect import collect_experiment, render_text, write_page
 from sga_monai.errors import EXIT_INPUT_REFUSED, EXIT_INTERRUPTED, EXIT_SOME_ROWS_FAILED, REASONS, InputError, input_error
 from sga_monai.experiment import is_finished, run_experiment
+from sga_monai.explain import explain_checkpoints
+from sga_monai.explain import render as render_saliency
 from sga_monai.external import evaluate_bundle
 from sga_monai.from_dicom import manifest_from_dicom
 from sga_monai.inspection import FACTS, inspect_manifest, write_contact_sheet
@@ -174,11 +178,12 @@ def experiment(
     output_dir: Annotated[Path | None, typer.Option(help="Default runs/<plan>. The same command goes on where it was stopped.")] = None,
     dataset_dir: Annotated[str | None, typer.Option(help="The folder of the collections, where it is not the plan's.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at once; each gets its share of the cores.", min=1)] = 1,
+    reuse: Annotated[list[Path] | None, typer.Option(help="Other experiment whose equal cells are copied; repeatable.")] = None,
 ) -> None:
     """Run a plan, methods x conditions x seeds, and collect it: records, tables, comparison with the baseline."""
     settings = {} if dataset_dir is None else {"dataset_dir": dataset_dir}
     read, out = read_plan(plan, **settings), output_dir or Path("runs") / plan.stem
-    failed = run_experiment(read, out, jobs)
+    failed = run_experiment(read, out, jobs, reuse or ())
     if any(is_finished(out / cell.folder) for cell in read.cells):
         typer.echo(render_text(collect_experiment(read, out)))
         typer.echo(f"wrote records.jsonl, results.csv, results.md and results.html in {out.name}/")
@@ -196,6 +201,48 @@ def collect(
     """Put several experiments on one page, README.md, with the records that it is made of."""
     names = write_page(runs, out)
     typer.echo(f"wrote README.md with {', '.join(names)} in {out.name}/")
+
+
+@app.command()
+def explain(
+    checkpoint: Annotated[list[str], typer.Argument(help="NAME=model.pt of each model, or model.pt alone.")],
+    manifest: Annotated[Path, typer.Option(help="The images; lung_mask and boxes are regions.")],
+    dataset_dir: Annotated[Path, typer.Option(help="The folder that image is relative to.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder of saliency.csv, cases.png and tensorboard/.")],
+    region: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER below dataset_dir, a PNG for each image; repeatable.")] = None,
+    split: Annotated[str, typer.Option(help="Rows of this split.")] = "test",
+    image_size: Annotated[int | None, typer.Option(help="Pixels of a side; default as trained.")] = None,
+    n_cases: Annotated[int, typer.Option(help="Cases in the picture.", min=2)] = 6,
+    limit: Annotated[int, typer.Option(help="Number of images, evenly spaced.", min=1)] = 200,
+) -> None:
+    """Show where models look, side by side on the same cases, and measure it against lungs, boxes and other regions."""
+    pairs = [text.partition("=") if "=" in text else (Path(text).parent.name or "model", "=", text) for text in checkpoint]
+    models = {name: path for name, _, path in pairs}
+    if len(models) < len(checkpoint):
+        raise InputError("two models have the same name; give NAME=model.pt for each")
+    if any("=" not in text for text in region or ()):
+        raise InputError("a region is NAME=FOLDER, as marker=masks/marker/northgate")
+    regions = dict(text.split("=", 1) for text in region or ())
+    table = explain_checkpoints(models, manifest, dataset_dir, output_dir, regions, split, image_size, None, n_cases, limit)
+    typer.echo(render_saliency(table))
+    typer.echo(f"wrote saliency.csv, saliency.json, cases.png and tensorboard/ in {output_dir.name}/")
+
+
+@app.command()
+def audit(
+    checkpoint: Annotated[Path, typer.Argument(help="model.pt of a training.")],
+    manifest: Annotated[list[Path], typer.Option(help="Manifest of a site; may be repeated.")],
+    dataset_dir: Annotated[Path, typer.Option(help="The folder that image and lung_mask are relative to.")],
+    output_dir: Annotated[Path, typer.Option(help="Where audit.json, audit.csv and tensorboard/ are written.")],
+    image_size: Annotated[int | None, typer.Option(help="Pixels of a side; default as trained.")] = None,
+    voi: Annotated[str | None, typer.Option(help="dicom or none; default as trained.")] = None,
+    split: Annotated[str, typer.Option(help="The rows that are taken.")] = "test",
+    num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
+) -> None:
+    """Find shortcuts: score every site with lungs or border taken away and a marker put in, and probe for the site."""
+    table = audit_checkpoint(checkpoint, manifest, dataset_dir, output_dir, image_size, voi, split, num_workers)
+    typer.echo(render_audit(table))
+    typer.echo(f"wrote audit.json, audit.csv and tensorboard/ in {output_dir.name}/")
 
 
 @app.command()

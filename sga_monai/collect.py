@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sga_monai.dashboards import write_dashboards
 from sga_monai.errors import InputError
 from sga_monai.experiment import is_finished
 from sga_monai.files import write_csv, write_whole
@@ -28,14 +30,22 @@ from sga_monai.records import INTERNAL, VALIDATION, Record, experiment_records, 
 COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a")
 NOTE = (
     "AUROC is the mean over seeds; 95 % intervals are over patients and, with several seeds, over seeds (with Satterthwaite's degrees of "
-    "freedom); n+ and n- are images. difference = external minus internal, average = of internal and the mean of the external sets, both "
+    "freedom); n+ and n- are images. difference = external minus internal, average = of internal and the mean of the external sets, "
     'as in the paper. "-" is not estimable (no pair of images in the wrong order).'
 )
-LOOK = {"svg.hashsalt": "sga_monai", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+LOOK: dict[Any, Any] = {
+    "svg.hashsalt": "sga_monai",
+    "svg.fonttype": "none",
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def collect_experiment(plan: Plan, output_dir: str | Path) -> list[Record]:
-    """Write ``records.jsonl``, ``results.csv``, ``results.md`` and ``results.html`` of an experiment, finished or not.
+    """Write ``records.jsonl``, ``results.csv``, ``results.md``, ``results.html`` and ``tensorboard/`` of an experiment.
+
+    It may be unfinished; the tables then say so.
 
     Returns:
         The records; see ``experiment_records``.
@@ -51,6 +61,7 @@ def collect_experiment(plan: Plan, output_dir: str | Path) -> list[Record]:
         head=records[0], tables=_tables(records), lines=_lines(records), note=NOTE, picture=Markup(svg(records))
     )
     write_whole(out / "results.html", lambda path: path.write_text(page, encoding="utf-8"))
+    write_dashboards(records, runs, out)
     return records
 
 
@@ -70,13 +81,12 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
         if source.resolve() == out.resolve():
             continue
         records = read_records(source / "records.jsonl" if source.is_dir() else source)
-        write_whole(out / f"{records[0]['name']}.jsonl", lambda path, records=records: write_records(path, records))
+        write_whole(out / f"{records[0]['name']}.jsonl", partial(write_records, records=records))
     found = [read_records(path) for path in sorted(out.glob("*.jsonl"))]
     if not found:
         raise InputError("no records in this folder; give the folders of sga-monai experiment")
     for records in found:
-        name, picture = records[0]["name"], svg(records)
-        write_whole(out / f"{name}.svg", lambda path, picture=picture: path.write_text(picture, encoding="utf-8"))
+        write_whole(out / f"{records[0]['name']}.svg", partial(Path.write_text, data=svg(records), encoding="utf-8"))
     write_whole(out / "README.md", lambda path: path.write_text(page(found), encoding="utf-8"))
     return [records[0]["name"] for records in found]
 
@@ -163,7 +173,9 @@ def _lines(records: Sequence[Record]) -> list[str]:
     lines.append(f"{head['n_finished']} of {head['n_cells']} cells, seeds {', '.join(map(str, head['seed']))}.")
     if cells:
         settings = cells[0]["settings"]
-        same = {key: value for key, value in settings.items() if all(cell["settings"].get(key) == value for cell in cells)}
+        same = {
+            key: value for key, value in settings.items() if key != "seed" and all(cell["settings"].get(key) == value for cell in cells)
+        }
         epochs = sorted({cell["epochs"] for cell in cells})
         lines.append(f"Epochs {', '.join(map(str, epochs))}; " + ", ".join(f"{key} {value}" for key, value in same.items()) + ".")
         codes = sorted({f"{cell['git_revision'] or 'no revision'} (code {cell['code']['digest']})" for cell in cells})
@@ -175,9 +187,8 @@ def _lines(records: Sequence[Record]) -> list[str]:
         lines.append(
             f"Code: {'; '.join(codes)}. Versions: {'; '.join(packages)}. Machine: {'; '.join(machines)}; {minutes:.0f} minutes of runs."
         )
-    lines.append(
-        f"Repeat: `sga-monai experiment bundles/sga/experiments/{head['name']}.json --jobs 2`; hashes of data and models are in the records."
-    )
+    command = f"sga-monai experiment bundles/sga/experiments/{head['name']}.json --jobs 2"
+    lines.append(f"Repeat: `{command}`; hashes of data and models are in the records.")
     return lines
 
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from sga_monai.files import write_whole
 from sga_monai.lock import lock_output_dir
 from sga_monai.phantom import SOURCE, write_phantom
 from sga_monai.plan import Cell, Plan
-from sga_monai.settings import differences
+from sga_monai.settings import code_digest, differences, versions
 
 POLL_S = 0.5
 STOP_S = 30
@@ -32,7 +32,9 @@ STOP_S = 30
 PLACES = ("dataset_dir", "cache_dir", "num_workers")
 
 
-def run_experiment(plan: Plan, output_dir: str | Path, jobs: int = 1, console: Console | None = None) -> list[str]:
+def run_experiment(
+    plan: Plan, output_dir: str | Path, jobs: int = 1, reuse: Sequence[str | Path] = (), console: Console | None = None
+) -> list[str]:
     """Run every cell that is not finished; a cell that was stopped is resumed.
 
     Each cell is ``python -m monai.bundle run training`` with its overrides, in ``output_dir/<method>/<condition>/seed_N``.
@@ -43,6 +45,8 @@ def run_experiment(plan: Plan, output_dir: str | Path, jobs: int = 1, console: C
         plan: of ``read_plan``.
         output_dir: one experiment at a time; an experiment of the same plan there is gone on with.
         jobs: cells at once; each gets its share of the cores.
+        reuse: folders of other experiments; a finished cell there with the same overrides and the same code is copied
+            instead of run, since it would be equal to the bit.
         console: where the progress is shown.
 
     Returns:
@@ -58,6 +62,8 @@ def run_experiment(plan: Plan, output_dir: str | Path, jobs: int = 1, console: C
     lock_output_dir(out)
     for cell in plan.cells:
         _check_same(out, cell)
+    for cell in plan.cells:
+        _copy_finished(out, cell, map(Path, reuse))
     waiting = [cell for cell in plan.cells if not is_finished(out / cell.folder)]
     done = len(plan.cells) - len(waiting)
     if done:
@@ -68,7 +74,7 @@ def run_experiment(plan: Plan, output_dir: str | Path, jobs: int = 1, console: C
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"), TimeElapsedColumn(), TimeRemainingColumn())
     failed = []
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        total = progress.add_task(plan.name, total=float(len(plan.cells)), completed=float(done), at=f"{done}/{len(plan.cells)}")
+        total = progress.add_task(plan.name, total=float(len(plan.cells)), completed=done, at=f"{done}/{len(plan.cells)}")
         for cell, code, seconds in _run_all(plan, waiting, out, jobs, progress, total):
             done += 1
             progress.update(total, at=f"{done}/{len(plan.cells)}")
@@ -111,6 +117,19 @@ def _check_same(out: Path, cell: Cell) -> None:
         return
     content = {"method": cell.method, "condition": cell.condition, "seed": cell.seed, "settings": settings}
     write_whole(record, lambda path: path.write_text(json.dumps(content, indent=1) + "\n"))
+
+
+def _copy_finished(out: Path, cell: Cell, others: Iterable[Path]) -> None:
+    """Copy the first finished run of ``others`` that has the settings of ``cell``, unless that was begun here."""
+    if (out / cell.folder).exists():
+        return
+    settings = json.loads((out / f"{cell.folder}.json").read_text())["settings"]
+    for record in sorted(path for other in others for path in other.glob("*/*/seed_*.json")):
+        folder = record.with_suffix("")
+        if is_finished(folder) and json.loads(record.read_text())["settings"] == settings:
+            if json.loads((folder / "run.json").read_text())["identity"]["code"] == {"digest": code_digest(), "versions": versions()}:
+                shutil.copytree(folder, out / cell.folder)
+                return
 
 
 def _run_all(

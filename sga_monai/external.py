@@ -9,7 +9,7 @@ import logging
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,26 +19,30 @@ import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from monai.data import DataLoader
+from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from sga_monai.bundle import load_best_model, set_aside
+from sga_monai.controls import blank_border, blank_center, plant_tag
 from sga_monai.dataset import CXRDataset, refuse_same_bytes
+from sga_monai.embedding import forward_with_features, write_embedding
 from sga_monai.errors import InputError
 from sga_monai.files import write_csv, write_whole
 from sga_monai.handlers import image_features, logit_difference, row_columns
 from sga_monai.lock import lock_output_dir
+from sga_monai.lung_masks import lung_reader
 from sga_monai.manifest import load_manifest, read_manifest
 from sga_monai.network import CXRResNet18
 from sga_monai.preprocessing import preprocessing
 from sga_monai.reference import GROUPS, read_reference
 from sga_monai.settings import code_digest, versions
 from sga_monai.sga import frozen_statistics, input_gradient
+from sga_monai.shortcuts import score_lungs
 from sga_monai.verify import SUMS, verify_bundle, verify_signature
 
 logger = logging.getLogger(__name__)
-BORDER = 0.12
 N_CASES = 8
 
 
@@ -56,8 +60,9 @@ def evaluate_bundle(
     """Score a site's images with a bundle's models. Nothing of the bundle is executed: weights, and plain numbers.
 
     Writes to ``output_dir``: ``predictions.csv`` (one line for each row of the manifest; stays at the site),
-    ``reference.json``, ``run.json``, ``heatmaps/``, ``tensorboard/`` and ``cache/``. A run that was killed goes on where it
-    was when the same command is given again, since what was read lies in the cache.
+    ``embedding.json`` (mean and variance of all images' features), ``reference.json``, ``run.json``, ``heatmaps/``,
+    ``tensorboard/`` and ``cache/``. A run that was killed goes on where it was when the same command is given again, since
+    what was read lies in the cache.
 
     Args:
         bundle: folder of ``package_bundle``.
@@ -74,7 +79,7 @@ def evaluate_bundle(
         The predictions.
 
     Raises:
-        InputError: when the bundle is not what was packaged, or the manifest is refused.
+        InputError: when the bundle is not what was packaged, or the manifest or a lung mask is refused.
     """
     bundle, out = Path(bundle), Path(output_dir)
     verify_bundle(bundle)
@@ -84,6 +89,9 @@ def evaluate_bundle(
     networks = _load_models(bundle, reference)
     lock_output_dir(out)
     rows = load_manifest(manifest, dataset_dir, "test", allow_missing=True, site_key=site_key)
+    listed = {int(row["row"]): row for row in read_manifest(manifest)}
+    tested = [listed[row["row"]] for row in rows]
+    lung = lung_reader(tested, dataset_dir, Path(manifest).name, reference["image_size"])
     facts = _facts(bundle, manifest, reference, public_key, failure_limit)
     if not _same_evaluation(out / "run.json", facts):
         set_aside(str(out))
@@ -91,38 +99,21 @@ def evaluate_bundle(
     _write_json(out / "run.json", facts | {"started": started, "finished": None})
     dataset = CXRDataset(rows, preprocessing(reference["image_size"], reference["voi"]), True, str(out / "cache"), num_workers)
     refuse_same_bytes([dataset])
-    predictions = _predict(networks, dataset, batch_size)
+    predictions, features = _predict(networks, dataset, batch_size, lung)
     failed = pd.DataFrame(dataset.failures, columns=["row", "label", "patient", "set", "code"])
     predictions = pd.concat([predictions, failed.rename(columns={"code": "error"})], ignore_index=True)
-    groups = {int(row["row"]): {key: row.get(key, "") for key in GROUPS} for row in read_manifest(manifest)}
     for key in GROUPS:
-        predictions[key] = [groups[row][key] for row in predictions["row"]]
+        predictions[key] = [listed[row].get(key, "") for row in predictions["row"]]
     predictions = predictions.sort_values("row", ignore_index=True)
     predictions["error"] = predictions["error"].fillna("")
     write_csv(out / "predictions.csv", predictions)
+    write_embedding(out / "embedding.json", features)
     shutil.copyfile(bundle / "reference.json", out / "reference.json")
     _draw_cases(networks["sga"], dataset, predictions, reference["models"]["sga"]["threshold"], out)
     counts = {"rows": len(rows), "scored": int(predictions["score"].notna().sum()), "failed": len(failed)}
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     _write_json(out / "run.json", facts | {"counts": counts, "started": started, "finished": finished})
     return predictions
-
-
-def blank_center(image: Tensor) -> Tensor:
-    """``[N, 1, H, W]`` with an ellipse over both lungs replaced by the image's mean: what is left is no lung."""
-    height, width = image.shape[2:]
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    inside = (x / 0.8) ** 2 + (y / 0.85) ** 2 <= 1
-    return torch.where(inside.to(image.device), image.mean(dim=(2, 3), keepdim=True), image)
-
-
-def blank_border(image: Tensor) -> Tensor:
-    """``[N, 1, H, W]`` with a frame of 12 % of each side replaced by the image's mean: markers and collimation go."""
-    height, width = image.shape[2:]
-    top, left = round(BORDER * height), round(BORDER * width)
-    inside = torch.zeros(height, width, dtype=torch.bool, device=image.device)
-    inside[top : height - top, left : width - left] = True
-    return torch.where(inside, image, image.mean(dim=(2, 3), keepdim=True))
 
 
 def _load_models(bundle: Path, reference: Mapping[str, Any]) -> dict[str, nn.Module]:
@@ -137,21 +128,30 @@ def _load_models(bundle: Path, reference: Mapping[str, Any]) -> dict[str, nn.Mod
     return networks
 
 
-def _predict(networks: Mapping[str, nn.Module], dataset: CXRDataset, batch_size: int) -> pd.DataFrame:
-    frames = []
+def _predict(
+    networks: Mapping[str, nn.Module], dataset: CXRDataset, batch_size: int, lung: Callable[[int], Tensor | None] | None
+) -> tuple[pd.DataFrame, NDArray[np.float32]]:
+    """The scores, and the features of the plain images ``[N, 512]``."""
+    frames, features = [], []
     loader = DataLoader(dataset, batch_size=batch_size)
     for batch in track(loader, description="scoring", transient=True, disable=not sys.stdout.isatty()):
         image = batch["image"]
         with torch.no_grad():
-            score = logit_difference(networks["sga"](image))
+            logits, part = forward_with_features(networks["sga"], image)
+            features.append(part)
+            score = logit_difference(logits)
             columns: dict[str, Any] = row_columns(batch)
             columns |= {"score": score.numpy(), "probability": torch.sigmoid(score).numpy()}
             columns["score_center_blank"] = logit_difference(networks["sga"](blank_center(image))).numpy()
             columns["score_border_blank"] = logit_difference(networks["sga"](blank_border(image))).numpy()
+            columns["score_tag"] = logit_difference(networks["sga"](plant_tag(image))).numpy()
+            if lung is not None:
+                scores = score_lungs(networks["sga"], image, [lung(row) for row in columns["row"]])
+                columns |= {f"score_{control}": values for control, values in scores.items()}
             if "nt" in networks:
                 columns["score_nt"] = logit_difference(networks["nt"](image)).numpy()
         frames.append(pd.DataFrame(columns | image_features(image)))
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True), np.concatenate(features)
 
 
 def _draw_cases(network: nn.Module, dataset: CXRDataset, predictions: pd.DataFrame, threshold: float, out: Path) -> None:

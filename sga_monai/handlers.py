@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from sga_monai.dataset import CXRDataset
+from sga_monai.embedding import FeatureWatch, write_embedding
 from sga_monai.errors import InputError, NumericError
 from sga_monai.files import write_csv, write_whole
 from sga_monai.results import FAILURE_LIMIT, render, summarize
@@ -184,11 +185,13 @@ class PredictionSaver:
     so evaluated + failed = rows.
 
     Args:
-        output_dir: where the two files go.
+        output_dir: where the files go.
         dataset: the dataset that is evaluated; each of its rows must come out, scored or failed.
         internal: name of the set that ``auroc_difference`` is taken against.
         summary_writer: TensorBoard writer for the table.
         failure_limit: share of failed images above which a set has no headline figure.
+        network: with it, ``embedding.json`` has the mean and variance, over the sets ``internal`` and ``internal
+            (validation)`` together, of the features before its last layer ``fc``; a site's are compared with them.
     """
 
     def __init__(
@@ -198,6 +201,7 @@ class PredictionSaver:
         internal: str | None = None,
         summary_writer: Any = None,
         failure_limit: float = FAILURE_LIMIT,
+        network: nn.Module | None = None,
     ) -> None:
         if isinstance(failure_limit, bool) or not isinstance(failure_limit, (int, float)) or not 0 <= failure_limit <= 1:
             raise InputError(f"failure_limit must be in [0, 1], got {failure_limit!r}")
@@ -206,24 +210,30 @@ class PredictionSaver:
         self.dataset = dataset
         self.internal = internal
         self.writer = summary_writer
+        self.watch = None if network is None else FeatureWatch(network)
         self.frames: list[pd.DataFrame] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to a ``SupervisedEvaluator`` with ``decollate`` off."""
+        if self.watch is not None:
+            # Not before: the network is trained before it is evaluated.
+            engine.add_event_handler(Events.STARTED, self.watch.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.COMPLETED, self.save)
 
     def collect(self, engine: Engine) -> None:
-        """Keep the scores of one mini-batch."""
+        """Keep the scores of one mini-batch, and of internal images the features."""
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         score = logit_difference(output[Keys.PRED]).cpu()
         frame = row_columns(batch)
         figures = {"score": score.numpy(), "probability": torch.sigmoid(score).numpy()}
         self.frames.append(pd.DataFrame(frame | figures | image_features(output[Keys.IMAGE])))
+        if self.watch is not None:
+            self.watch.keep([name in (self.internal, f"{self.internal} (validation)") for name in frame["set"]])
 
     def save(self, engine: Engine) -> None:
-        """Write the two files and show the table."""
+        """Write the files and show the table."""
         predictions = pd.concat(self.frames, ignore_index=True)
         self.frames = []
         predictions["error"] = ""
@@ -235,6 +245,8 @@ class PredictionSaver:
         order = {name: i for i, name in enumerate(dict.fromkeys(predictions["set"]))}
         predictions = predictions.sort_values(["set", "row"], key=lambda c: c.map(order) if c.name == "set" else c)
         write_csv(self.output_dir / "predictions.csv", predictions)
+        if self.watch is not None:
+            write_embedding(self.output_dir / "embedding.json", self.watch.finish())
         if (predictions["label"] < 0).all():
             logger.info("%d images scored, %d failed", predictions["score"].notna().sum(), len(self.dataset.failures))
             return

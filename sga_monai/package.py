@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from sga_monai import __version__
+from sga_monai.embedding import read_embedding
 from sga_monai.errors import InputError
 from sga_monai.files import write_whole
 from sga_monai.manifest import OPTIONAL, REQUIRED, read_manifest
@@ -66,7 +67,7 @@ def package_bundle(
     predictions = {key: run["predictions"] for key, run in runs.items()}
     sums = {key: run["model_sha256"] for key, run in runs.items()}
     facts = {"name": name, "version": __version__, "image_size": settings["image_size"], "voi": settings["voi"]}
-    reference = make_reference(predictions, sums, **facts)
+    reference = make_reference(predictions, sums, runs["sga"]["embedding"], **facts)
     target = Path(out) / f"{name}-{__version__}"
     if target.exists():
         raise InputError(f"{target.name} is there already; give another folder as out")
@@ -110,16 +111,30 @@ def _finished_run(checkpoint: Path) -> dict[str, Any]:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
         raise InputError("the weights are not finite; train again")
-    return run | {"checkpoint": checkpoint, "predictions": predictions, "folder": folder}
+    embedding = read_embedding(folder / "embedding.json")
+    return run | {"checkpoint": checkpoint, "predictions": predictions, "embedding": embedding, "folder": folder}
 
 
 def write_torchscript(draft: str | Path, image_size: int) -> None:
-    """``models/model.ts`` of ``models/model.pt`` in the folder ``draft``, traced in eval mode with one image."""
+    """``models/model.ts`` of ``models/model.pt`` in the folder ``draft``, traced in eval mode with one image.
+
+    Without TorchScript's debug records, which name the source files of the machine it was traced on.
+    """
     network = CXRResNet18()
     network.load_state_dict(torch.load(Path(draft) / "models/model.pt", map_location="cpu", weights_only=True))
     with torch.no_grad():
         traced = torch.jit.trace(network.eval(), torch.zeros(1, 1, image_size, image_size))
-    traced.save(str(Path(draft) / "models/model.ts"))
+    path, whole = (str(Path(draft) / f"models/{name}.ts") for name in ("model", "whole"))
+    traced.save(whole)
+    # torch's own writer aligns the tensors; a plain zip would not.
+    reader, writer = torch._C.PyTorchFileReader(whole), torch._C.PyTorchFileWriter(path)
+    for name in reader.get_all_records():
+        if not name.endswith(".debug_pkl") and name not in ("version", "byteorder", ".data/serialization_id"):
+            content = reader.get_record(name)
+            writer.write_record(name, content, len(content))
+    writer.write_end_of_file()
+    del reader
+    Path(whole).unlink()
 
 
 def _write_torchscript(draft: Path, image_size: int) -> None:

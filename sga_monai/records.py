@@ -37,7 +37,7 @@ def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
         experiment's comparisons outside), and "selection" for each condition and rule.
     """
     cells = [cell for cell in plan.cells if cell in runs]
-    head = {
+    head: Record = {
         "kind": "experiment",
         "name": plan.name,
         "title": plan.title,

@@ -15,6 +15,8 @@ from sklearn.metrics import roc_curve
 
 from sga_monai.calibration import calibration
 from sga_monai.decisions import youden_threshold
+from sga_monai.embedding import SCHEMA as EMBEDDING
+from sga_monai.embedding import is_finite
 from sga_monai.errors import InputError
 from sga_monai.files import plain
 from sga_monai.statistics import auroc, paired_difference
@@ -74,17 +76,21 @@ SCHEMA = {
                 for name in FEATURES
             },
         },
+        "embedding": EMBEDDING,
     },
 }
 
 
-def make_reference(predictions: Mapping[str, pd.DataFrame], sha256: Mapping[str, str], **facts: Any) -> dict[str, Any]:
+def make_reference(
+    predictions: Mapping[str, pd.DataFrame], sha256: Mapping[str, str], embedding: Mapping[str, Any] | None = None, **facts: Any
+) -> dict[str, Any]:
     """The reference of one or two models from their training runs' predictions.
 
     Args:
         predictions: "sga" and, where there is a twin, "nt": columns ``set, row, patient, label, score`` and features.
             The threshold is Youden's on the validation set; every other figure is of the internal test set.
         sha256: of each model's weights.
+        embedding: moments of the internal images' features, of the run's ``embedding.json``; left out when ``None``.
         facts: ``name, version, image_size, voi``.
 
     Raises:
@@ -121,6 +127,8 @@ def make_reference(predictions: Mapping[str, pd.DataFrame], sha256: Mapping[str,
     inside = predictions["sga"][predictions["sga"]["set"].isin((INTERNAL, VALIDATION))]
     shapes = {name: _histogram(inside[name]) for name in FEATURES}
     reference = {"schema": "sga_monai reference 1", **facts, "models": models, "paired": paired, "features": shapes}
+    if embedding is not None:
+        reference["embedding"] = embedding
     result: dict[str, Any] = plain(reference)
     return result
 
@@ -134,6 +142,8 @@ def read_reference(path: str | Path) -> dict[str, Any]:
     try:
         reference: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
         jsonschema.validate(reference, SCHEMA)
+        if "embedding" in reference and not is_finite(reference["embedding"]):
+            raise ValueError("NaN")
     except (OSError, ValueError, RecursionError, jsonschema.ValidationError):
         raise InputError("reference.json is missing or not as sga-monai package writes it; ask for the bundle again") from None
     return reference

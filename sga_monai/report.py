@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.preprocessing import OneHotEncoder
 
 from sga_monai.calibration import calibration
+from sga_monai.cross_checks import drift, embedding_distance, shortcut_audit
 from sga_monai.decisions import net_benefit, operating_point
+from sga_monai.embedding import read_embedding
 from sga_monai.errors import InputError
 from sga_monai.files import plain, write_whole
 from sga_monai.manifest import age_band
-from sga_monai.reference import FEATURES, FPR_GRID, GROUPS, read_reference, roc_on_grid
+from sga_monai.reference import FPR_GRID, GROUPS, read_reference, roc_on_grid
 from sga_monai.results import summarize
 from sga_monai.statistics import (
     Auroc,
@@ -35,7 +34,6 @@ from sga_monai.statistics import (
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 11))
 ENOUGH_POSITIVES, ENOUGH_PRECISION = 100, 0.05
-PSI_FLAG = 0.2
 
 
 def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict[str, Any]:
@@ -47,7 +45,7 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
             which is not a clinical one, when ``None``.
 
     Raises:
-        InputError: when the evaluation is missing or unfinished, or ``prevalence`` is not in (0, 1).
+        InputError: when the evaluation is missing, unfinished or damaged, or ``prevalence`` is not in (0, 1).
     """
     out = Path(output_dir)
     try:
@@ -59,7 +57,7 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
         raise InputError("the evaluation is not finished; give the same command again")
     if prevalence is not None and not 0 < prevalence < 1:
         raise InputError(f"prevalence must be in (0, 1), got {prevalence!r}")
-    reference = read_reference(out / "reference.json")
+    reference, embedding = read_reference(out / "reference.json"), read_embedding(out / "embedding.json")
     scored = predictions[predictions["score"].notna()]
     summary = summarize(predictions, failure_limit=run["failure_limit"]).iloc[0]
     models = {"sga": _model(scored, "score", reference["models"]["sga"], prevalence)}
@@ -79,8 +77,9 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
         "models": models,
         "comparison": comparison,
         "subgroups": _subgroups(scored),
-        "drift": _drift(scored, reference),
-        "shortcut_audit": _audit(scored),
+        "drift": drift(scored, reference),
+        "embedding": embedding_distance(embedding, reference.get("embedding")),
+        "shortcut_audit": shortcut_audit(scored),
         "planning": {"half_width_at_0.8": _half_width(summary)},
     }
     report["verdict"] = _verdict(report)
@@ -192,48 +191,6 @@ def _age_band(age: str) -> str:
     return age_band(years)
 
 
-def _drift(scored: pd.DataFrame, reference: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Population stability index and Kolmogorov-Smirnov distance of the prepared images against the internal ones."""
-    table = []
-    for name in FEATURES:
-        known = reference["features"].get(name)
-        if not known:
-            continue
-        edges, expected = np.asarray(known["edges"]), np.asarray(known["shares"])
-        values = scored[name].to_numpy()
-        observed = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(expected)) / len(values)
-        # An empty bin would make the index infinite; half an image stands in for none.
-        p, q = (np.maximum(shares, 0.5 / len(values)) for shares in (observed, expected))
-        psi = float(((p - q) * np.log(p / q)).sum())
-        ks = float(abs(np.cumsum(observed) - np.cumsum(expected)).max())
-        table.append({"feature": name, "psi": psi, "ks": ks, "flag": psi > PSI_FLAG})
-    return table
-
-
-def _audit(scored: pd.DataFrame) -> dict[str, Any]:
-    """Can the label be read where no lung is, or from the files' metadata alone?"""
-    audit: dict[str, Any] = {}
-    for name in ("score_center_blank", "score_border_blank"):
-        figure = auroc(scored[name], scored["label"], scored["patient"])
-        audit[name.removeprefix("score_")] = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high}
-    audit["metadata_only"] = _metadata_only(scored)
-    return audit
-
-
-def _metadata_only(scored: pd.DataFrame) -> dict[str, float] | None:
-    """AUROC of view, manufacturer and sex by cross-validated logistic regression, patients kept together."""
-    columns = [key for key in ("view", "manufacturer", "sex") if key in scored and scored[key].fillna("").nunique() > 1]
-    patients = scored.groupby("label")["patient"].nunique()
-    if not columns or len(patients) < 2 or patients.min() < 10:
-        return None
-    design = OneHotEncoder(handle_unknown="ignore").fit_transform(scored[columns].fillna(""))
-    score = cross_val_predict(
-        LogisticRegression(), design, scored["label"], groups=scored["patient"], cv=GroupKFold(5), method="decision_function"
-    )
-    figure = auroc(score, scored["label"], scored["patient"])
-    return {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high}
-
-
 def _half_width(summary: pd.Series) -> float | None:
     if not summary["n_positive"] or not summary["n_negative"]:
         return None
@@ -264,17 +221,24 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         )
     else:
         code, text = "inconclusive", "The difference from the internal AUROC cannot be told from no difference."
-    center = audit["center_blank"]
-    if not math.isnan(center["low"]) and center["low"] > 0.6:
-        notes.append(f"Shortcut suspected: with the lungs blanked the AUROC is still {center['value']:.2f}.")
+    blanked = audit["lungs_blank"] or audit["center_blank"]
+    if _tells(blanked):
+        notes.append(f"Shortcut suspected: with the lungs blanked the AUROC is still {blanked['value']:.2f}, where 0.5 is right.")
     metadata = audit["metadata_only"]
-    if metadata and not math.isnan(metadata["low"]) and metadata["low"] > 0.6:
+    if metadata and _tells(metadata):
         notes.append(f"Confounded cohort: view, manufacturer and sex alone give an AUROC of {metadata['value']:.2f}.")
     if any(line["flag"] for line in report["drift"]):
         notes.append("The images differ from the internal ones (see drift).")
     if report["prevalence"] is None:
         notes.append("PPV, NPV and net benefit are at the cohort's prevalence, which is not a clinical one.")
     return {"code": code, "text": text, "notes": notes}
+
+
+def _tells(estimate: Mapping[str, float]) -> bool:
+    """Whether an AUROC that should be 0.5 is surely not: the interval beyond 0.4 to 0.6, or an AUROC of 0 or 1, which has none."""
+    if math.isnan(estimate["low"]):
+        return estimate["value"] in (0.0, 1.0)
+    return estimate["low"] > 0.6 or estimate["high"] < 0.4
 
 
 def _nan(value: float | None) -> float:

@@ -19,9 +19,10 @@ in eval mode for steps 1 and 3 (``attack_mode``); one epsilon a mini-batch (``ep
 branches of KL have gradients (``detach_clean``). A feature is a pixel: channels share one mask.
 
 Opponents by numbers too: ``saliency_order`` "highest" masks what speaks most for the label instead of least (as Huang et
-al., "Self-Challenging Improves Cross-Domain Generalization", ECCV 2020, do with features), "random" masks any pixels, ``attack`` "noise" takes a random direction
-of the same size, ``attack`` "kl" with several steps is TRADES (Zhang et al., ICML 2019), ``objective`` "adversarial_ce"
-minimizes CE(f(X'), y) alone (Madry et al., ICLR 2018), and ``augmentation`` and ``group_dro_step`` are of ``baselines.py``.
+al., "Self-Challenging Improves Cross-Domain Generalization", ECCV 2020, do with features), "random" masks any pixels,
+``attack`` "noise" takes a random direction of the same size, ``attack`` "kl" with several steps is TRADES (Zhang et al.,
+ICML 2019), ``objective`` "adversarial_ce" minimizes CE(f(X'), y) alone (Madry et al., ICLR 2018), and ``augmentation`` and
+``group_dro_step`` are of ``baselines.py``.
 """
 
 from __future__ import annotations

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 import torch
+from PIL import Image
 from pydicom import uid
 from torch import nn
 
 from sga_monai.phantom import write_phantom
 
-torch.set_num_threads(2)
+# As many threads in all as there would be without pytest-xdist's workers, which would otherwise wait for each other.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // WORKERS, 1)))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,10 +36,33 @@ def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = os.environ.get("SGA_PHANTOM")
     if given and (Path(given) / "northgate.csv").is_file():
         return Path(given)
-    folder = tmp_path_factory.mktemp("phantom")
-    # A release needs ten patients of each class at a site.
-    write_phantom(folder, external_images=32)
+    # The workers of one test run have one parent folder; the first of them draws.
+    parent = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.getbasetemp()
+    folder = parent / "phantom"
+    with (parent / "phantom.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "northgate.csv").is_file():
+            # A release needs ten patients of each class at a site.
+            write_phantom(folder, external_images=32)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory):
+    """A function that shows a page in headless Chromium, 1000 x 2400, and returns the picture."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium")
+    folder = tmp_path_factory.mktemp("browser")
+
+    def show(page: Path) -> Image.Image:
+        options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars".split()
+        places = (f"--user-data-dir={folder / 'profile'}", f"--screenshot={folder / 'page.png'}", "--window-size=1000,2400")
+        subprocess.run([program, *options, *places, page.resolve().as_uri()], check=True, capture_output=True, timeout=120)
+        with Image.open(folder / "page.png") as picture:
+            return picture.copy()
+
+    return show
 
 
 def equal(a: object, b: object) -> bool:

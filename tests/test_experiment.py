@@ -121,6 +121,12 @@ def test_a_killed_experiment_goes_on_to_the_same_table(tmp_path, phantom_dir):
     third = run(plan, killed, phantom_dir)
     assert "4 of 4 cells are finished" in third.output
 
+    other = write_plan(tmp_path / "other.json", settings=settings, methods={"SGA again": {}}, seeds=[0])
+    reused = run(other, tmp_path / "reused", phantom_dir, "--reuse", str(straight))
+    assert "1 of 1 cells are finished" in reused.output, reused.output
+    first, second = (folder / "seed_0/model.pt" for folder in (straight / "sga/all", tmp_path / "reused/sga_again/all"))
+    assert first.read_bytes() == second.read_bytes()
+
     changed = write_plan(plan, settings=settings | {"learning_rate": 0.5}, seeds=[0, 1])
     refused = run(changed, killed, phantom_dir)
     assert refused.returncode == 3
@@ -141,6 +147,7 @@ def fake_run(folder: Path, seed: int, shift: float) -> None:
         common = np.random.default_rng(n).normal(size=n)
         frames.append(pd.DataFrame({"set": name, "row": np.arange(n) + 2, "patient": np.arange(n) // 2 * 2 + label, "label": label}))
         frames[-1]["score"] = common + 0.5 * rng.normal(size=n) + gap * label
+        frames[-1]["probability"] = 1 / (1 + np.exp(-frames[-1]["score"]))
     folder.mkdir(parents=True)
     table = pd.concat(frames)
     table.to_csv(folder / "predictions.csv", index=False)
@@ -194,6 +201,8 @@ def test_tables_page_and_picture_come_from_the_records_alone(fake, tmp_path):
     assert "| NT | 3 | " in text
     assert "far (40+, 40-)" in text
     assert "oracle: it looks at the test" in text
+    shown = {path.parent.relative_to(out).as_posix() for path in (out / "tensorboard").rglob("events.*")}
+    assert shown == {f"tensorboard/{cell.folder}" for cell in plan.cells} | {"tensorboard/summary"}
     page = (out / "results.html").read_text()
     assert "<script" not in page
     assert "<svg" in page
@@ -206,6 +215,15 @@ def test_tables_page_and_picture_come_from_the_records_alone(fake, tmp_path):
     assert "SGA" in collect.render_text(records)
     with pytest.raises(InputError, match="no records"):
         collect.write_page([], tmp_path / "empty")
+
+
+def test_the_page_in_a_browser(fake, browser):
+    plan, out = fake
+    collect.collect_experiment(plan, out)
+    picture = np.asarray(browser(out / "results.html").convert("RGB")).astype(int)
+    assert 0.005 < (picture.sum(axis=2) < 300).mean() < 0.5
+    # The second method's color in the figure.
+    assert (np.abs(picture - (0x00, 0x72, 0xB2)).sum(axis=2) < 30).any()
 
 
 def test_an_unfinished_experiment_says_so(fake):

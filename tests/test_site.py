@@ -29,14 +29,17 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from PIL import Image
 from statsmodels.stats.meta_analysis import combine_effects
 
+from sga_monai.embedding import frechet_distance
 from sga_monai.errors import InputError
+from sga_monai.external import evaluate_bundle
 from sga_monai.from_dicom import manifest_from_dicom
-from sga_monai.manifest import read_manifest
+from sga_monai.manifest import read_manifest, write_manifest
 from sga_monai.package import package_bundle
 from sga_monai.pool import pool_effects, pool_releases
 from sga_monai.reference import read_reference
 from sga_monai.release import check_release, make_release, numbers, suppress
 from sga_monai.report import make_report
+from sga_monai.report_html import write_html
 from sga_monai.site_key import new_site_key
 from sga_monai.verify import lint_bundle, verify_bundle, verify_signature
 
@@ -129,6 +132,19 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert report["prevalence"] == 0.12
     assert f"{report['models']['sga']['auroc']['value']:.3f}" in html
     assert {line["by"] for line in report["subgroups"]} >= {"sex", "age", "view", "period", "negative_type"}
+    # No lung mask at a hospital as a rule: the ellipse and the planted tag remain.
+    audit = report["shortcut_audit"]
+    assert audit["lungs_blank"] is audit["only_lungs"] is None
+    assert audit["tag"]["low"] < audit["tag"]["value"] < audit["tag"]["high"]
+    assert "lungs blanked (ellipse)" in html
+    assert "lungs blanked (mask)" not in html
+    internal, here = (json.loads((hospital / "out" / name).read_text()) for name in ("reference.json", "embedding.json"))
+    assert report["embedding"]["distance"] == pytest.approx(frechet_distance(here, internal["embedding"]))
+    assert report["embedding"]["n"] == report["cohort"]["images"]
+    assert report["embedding"]["n_internal"] == 80
+    assert f"{report['embedding']['distance']:.2f} times the internal spread" in html
+    assert [sorted(line) for line in report["drift"]] == [["feature", "flag", "ks", "psi"]] * 3
+    assert not re.search("embedding|distance|tag|only_lungs|lungs_blank", (hospital / "release.json").read_text())
     assert (hospital / "pooled/pooled.html").is_file()
     # Again with the same inputs: the same predictions; a third time the second is set aside.
     for _ in range(2):
@@ -235,6 +251,54 @@ def test_a_killed_evaluation_goes_on_to_the_same_predictions(bundle, phantom_dir
         run("sga_monai", "report", name, cwd=tmp_path)
         reports.append((tmp_path / name / "report.json").read_text())
     assert reports[0] == reports[1]
+
+
+def test_the_report_in_a_browser(bundle, phantom_dir, tmp_path, browser):
+    rows = read_manifest(phantom_dir / "summit.csv")[:16]
+    write_manifest(tmp_path / "site.csv", rows)
+    evaluate_bundle(bundle, tmp_path / "site.csv", phantom_dir, tmp_path / "out")
+    picture = browser(write_html(make_report(tmp_path / "out"), tmp_path / "out"))
+    assert picture.size == (1000, 2400)
+    # Text, curves and heat maps down to the lower half, on white.
+    dark = np.asarray(picture.convert("L")) < 128
+    assert 0.01 < dark[:1200].mean() < 0.5
+    assert 0.01 < dark[1200:].mean() < 0.5
+    assert (np.abs(np.asarray(picture.convert("RGB")).astype(int) - (0x1F, 0x5A, 0x99)).sum(axis=2) < 30).any()
+
+
+def test_a_site_with_lung_masks_gets_the_controls_of_the_lungs(bundle, phantom_dir, tmp_path):
+    rows = read_manifest(phantom_dir / "harbor.csv")
+    for row in rows[:6]:
+        row["lung_mask"] = ""
+    write_manifest(tmp_path / "site.csv", rows)
+    predictions = evaluate_bundle(bundle, tmp_path / "site.csv", phantom_dir, tmp_path / "out")
+    for column in ("score_lungs_blank", "score_only_lungs"):
+        assert predictions[column].isna().tolist() == [True] * 6 + [False] * (len(rows) - 6)
+    # The mask is the better control where there is one, so the verdict goes by it.
+    columns, noise = pd.read_csv(tmp_path / "out/predictions.csv"), np.random.default_rng(0).normal(0, 0.5, len(rows))
+    # An AUROC of 1 or 0 has no interval and is the strongest sign of all.
+    for masked, center, suspected in ((1, 0, True), (9, 0, True), (-9, 0, True), (0, 1, False)):
+        known = columns["score_lungs_blank"].notna()
+        changed = columns.assign(score_center_blank=center * columns["label"] + noise)
+        changed.loc[known, "score_lungs_blank"] = (masked * columns["label"] + noise)[known]
+        changed.to_csv(tmp_path / "out/predictions.csv", index=False)
+        report = make_report(tmp_path / "out")
+        assert any("Shortcut suspected" in note for note in report["verdict"]["notes"]) is suspected
+    audit = report["shortcut_audit"]
+    assert audit["lungs_blank"]["n"] == audit["only_lungs"]["n"] == len(rows) - 6
+    assert audit["center_blank"]["n"] == audit["tag"]["n"] == len(rows)
+    shift = predictions["score_tag"] - predictions["score"]
+    assert audit["tag"]["value"] == pytest.approx(shift.mean())
+    assert audit["tag"]["score_sd"] == pytest.approx(predictions["score"].std(ddof=0))
+    assert "lungs blanked (mask)" in write_html(report, tmp_path / "out").read_text()
+    make_release(tmp_path / "out", tmp_path / "release.json", "site-A")
+    (tmp_path / "out/embedding.json").write_text("{}")
+    with pytest.raises(InputError, match="damaged"):
+        make_report(tmp_path / "out")
+    rows[9]["lung_mask"] = "masks/none.png"
+    write_manifest(tmp_path / "site.csv", rows)
+    with pytest.raises(InputError, match="the lung_mask of row 11 is no file"):
+        evaluate_bundle(bundle, tmp_path / "site.csv", phantom_dir, tmp_path / "again")
 
 
 @pytest.mark.real
@@ -585,10 +649,18 @@ def test_manifest_from_headers(tmp_path, phantom_dir):
 
 def test_reference_and_report_refuse_what_is_not_theirs(bundle, evaluated, tmp_path):
     reference = json.loads((bundle / "reference.json").read_text())
-    for change in ({"name": "$x"}, {"image_size": 10**6}, {"extra": 1}, {"models": {}}):
+    changes = [{"name": "$x"}, {"image_size": 10**6}, {"extra": 1}, {"models": {}}]
+    for values in ({"n": 9}, {"mean": [0.0] * 511}, {"variance": [-1.0] * 512}, {"mean": [float("nan")] * 512}, {"mean": [1e300] * 512}):
+        changes.append({"embedding": reference["embedding"] | values})
+    for change in changes:
         (tmp_path / "reference.json").write_text(json.dumps(reference | change))
         with pytest.raises(InputError, match=r"reference\.json is missing or not as"):
             read_reference(tmp_path / "reference.json")
+    # A bundle of a training without it has none.
+    del reference["embedding"]
+    (tmp_path / "reference.json").write_text(json.dumps(reference))
+    assert read_reference(tmp_path / "reference.json") == reference
+    (tmp_path / "reference.json").unlink()
     with pytest.raises(InputError, match="no evaluation in this folder"):
         make_report(tmp_path)
     with pytest.raises(InputError, match="prevalence"):

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from sga_monai.errors import InputError
+from sga_monai.explain import explain_checkpoints, render
+from sga_monai.network import CXRResNet18
+
+
+@pytest.fixture(scope="module")
+def explained(phantom_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explained")
+    models = {}
+    for seed, name in enumerate(("NT", "SGA")):
+        torch.manual_seed(seed)
+        models[name] = folder / f"{name}.pt"
+        torch.save(CXRResNet18().state_dict(), models[name])
+    regions = {"marker": "masks/marker/northgate", "lesion": "masks/lesion/northgate"}
+    table = explain_checkpoints(
+        models, phantom_dir / "northgate.csv", phantom_dir, folder / "out", regions, image_size=48, n_cases=4, limit=8
+    )
+    return models, regions, folder / "out", table
+
+
+def test_every_model_map_region_and_measure_is_there(explained):
+    _, _, out, table = explained
+    keys = {(line["model"], line["map"], line["region"], line["measure"]) for line in table}
+    measures = ("energy_inside", "pointing_game", "iou_at_area")
+    measured = {(region, measure) for region in ("lung", "marker", "lesion") for measure in measures}
+    measured |= {("image", "insertion_auc"), ("image", "deletion_auc")}
+    kinds = ("fullgrad", "input_gradient", "grad_cam")
+    assert keys == {(model, kind, *pair) for model in ("NT", "SGA") for kind in kinds for pair in measured}
+    assert len(table) == len(keys) == len(pd.read_csv(out / "saliency.csv")) == len(json.loads((out / "saliency.json").read_text()))
+    for line in table:
+        # Markers and lesions are in the positives alone, half of the eight images.
+        assert line["n_images"] + line["n_missing"] == (4 if line["region"] in ("marker", "lesion") else 8)
+        assert 0 <= line["value"] <= 1 or line["n_images"] == 0
+        assert line["chance"] is None if line["region"] == "image" else 0 < line["chance"] < 0.6
+    text = render(table)
+    assert "marker" in text
+    assert "insertion_auc" in text
+
+
+def test_picture_and_tensorboard(explained):
+    _, _, out, _ = explained
+    with Image.open(out / "cases.png") as picture:
+        # Four cases of one image and two maps.
+        assert picture.height > picture.width
+    assert {path.parent.name for path in (out / "tensorboard").rglob("events.*")} == {"tensorboard", "NT", "SGA"}
+    assert not [path for path in out.rglob("*") if path.is_file() and b"northgate-0" in path.read_bytes()]
+
+
+def test_a_region_that_is_not_there_is_refused(explained, phantom_dir, tmp_path):
+    models, _, _, _ = explained
+    for folder, message in (("masks/nowhere", "no image of the manifest"), ("../..", "no image|outside dataset_dir")):
+        with pytest.raises(InputError, match=message):
+            explain_checkpoints(
+                {"NT": models["NT"]}, phantom_dir / "northgate.csv", phantom_dir, tmp_path, {"x": folder}, image_size=32, limit=2
+            )
+    damaged = tmp_path / "model.pt"
+    damaged.write_bytes(b"no")
+    with pytest.raises(InputError, match="not a state dict"):
+        explain_checkpoints({"NT": damaged}, phantom_dir / "northgate.csv", phantom_dir, tmp_path)
