@@ -75,7 +75,7 @@ def survives(folder: Path, module: str, guard: str, without: str, tests: str) ->
 
 
 def _passes(folder: Path, tests: str) -> bool:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", tests]
     environment = os.environ | {"PYTHONPATH": str(folder)}
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if result.returncode not in (0, 1):
