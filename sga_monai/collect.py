@@ -115,7 +115,7 @@ def markdown(records: Sequence[Record], picture: str | None = None) -> str:
 def render_text(records: Sequence[Record]) -> str:
     """The tables for a terminal."""
     stream = io.StringIO()
-    console = Console(file=stream, width=170, color_system=None)
+    console = Console(file=stream, width=240, color_system=None)
     for title, columns, rows in _tables(records):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         for i, column in enumerate(columns):

@@ -63,7 +63,7 @@ def run_experiment(
     for cell in plan.cells:
         _check_same(out, cell)
     for cell in plan.cells:
-        _copy_finished(out, cell, map(Path, reuse))
+        _copy_finished(plan, out, cell, map(Path, reuse))
     waiting = [cell for cell in plan.cells if not is_finished(out / cell.folder)]
     done = len(plan.cells) - len(waiting)
     if done:
@@ -119,14 +119,16 @@ def _check_same(out: Path, cell: Cell) -> None:
     write_whole(record, lambda path: path.write_text(json.dumps(content, indent=1) + "\n"))
 
 
-def _copy_finished(out: Path, cell: Cell, others: Iterable[Path]) -> None:
+def _copy_finished(plan: Plan, out: Path, cell: Cell, others: Iterable[Path]) -> None:
     """Copy the first finished run of ``others`` that has the settings of ``cell``, unless that was begun here."""
     if (out / cell.folder).exists():
         return
-    settings = json.loads((out / f"{cell.folder}.json").read_text())["settings"]
+    # An override with the default's value is no difference.
+    defaults = json.loads(Path(plan.config_file).read_text())
+    settings = defaults | json.loads((out / f"{cell.folder}.json").read_text())["settings"]
     for record in sorted(path for other in others for path in other.glob("*/*/seed_*.json")):
         folder = record.with_suffix("")
-        if is_finished(folder) and json.loads(record.read_text())["settings"] == settings:
+        if is_finished(folder) and defaults | json.loads(record.read_text())["settings"] == settings:
             if json.loads((folder / "run.json").read_text())["identity"]["code"] == {"digest": code_digest(), "versions": versions()}:
                 shutil.copytree(folder, out / cell.folder)
                 return

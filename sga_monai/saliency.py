@@ -103,8 +103,11 @@ def fullgrad(network: nn.Module, image: Tensor, score: Score = logit_difference,
 
 
 def fullgrad_map(network: nn.Module, image: Tensor, score: Score = logit_difference) -> Tensor:
-    """The map of ``fullgrad`` alone, ``[B, 1, H, W]``."""
-    return fullgrad(network, image, score).map
+    """The map of ``fullgrad`` alone, ``[B, 1, H, W]``, rescaled by layer.
+
+    By channel, a ResNet's thousands of channels count alike however little they contribute, and the map is flat.
+    """
+    return fullgrad(network, image, score, "layer").map
 
 
 def input_gradient_map(network: nn.Module, image: Tensor, score: Score = logit_difference) -> Tensor:

@@ -121,7 +121,7 @@ def test_a_killed_experiment_goes_on_to_the_same_table(tmp_path, phantom_dir):
     third = run(plan, killed, phantom_dir)
     assert "4 of 4 cells are finished" in third.output
 
-    other = write_plan(tmp_path / "other.json", settings=settings, methods={"SGA again": {}}, seeds=[0])
+    other = write_plan(tmp_path / "other.json", settings=settings, methods={"SGA again": {"kl_weight": 1.0}}, seeds=[0])
     reused = run(other, tmp_path / "reused", phantom_dir, "--reuse", str(straight))
     assert "1 of 1 cells are finished" in reused.output, reused.output
     first, second = (folder / "seed_0/model.pt" for folder in (straight / "sga/all", tmp_path / "reused/sga_again/all"))
