@@ -19,7 +19,7 @@ from sga_monai.embedding import SCHEMA as EMBEDDING
 from sga_monai.embedding import is_finite
 from sga_monai.errors import InputError
 from sga_monai.files import plain
-from sga_monai.statistics import auroc, paired_difference
+from sga_monai.statistics import auroc, auroc_covariance, paired_difference
 
 INTERNAL, VALIDATION = "internal", "internal (validation)"
 FPR_GRID = tuple(round(0.05 * i, 2) for i in range(21))
@@ -54,7 +54,7 @@ MODEL = {
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["schema", "name", "version", "image_size", "voi", "models", "paired", "features"],
+    "required": ["schema", "name", "version", "image_size", "voi", "models", "paired", "covariance", "features"],
     "properties": {
         "schema": {"const": "sga_monai reference 1"},
         "name": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
@@ -63,6 +63,7 @@ SCHEMA = {
         "voi": {"enum": ["dicom", "none"]},
         "models": {"type": "object", "additionalProperties": False, "required": ["sga"], "properties": {"sga": MODEL, "nt": MODEL}},
         "paired": {"anyOf": [ESTIMATE, {"type": "null"}]},
+        "covariance": NUMBER,
         "features": {
             "type": "object",
             "additionalProperties": False,
@@ -118,15 +119,17 @@ def make_reference(
             "intercept": asdict(fit.intercept),
             "brier": asdict(fit.brier),
         }
-    paired = None
+    paired, covariance = None, None
     if "nt" in tests:
         first, second = tests["sga"], tests["nt"]
         if not first[["row", "label"]].equals(second[["row", "label"]]):
             raise InputError("the twin was not tested on the same images; train both with the same manifest")
         paired = asdict(paired_difference(first["score"], second["score"], first["label"], first["patient"]))
+        covariance = auroc_covariance(first["score"], second["score"], first["label"], first["patient"])
     inside = predictions["sga"][predictions["sga"]["set"].isin((INTERNAL, VALIDATION))]
     shapes = {name: _histogram(inside[name]) for name in FEATURES}
-    reference = {"schema": "sga_monai reference 1", **facts, "models": models, "paired": paired, "features": shapes}
+    reference = {"schema": "sga_monai reference 1", **facts, "models": models, "paired": paired, "covariance": covariance}
+    reference["features"] = shapes
     if embedding is not None:
         reference["embedding"] = embedding
     result: dict[str, Any] = plain(reference)

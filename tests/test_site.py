@@ -647,6 +647,15 @@ def test_manifest_from_headers(tmp_path, phantom_dir):
         assert "MRN" not in str(caught.value)
 
 
+def test_reference_holds_what_a_paired_test_needs(bundle):
+    """Variances and covariance of the twins on internal data give the paired interval that is beside them."""
+    reference = read_reference(bundle / "reference.json")
+    first, second = (reference["models"][key] for key in ("sga", "nt"))
+    variance = first["variance"] + second["variance"] - 2 * reference["covariance"]
+    half = (reference["paired"]["high"] - reference["paired"]["low"]) / 2
+    assert half == pytest.approx(1.959964 * variance**0.5, rel=1e-6)
+
+
 def test_reference_and_report_refuse_what_is_not_theirs(bundle, evaluated, tmp_path):
     reference = json.loads((bundle / "reference.json").read_text())
     changes = [{"name": "$x"}, {"image_size": 10**6}, {"extra": 1}, {"models": {}}]
