@@ -183,10 +183,7 @@ def _lines(records: Sequence[Record]) -> list[str]:
         machines = sorted(
             {f"{cell['machine']['platform']}, {cell['machine']['device']}, {cell['machine']['threads']} threads" for cell in cells}
         )
-        minutes = sum(cell["duration_s"] for cell in cells) / 60
-        lines.append(
-            f"Code: {'; '.join(codes)}. Versions: {'; '.join(packages)}. Machine: {'; '.join(machines)}; {minutes:.0f} minutes of runs."
-        )
+        lines.append(f"Code: {'; '.join(codes)}. Versions: {'; '.join(packages)}. Machine: {'; '.join(machines)}.")
     command = f"sga-monai experiment bundles/sga/experiments/{head['name']}.json --jobs 2"
     lines.append(f"Repeat: `{command}`; hashes of data and models are in the records.")
     return lines

@@ -116,8 +116,7 @@ def test_a_killed_experiment_goes_on_to_the_same_table(tmp_path, phantom_dir):
     assert again.returncode == 0, again.output
     for name in ("results.csv", "results.md"):
         first, second = ((folder / name).read_text() for folder in (straight, killed))
-        unlike = [(a, b) for a, b in zip(first.splitlines(), second.splitlines(), strict=True) if a != b]
-        assert all("minutes of runs" in a for a, _ in unlike)
+        assert first == second
     third = run(plan, killed, phantom_dir)
     assert "4 of 4 cells are finished" in third.output
 
