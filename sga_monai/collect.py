@@ -185,7 +185,7 @@ def _lines(records: Sequence[Record]) -> list[str]:
         )
         lines.append(f"Code: {'; '.join(codes)}. Versions: {'; '.join(packages)}. Machine: {'; '.join(machines)}.")
     command = f"sga-monai experiment bundles/sga/experiments/{head['name']}.json --jobs 2"
-    lines.append(f"Repeat: `{command}`; hashes of data and models are in the records.")
+    lines.append(f"Repeat: `{command}`, with `--dataset-dir` where it reads collections; hashes of data and models are in the records.")
     return lines
 
 
