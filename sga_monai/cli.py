@@ -6,6 +6,7 @@ import hashlib
 import json
 import statistics
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -368,6 +369,8 @@ def read(
 
 def main() -> None:
     """Run the command; whatever is refused is one sentence and its exit code."""
+    # MONAI tries every reader it knows before ours and warns that a GPU decoder is absent.
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:

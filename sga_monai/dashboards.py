@@ -22,7 +22,7 @@ from sga_monai.records import VALIDATION, Record
 def write_dashboards(records: list[Record], runs: Mapping[Cell, Path], out: Path) -> None:
     """Write ``out/tensorboard``, replacing what an earlier collection wrote there.
 
-    Each cell is a run of the hparams dashboard with its settings and the AUROC of each set, and has a PR curve for each
+    Each cell is a run of the hparams dashboard with the settings that differ and the AUROC of each set, and has a PR curve for each
     set. The run "summary" has a figure for each set and condition in which the methods' ROC curves, and the calibration
     of their probabilities, lie over each other (first seed).
 
@@ -34,14 +34,18 @@ def write_dashboards(records: list[Record], runs: Mapping[Cell, Path], out: Path
     folder = out / "tensorboard"
     shutil.rmtree(folder, ignore_errors=True)
     by_cell = {(record["method"], record["condition"], record["seed"]): record for record in records if record["kind"] == "cell"}
+    # Thirty equal columns would hide the few that tell runs apart.
+    every = [record["settings"] for record in by_cell.values()]
+    varying = [key for key in (every[0] if every else {}) if any(settings.get(key) != every[0][key] for settings in every)]
     predictions = {cell: pd.read_csv(path / "predictions.csv").dropna(subset=["score"]) for cell, path in runs.items()}
     for cell, frame in predictions.items():
         record = by_cell[cell.method, cell.condition, cell.seed]
         writer = SummaryWriter(str(folder / cell.folder))
         metrics = {f"auroc/{name}": figures["auroc"] for name, figures in record["sets"].items() if figures["auroc"] is not None}
-        settings = {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in record["settings"].items()}
+        settings = {key: record["settings"].get(key) for key in varying if key != "seed"}
+        settings = {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in settings.items()}
         # "." keeps them in the cell's own run; the default would open one more, named by the time.
-        writer.add_hparams({"method": cell.method, "condition": cell.condition, **settings}, metrics, run_name=".")
+        writer.add_hparams({"method": cell.method, "condition": cell.condition, "seed": cell.seed, **settings}, metrics, run_name=".")
         for name, rows in frame.groupby("set", sort=False):
             if rows["label"].nunique() == 2:
                 writer.add_pr_curve(f"pr/{name}", rows["label"].to_numpy(), rows["probability"].to_numpy())
