@@ -5,6 +5,7 @@ Pure functions of a generator, so that a resumed training draws the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,7 +103,9 @@ class GroupWeights:
         means = {key: losses[torch.tensor([k == key for k in keys], device=losses.device)].mean() for key in sorted(set(keys))}
         for key in means:
             self._weights.setdefault(key, sum(self._weights.values()) / len(self._weights) if self._weights else 1.0)
-        grown = {key: w * (float((self.step * means[key].detach()).exp()) if key in means else 1.0) for key, w in self._weights.items()}
+        ascent = {key: self.step * float(means[key].detach()) if key in means else 0.0 for key in self._weights}
+        # Less the largest exponent, which the division below cancels and which could overflow.
+        grown = {key: w * math.exp(ascent[key] - max(ascent.values())) for key, w in self._weights.items()}
         total = sum(grown.values())
         self._weights = {key: value / total for key, value in grown.items()}
         return torch.stack([self._weights[key] * mean for key, mean in means.items()]).sum()

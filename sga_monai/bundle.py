@@ -206,8 +206,8 @@ def _move_aside(folder: Path, checkpoint: str | None) -> None:
         return
     if not any((folder / name).exists() for name in ("run.json", "model.pt", "predictions.csv", "tensorboard")):
         raise InputError("output_dir is not empty and holds no run; give another folder")
-    if checkpoint and Path(checkpoint).resolve().parent == folder.resolve():
-        raise InputError("output_dir is the folder of the checkpoint; give another folder")
+    if checkpoint and folder.resolve() in Path(checkpoint).resolve().parents:
+        raise InputError("output_dir is a folder that the checkpoint is in; give another folder")
     number = next(n for n in range(1, sys.maxsize) if not folder.with_name(f"{folder.name}.{n}").exists())
     aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))
     logger.info("an earlier run was in output_dir; it is now %s", aside.name)

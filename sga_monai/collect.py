@@ -28,6 +28,7 @@ from sga_monai.records import INTERNAL, VALIDATION, Record, experiment_records, 
 
 # Okabe and Ito's colors, which the color-blind can tell apart.
 COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a")
+PAGE = "# Results\n\nWritten by `sga-monai collect` from the records (`*.jsonl`) in this folder."
 NOTE = (
     "AUROC is the mean over seeds; 95 % intervals are over patients and, with several seeds, over seeds (with Satterthwaite's degrees of "
     "freedom); n+ and n- are images. difference = external minus internal, average = of internal and the mean of the external sets, "
@@ -74,8 +75,13 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
 
     Returns:
         Names of the experiments on the page: all whose records are in ``out`` afterwards.
+
+    Raises:
+        InputError: when there are no records, or ``out`` has another ``README.md``.
     """
     out = Path(out)
+    if (out / "README.md").is_file() and not (out / "README.md").read_text(encoding="utf-8").startswith(PAGE):
+        raise InputError("out has a README.md that sga-monai collect did not write; give another folder")
     out.mkdir(parents=True, exist_ok=True)
     for source in map(Path, sources):
         if source.resolve() == out.resolve():
@@ -93,7 +99,7 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
 
 def page(found: Sequence[Sequence[Record]]) -> str:
     """The Markdown page of several experiments."""
-    parts = ["# Results", "Written by `sga-monai collect` from the records (`*.jsonl`) in this folder.", NOTE]
+    parts = [PAGE, NOTE]
     parts += [markdown(records, f"{records[0]['name']}.svg") for records in found]
     return "\n\n".join(parts).rstrip() + "\n"
 
@@ -146,13 +152,14 @@ def _tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[s
             start = [method, *([condition] if conditions else [])]
             row = [*start, str(next(iter(of.values()))["auroc"]["n_seeds"])]
             row += [_estimate(of[name]["auroc"]) if name in of else "-" for name in sets]
-            row += [_estimate(of[name]["auroc_difference"], True) for name in outside]
+            row += [_estimate(of[name]["auroc_difference"], True) if name in of else "-" for name in outside]
             if outside:
-                values = [of[name]["auroc"]["value"] for name in outside]
-                row.append(f"{(of[INTERNAL]['auroc']['value'] + sum(values) / len(values)) / 2:.3f}")
+                values = [of[name]["auroc"]["value"] for name in (INTERNAL, *outside) if name in of]
+                known = len(values) > 1 and None not in values and INTERNAL in of
+                row.append(f"{(values[0] + sum(values[1:]) / len(values[1:])) / 2:.3f}" if known else "-")
             rows.append(row)
             for name in outside:
-                other = of[name]["against_baseline"]
+                other = of[name]["against_baseline"] if name in of else None
                 if other:
                     compared.append([*start, name, _estimate(other, True), _p(other["p"]), _p(other.get("p_holm"))])
     tables = [("AUROC", columns, rows)]
@@ -209,7 +216,7 @@ def _curves(records: Sequence[Record]) -> Figure:
     )
     for axis, name in zip(axes[0], names, strict=False):
         for i, method in enumerate(head["method"]):
-            line = [mean for mean in means if mean["set"] == name and mean["method"] == method]
+            line = [mean for mean in means if mean["set"] == name and mean["method"] == method and mean["auroc"]["value"] is not None]
             # Side by side, or the intervals hide each other.
             x = [float(mean["condition"]) + 0.008 * (i - len(head["method"]) / 2) for mean in line]
             color = COLORS[i % len(COLORS)]
@@ -233,7 +240,7 @@ def _intervals(records: Sequence[Record]) -> Figure:
     size = (2.3 * max(len(names), 1) + 1.2, 0.9 + 0.25 * len(rows))
     figure, axes = plt.subplots(1, max(len(names), 1), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, name in zip(axes[0], names, strict=False):
-        for mean in (mean for mean in means if mean["set"] == name):
+        for mean in (mean for mean in means if mean["set"] == name and mean["auroc"]["value"] is not None):
             y = len(rows) - rows.index((mean["method"], mean["condition"]))
             color = COLORS[head["method"].index(mean["method"]) % len(COLORS)]
             area = mean["auroc"]

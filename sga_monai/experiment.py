@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sga_monai.bundle import end_on_sigterm
 from sga_monai.errors import InputError
 from sga_monai.files import write_whole
 from sga_monai.lock import lock_output_dir
+from sga_monai.phantom import OPTIONS as PHANTOM_OPTIONS
 from sga_monai.phantom import SOURCE, write_phantom
 from sga_monai.plan import Cell, Plan
 from sga_monai.settings import code_digest, differences, versions
@@ -53,24 +55,28 @@ def run_experiment(
         One line for each cell that failed: its name and its last words.
 
     Raises:
-        InputError: when a cell in ``output_dir`` was run with other overrides.
+        InputError: when a cell in ``output_dir`` was begun with other overrides, configuration or manifests, a phantom's
+            folder was drawn with other options, or ``output_dir`` holds a run.
     """
     out, console = Path(output_dir), console or Console()
     if jobs < 1:
         raise InputError(f"jobs must be 1 or more, got {jobs!r}")
+    if any((out / name).exists() for name in ("run.json", "model.pt", "predictions.csv")):
+        raise InputError("output_dir holds a run, not an experiment; give another folder")
     end_on_sigterm("the same command goes on")
     lock_output_dir(out)
+    for folder, options in plan.phantoms.items():
+        _ensure_phantom(Path(folder), options)
     for cell in plan.cells:
-        _check_same(out, cell)
+        _check_same(plan, out, cell)
     for cell in plan.cells:
         _copy_finished(plan, out, cell, map(Path, reuse))
+        if is_finished(out / cell.folder):
+            _drop_checkpoints(out / cell.folder)
     waiting = [cell for cell in plan.cells if not is_finished(out / cell.folder)]
     done = len(plan.cells) - len(waiting)
     if done:
         console.print(f"{done} of {len(plan.cells)} cells are finished and are left as they are")
-    for folder, options in plan.phantoms.items():
-        if waiting and not (Path(folder) / f"{SOURCE}.csv").is_file():
-            write_phantom(folder, **options)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"), TimeElapsedColumn(), TimeRemainingColumn())
     failed = []
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -79,8 +85,7 @@ def run_experiment(
             done += 1
             progress.update(total, at=f"{done}/{len(plan.cells)}")
             if code == 0:
-                # Checkpoints are for going on, which a finished cell never does, and larger than all the rest.
-                shutil.rmtree(out / cell.folder / "checkpoints", ignore_errors=True)
+                _drop_checkpoints(out / cell.folder)
                 text = f"{done}/{len(plan.cells)} {cell.name}: finished in {seconds:.0f} s"
             else:
                 words = _last_words(out / f"{cell.folder}.log")
@@ -106,32 +111,66 @@ def command(plan: Plan, cell: Cell, folder: Path) -> list[str]:
     return [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", plan.config_file, *arguments]
 
 
-def _check_same(out: Path, cell: Cell) -> None:
-    """Record a cell's overrides, or refuse when it was begun with others."""
-    record = out / f"{cell.folder}.json"
+def _ensure_phantom(folder: Path, options: Mapping[str, Any]) -> None:
+    """Draw a phantom where there is none; one that was drawn with other options is another experiment's."""
+    if not (folder / f"{SOURCE}.csv").is_file():
+        write_phantom(folder, **options)
+    drawn = json.loads((folder / PHANTOM_OPTIONS).read_text()) if (folder / PHANTOM_OPTIONS).is_file() else {}
+    if any(drawn.get(key) != value for key, value in options.items()):
+        raise InputError(f"the phantom in {folder.name} was drawn with other options than the plan's; remove it, or rename the plan's")
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    """Checkpoints are for going on, which a finished cell never does, and larger than all the rest."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _inputs(plan: Plan, cell: Cell) -> dict[str, str]:
+    """SHA-256 of the configuration and of each manifest that a cell reads; empty where a manifest is not there yet."""
+    defaults = json.loads(Path(plan.config_file).read_text(encoding="utf-8"))
+    given = defaults | dict(cell.settings)
+    external = given.get("external_manifests") or []
+    manifests = [given.get("manifest"), *([external] if isinstance(external, str) else external)]
+    files = {"config_file": plan.config_file} | {Path(path).name: path for path in manifests if isinstance(path, str)}
+    return {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else "" for name, path in files.items()}
+
+
+def _check_same(plan: Plan, out: Path, cell: Cell) -> None:
+    """Record what a cell is, or refuse when it was begun as another."""
+    path = out / f"{cell.folder}.json"
     settings = {key: value for key, value in cell.settings.items() if key not in PLACES}
-    if record.is_file():
-        changed = differences(json.loads(record.read_text())["settings"], json.loads(json.dumps(settings)))
+    record = {"method": cell.method, "condition": cell.condition, "seed": cell.seed, "settings": settings, "inputs": _inputs(plan, cell)}
+    record = json.loads(json.dumps(record))
+    if path.is_file() and (out / cell.folder).exists():
+        before = json.loads(path.read_text())
+        # The default phantom is drawn by the first run.
+        drawn = {name for name, digest in before["inputs"].items() if not digest}
+        now = {name: "" if name in drawn else digest for name, digest in record["inputs"].items()}
+        changed = differences(before["settings"], record["settings"]) + differences(before["inputs"], now)
         if changed:
             raise InputError(f"{cell.name} is here with other settings ({'; '.join(changed[:5])}); give another output_dir")
         return
-    content = {"method": cell.method, "condition": cell.condition, "seed": cell.seed, "settings": settings}
-    write_whole(record, lambda path: path.write_text(json.dumps(content, indent=1) + "\n"))
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=1) + "\n"))
 
 
 def _copy_finished(plan: Plan, out: Path, cell: Cell, others: Iterable[Path]) -> None:
-    """Copy the first finished run of ``others`` that has the settings of ``cell``, unless that was begun here."""
-    if (out / cell.folder).exists():
+    """Copy the first finished run of ``others`` that is the same as ``cell``, unless that was begun here."""
+    folder, mine = out / cell.folder, json.loads((out / f"{cell.folder}.json").read_text())
+    if folder.exists() or "" in mine["inputs"].values():
         return
-    # An override with the default's value is no difference.
-    defaults = json.loads(Path(plan.config_file).read_text())
-    settings = defaults | json.loads((out / f"{cell.folder}.json").read_text())["settings"]
+    defaults = json.loads(Path(plan.config_file).read_text(encoding="utf-8"))
     for record in sorted(path for other in others for path in other.glob("*/*/seed_*.json")):
-        folder = record.with_suffix("")
-        if is_finished(folder) and defaults | json.loads(record.read_text())["settings"] == settings:
-            if json.loads((folder / "run.json").read_text())["identity"]["code"] == {"digest": code_digest(), "versions": versions()}:
-                shutil.copytree(folder, out / cell.folder)
-                return
+        found, theirs = record.with_suffix(""), json.loads(record.read_text())
+        if theirs.get("inputs") != mine["inputs"] or not is_finished(found):
+            continue
+        # An override with the default's value is no difference.
+        code = json.loads((found / "run.json").read_text())["identity"]["code"]
+        if defaults | theirs["settings"] == defaults | mine["settings"] and code == {"digest": code_digest(), "versions": versions()}:
+            draft = folder.with_name(f".{folder.name}.tmp")
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.copytree(found, draft)
+            draft.rename(folder)
+            return
 
 
 def _run_all(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -58,7 +60,7 @@ def explain_checkpoints(
     Measured for each map of ``saliency.METHODS``: energy inside, pointing game and IoU at the region's area for each
     region; for FullGrad insertion and deletion AUC of the probability of the label, from an image that is blurred with a
     standard deviation of a 16th of its side; each as a mean with an interval over patients.
-    ``chance`` is what a map without any preference would have (the region's share of the image).
+    ``chance`` is what a map without any preference would have: the region's share a of the image, a / (2 - a) for the IoU.
 
     Args:
         checkpoints: path of a ``model.pt`` by the name under which it is shown.
@@ -81,6 +83,13 @@ def explain_checkpoints(
         InputError: when a checkpoint, the manifest or a region is refused.
     """
     out = Path(output_dir)
+    if any((out / name).exists() for name in ("run.json", "records.jsonl")):
+        raise InputError("output_dir is the folder of a run or an experiment; give a folder of its own inside it")
+    for name in (*checkpoints, *(regions or {})):
+        if not re.fullmatch(r"[\w][\w .,=()-]*", name) or name in ("lung", "boxes"):
+            raise InputError(
+                f"the name {name!r} must be of letters, digits, spaces and .,=()- and not be lung or boxes, which the manifest gives"
+            )
     size, voi = preparation_settings(next(iter(checkpoints.values())), image_size, voi)
     networks = {name: load_best_model(CXRResNet18(), str(path)).eval() for name, path in checkpoints.items()}
     rows = load_manifest(manifest, dataset_dir, split)
@@ -102,6 +111,11 @@ def explain_checkpoints(
     write_whole(out / "saliency.json", lambda path: path.write_text(json.dumps(plain(table), indent=1) + "\n"))
     drawn = [i for i, item in enumerate(dataset.data) if not item["burned_in"]]
     cases = sorted(i for value in (0, 1) for i in [i for i in drawn if label[i] == value][: max(n_cases // 2, 1)])
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)
+    if not cases:
+        logger.warning("every image has BurnedInAnnotation YES: no picture is drawn")
+        _write_tensorboard(out, None, table)
+        return table
     with torch.no_grad():
         probability = {name: network(image[cases]).softmax(1)[:, 1] for name, network in networks.items()}
     figure = draw_cases(
@@ -122,7 +136,7 @@ def render(table: Sequence[Mapping[str, Any]]) -> str:
     """The table of ``explain_checkpoints`` as text: one line a model, map and region."""
     measures = list(dict.fromkeys(line["measure"] for line in table))
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("model", "map", "region", "images", "patients", "chance", *measures):
+    for column in ("model", "map", "region", "images", "patients", "share", *measures):
         shown.add_column(column, justify="left" if column in ("model", "map", "region") else "right")
     for key in dict.fromkeys((line["model"], line["map"], line["region"]) for line in table):
         lines = {line["measure"]: line for line in table if (line["model"], line["map"], line["region"]) == key}
@@ -230,9 +244,11 @@ def _measure(
     for region, mask in masks.items():
         some = mask.flatten(1).any(1)
         keys = [key for key, used in zip(patient, some.tolist(), strict=True) if used]
-        chance = float(mask[some].double().mean())
+        share = mask[some].double().mean((1, 2))
         for measure, function in MEASURES.items():
             mean = patient_mean(function(maps[some, 0], mask[some]), keys)
+            # Two random sets of share a have about a^2 in common and 2a - a^2 together.
+            chance = float((share / (2 - share) if measure == "iou_at_area" else share).mean())
             lines.append({"model": model, "map": kind, "region": region, "measure": measure, **asdict(mean), "chance": chance})
     sign = torch.where(label == 1, 1.0, -1.0)
     # A curve costs STEPS + 1 forward passes an image, so the cheap views go without.
@@ -249,10 +265,11 @@ def _measure(
     return lines
 
 
-def _write_tensorboard(out: Path, figure: Figure, table: Sequence[Mapping[str, Any]]) -> None:
-    writer = SummaryWriter(str(out / "tensorboard"))
-    writer.add_figure("saliency/cases", figure)
-    writer.close()
+def _write_tensorboard(out: Path, figure: Figure | None, table: Sequence[Mapping[str, Any]]) -> None:
+    if figure is not None:
+        writer = SummaryWriter(str(out / "tensorboard"))
+        writer.add_figure("saliency/cases", figure)
+        writer.close()
     for model in dict.fromkeys(line["model"] for line in table):
         writer = SummaryWriter(str(out / "tensorboard" / model))
         for line in table:

@@ -8,6 +8,7 @@ photometric interpretation, transfer syntax and gray scale. The lung, lesion and
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from sga_monai.manifest import Row, write_manifest
 SOURCE = "northgate"
 EXTERNAL = ("harbor", "lakeside", "summit")
 SPLITS = {"train": 96, "val": 32, "test": 48}
+OPTIONS = "phantom.json"
 MASKS = ("lung", "lesion", "marker")
 
 
@@ -70,7 +72,7 @@ SITES = (
 
 
 def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60, confounding: float = 1.0, scale: int = 1) -> list[Path]:
-    """Draw all sites into ``out``: ``images/<site>/*.dcm``, ``masks/<kind>/<site>/*.png`` and ``<site>.csv``.
+    """Draw all sites into ``out``: ``images/<site>/*.dcm``, ``masks/<kind>/<site>/*.png``, ``phantom.json``, ``<site>.csv``.
 
     Args:
         out: the folder, later the ``dataset_dir``; the source site's manifest is written last, so that it is there
@@ -99,6 +101,8 @@ def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60, con
         quiet = not sys.stdout.isatty()
         for _ in track(done, description="drawing the phantom", total=len(jobs), transient=True, disable=quiet):
             pass
+    options = {"seed": seed, "external_images": external_images, "confounding": confounding, "scale": scale}
+    (out / OPTIONS).write_text(json.dumps(options) + "\n")
     for site, rows in reversed(plans):
         write_manifest(out / f"{site.name}.csv", rows)
     return [out / f"{site.name}.csv" for site in SITES]

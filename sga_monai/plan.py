@@ -134,12 +134,18 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
         for condition in conditions
         for method in methods
     )
+    if any(slug(method) == "tensorboard" for method in methods):
+        raise InputError(f"{name}: a method's name must not be tensorboard, which is the dashboards' folder; rename it")
     if len({cell.folder for cell in cells}) < len(cells):
         raise InputError(f"{name}: two methods or two conditions have the same name but for case and punctuation; rename one")
     for cell in cells:
         if "output_dir" in cell.settings or "resume" in cell.settings:
             raise InputError(f"{name}: output_dir and resume are the experiment's to set; remove them")
     config_file = content.get("config_file", "bundles/sga/train.json")
+    try:
+        json.loads(Path(config_file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{name}: config_file {config_file} is no JSON file here; start in the folder that it is relative to") from None
     return Plan(Path(path).stem, content["title"], content["question"], config_file, cells, baseline, axis, content.get("phantoms", {}))
 
 

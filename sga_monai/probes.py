@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
@@ -35,7 +35,9 @@ def metadata_auroc(columns: Mapping[str, ArrayLike], label: ArrayLike, patient: 
     if not used or min(len(np.unique(patient[label == value])) for value in (0, 1)) < ENOUGH_PATIENTS:
         return None
     design = OneHotEncoder(handle_unknown="ignore").fit_transform(np.column_stack(used))
-    score = cross_val_predict(LogisticRegression(), design, label, groups=patient, cv=GroupKFold(FOLDS), method="decision_function")
+    # Unequal shares of a class in the folds would pull a useless probe below 0.5, and may leave a fold without the class.
+    folds = StratifiedGroupKFold(FOLDS)
+    score = cross_val_predict(LogisticRegression(), design, label, groups=patient, cv=folds, method="decision_function")
     return _estimate(score, label, patient)
 
 
@@ -48,7 +50,7 @@ def site_probe(features: ArrayLike, site: ArrayLike, patient: ArrayLike, label: 
     Args:
         features: ``[N, D]``.
         site: ``[N]``, any keys.
-        patient: ``[N]``, any keys, other ones at every site.
+        patient: ``[N]``, any keys; a patient of two sites has one key.
         label: ``[N]``.
 
     Returns:

@@ -153,10 +153,17 @@ def _scores(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _join(tables: Mapping[Any, pd.DataFrame]) -> tuple[np.ndarray, pd.DataFrame]:
-    """Scores ``[S, N]`` on the rows that every table has, and those rows' label and patient."""
+    """Scores ``[S, N]`` on the rows that every table has, and those rows' label and patient.
+
+    Raises:
+        InputError: when a row has another label or patient in another table: the runs had other manifests.
+    """
     rows = next(iter(tables.values()))
     for table in tables.values():
         rows = rows.loc[rows.index.intersection(table.index)]
+    for table in tables.values():
+        if not table.loc[rows.index, ["label", "patient"]].equals(rows[["label", "patient"]]):
+            raise InputError("two runs of one set were tested on other rows: their manifests differ; run them again in a new output_dir")
     return np.stack([table.loc[rows.index, "score"].to_numpy() for table in tables.values()]), rows[["label", "patient"]]
 
 
@@ -188,9 +195,9 @@ def _selections(condition: str, means: Sequence[Record]) -> list[Record]:
     for method in dict.fromkeys(mean["method"] for mean in means):
         of = {mean["set"]: mean["auroc"]["value"] for mean in means if mean["method"] == method}
         outside = [area for name, area in of.items() if not name.startswith(INTERNAL)]
-        if VALIDATION in of:
+        if not math.isnan(of.get(VALIDATION, math.nan)):
             value[VALIDATION][method] = of[VALIDATION]
-        if INTERNAL in of and outside:
+        if outside and not math.isnan(sum(outside) + of.get(INTERNAL, math.nan)):
             value["oracle"][method] = (of[INTERNAL] + sum(outside) / len(outside)) / 2
     rules = {
         VALIDATION: "internal validation AUROC",

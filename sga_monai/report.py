@@ -34,6 +34,8 @@ from sga_monai.statistics import (
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 11))
 ENOUGH_POSITIVES, ENOUGH_PRECISION = 100, 0.05
+# With fewer patients of a class an AUROC of 0 or 1 may be chance.
+ENOUGH_FOR_CONTROLS = 10
 
 
 def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict[str, Any]:
@@ -222,7 +224,8 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     else:
         code, text = "inconclusive", "The difference from the internal AUROC cannot be told from no difference."
     blanked = audit["lungs_blank"] or audit["center_blank"]
-    if _tells(blanked):
+    enough = min(cohort["positive_patients"], cohort["negative_patients"]) >= ENOUGH_FOR_CONTROLS
+    if enough and _tells(blanked):
         notes.append(f"Shortcut suspected: with the lungs blanked the AUROC is still {blanked['value']:.2f}, where 0.5 is right.")
     metadata = audit["metadata_only"]
     if metadata and _tells(metadata):

@@ -41,7 +41,7 @@ def mean_auroc(scores: ArrayLike, label: ArrayLike, patient: ArrayLike) -> SeedM
 
     The patients' variance is that of the mean of correlated AUROCs (Obuchowski, Biometrics 53, 1997), the seeds' is the
     sample variance over S. Their sum has Satterthwaite's degrees of freedom, S - 1 for the seeds' part; the other part is
-    taken as known.
+    taken as known. What seeds and patients do together is in both parts, so the interval is a little too wide.
 
     Args:
         scores: ``[S, N]``, one row a seed.

@@ -185,7 +185,9 @@ def adversarial_example(
         else:
             with torch.enable_grad():
                 logits = network(image).float()
-                if attack == "kl" and clean_logits is not None:
+                if attack == "kl":
+                    if clean_logits is None:
+                        raise ValueError("attack kl needs clean_logits")
                     loss = len(label) * kl_divergence(clean_logits, logits)
                 else:
                     loss = F.cross_entropy(logits, label, reduction="sum")
@@ -253,7 +255,8 @@ class SGAIteration:
         objective: "kl" (Eq. 6), or "adversarial_ce", which is CE(f(X'), y) alone; a positive ``kl_weight`` is then
             without effect.
         augmentation: of X before step 1: ``None``, "mixup" (with ``kl_weight`` 0) or "border_and_marker".
-        group_dro_step: eta of ``GroupWeights`` over (site, label) for the CE on X; 0 is the plain mean.
+        group_dro_step: eta of ``GroupWeights`` over (site, label) for the CE on X, which then takes the place of the
+            trainer's ``loss_function``; 0 is the plain mean.
         precision: "fp32", or "bf16" for autocast in every forward pass; losses are float32 either way.
         value_range: lowest and highest pixel value.
         seed: all draws are a function of (seed, iteration, rank); the global random state is not touched.
@@ -315,6 +318,8 @@ class SGAIteration:
             raise InputError("attack kl needs random_start true, or a mask: without them X' is X, where KL has no slope")
         if augmentation == "mixup" and kl_weight > 0:
             raise InputError("augmentation mixup has no single label to attack: set kl_weight to 0")
+        if objective == "adversarial_ce" and kl_weight == 0:
+            raise InputError("objective adversarial_ce needs an attack, which kl_weight 0 turns off: set kl_weight to 1")
         if not (group_dro_step >= 0 and math.isfinite(group_dro_step)):
             raise InputError(f"group_dro_step must be zero or more, got {group_dro_step!r}")
         if group_dro_step > 0 and (augmentation == "mixup" or objective != "kl"):

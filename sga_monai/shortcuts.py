@@ -76,7 +76,12 @@ def audit_model(network: nn.Module, sets: Mapping[str, AuditSet], batch_size: in
             table += [_control_line(name, control, scores) for control in scores.columns if control not in ("label", "patient", "row")]
             columns = {key: [given.facts.get(row, {}).get(key, "") for row in scores["row"]] for key in METADATA}
             table.append(_probe_line(name, "metadata_only", scores, metadata_auroc(columns, scores["label"], scores["patient"])))
-            every.append((scores.assign(site=name, patient=[f"{name}/{patient}" for patient in scores["patient"]]), features))
+            # Numbers of patients are a manifest's own; one who is at two sites must be in one fold of the probe.
+            people = [
+                given.facts.get(row, {}).get("patient_id", f"{name}/{patient}").casefold()
+                for row, patient in zip(scores["row"], scores["patient"], strict=True)
+            ]
+            every.append((scores.assign(site=name, patient=people), features))
     finally:
         network.train(was_training)
     return table + _site_lines(every)

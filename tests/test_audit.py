@@ -188,6 +188,14 @@ def test_metadata_probe():
     assert (found["value"], found["n"]) == (1, 60)
     assert metadata_auroc({"sex": np.repeat("F", 60)}, label, patient) is None
     assert metadata_auroc(telling, label, patient % 8) is None
+    rng = np.random.default_rng(0)
+    useless = [metadata_auroc({"view": rng.choice(["AP", "PA"], 60)}, label, patient) for _ in range(40)]
+    # What is left out of a fold's training is under-represented there, which pulls a useless column a little below 0.5.
+    assert np.mean([line["value"] for line in useless]) == pytest.approx(0.5, abs=0.08)
+    assert np.mean([line["low"] > 0.6 or line["high"] < 0.4 for line in useless]) <= 0.05
+    # Few images of one class and many of the other, so that a fold may lack a class.
+    many = np.concatenate([np.repeat(np.arange(14), 10), 100 + np.arange(10)])
+    assert metadata_auroc({"view": rng.choice(["AP", "PA"], 150)}, (many >= 100).astype(int), many) is not None
 
 
 def test_distance_by_hand():
@@ -345,7 +353,7 @@ def test_what_an_audit_refuses(audited, phantom_dir, tmp_path):
         ({"manifests": [phantom_dir / "harbor.csv"] * 2}, "same name"),
         ({"manifests": [phantom_dir / "harbor.csv"], "split": "train"}, "no row with split train"),
         ({"manifests": [phantom_dir / "harbor.csv"], "image_size": 0}, "image_size must be"),
-        ({"manifests": [phantom_dir / "harbor.csv"], "output_dir": folder / "run"}, "folder of the checkpoint"),
+        ({"manifests": [phantom_dir / "harbor.csv"], "output_dir": folder / "run"}, "the checkpoint is in"),
     ):
         given = {"checkpoint": folder / "run/model.pt", "dataset_dir": phantom_dir, "output_dir": tmp_path / "out"} | change
         with pytest.raises(InputError, match=message):

@@ -67,6 +67,9 @@ def test_group_weights_by_hand():
     grown = math.exp(0.5 * 4)
     assert groups.state_dict() == pytest.approx({"0-0": grown / (grown + 1), "1-1": 1 / (grown + 1)})
     assert float(loss) == pytest.approx(4 * grown / (grown + 1))
+    huge = GroupWeights(100.0)
+    assert math.isfinite(float(huge.loss(torch.tensor([90.0, 1.0]), torch.tensor([0, 1]), torch.tensor([0, 1]))))
+    assert huge.state_dict() == pytest.approx({"0-0": 1.0, "1-1": 0.0})
     other = GroupWeights(0.5)
     other.load_state_dict(groups.state_dict())
     assert other.state_dict() == groups.state_dict()
@@ -148,6 +151,7 @@ def test_augmented_training_repeats():
         ({"group_dro_step": -1}, "group_dro_step"),
         ({"group_dro_step": 0.1, "objective": "adversarial_ce"}, "weighs the CE on X"),
         ({"objective": "ce"}, "objective must be one of"),
+        ({"objective": "adversarial_ce", "kl_weight": 0}, "needs an attack"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments, message):

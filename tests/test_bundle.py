@@ -159,7 +159,7 @@ def test_an_earlier_run_is_set_aside(tmp_path):
     for content in ("one", "two"):
         set_aside(str(tmp_path / "run"))
         (tmp_path / "run/model.pt").write_text(content)
-    with pytest.raises(InputError, match="folder of the checkpoint"):
+    with pytest.raises(InputError, match="the checkpoint is in"):
         set_aside(str(tmp_path / "run"), str(tmp_path / "run/model.pt"))
     with pytest.raises(InputError, match="holds no run"):
         set_aside(str(tmp_path))

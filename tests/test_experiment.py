@@ -15,7 +15,7 @@ from conftest import ROOT
 
 from sga_monai import collect
 from sga_monai.errors import InputError
-from sga_monai.experiment import command
+from sga_monai.experiment import command, run_experiment
 from sga_monai.phantom import SOURCE
 from sga_monai.plan import read_plan
 from sga_monai.records import experiment_records, read_records
@@ -73,6 +73,8 @@ def test_cells_are_whole_seeds_first_and_overrides_are_merged_in_order(tmp_path)
         ({"baseline": "XX"}, "none of the methods NT, SGA"),
         ({"axis": "r", "conditions": {"x": {}}}, "must be a number"),
         ({"settings": {"output_dir": "x"}}, "output_dir"),
+        ({"methods": {"TensorBoard": {}}}, "must not be tensorboard"),
+        ({"config_file": "nowhere.json"}, "no JSON file here"),
         ({"colour": 1}, "colour"),
     ],
 )
@@ -214,6 +216,48 @@ def test_tables_page_and_picture_come_from_the_records_alone(fake, tmp_path):
     assert "SGA" in collect.render_text(records)
     with pytest.raises(InputError, match="no records"):
         collect.write_page([], tmp_path / "empty")
+    (docs / "README.md").write_text("# Mine\n")
+    with pytest.raises(InputError, match="did not write"):
+        collect.write_page([out], docs)
+    assert (docs / "README.md").read_text() == "# Mine\n"
+
+
+def test_a_set_of_one_class_and_a_set_that_is_missing_are_dashes(fake):
+    plan, out = fake
+    for cell in plan.cells:
+        path = out / cell.folder / "predictions.csv"
+        table = pd.read_csv(path)
+        one = table[(table["set"] == "far") & (table["label"] == 1)].assign(set="one class")
+        kept = table if cell.method == "SGA" else table[table["set"] != "far"]
+        pd.concat([kept, one]).to_csv(path, index=False)
+    records = collect.collect_experiment(plan, out)
+    rules = [record for record in records if record["kind"] == "selection"]
+    assert [record["rule"] for record in rules] == ["internal validation AUROC"]
+    assert "| - |" in (out / "results.md").read_text()
+    assert (out / "results.html").stat().st_size > 10_000
+
+
+def test_runs_of_other_manifests_are_not_mixed(fake):
+    plan, out = fake
+    path = out / plan.cells[0].folder / "predictions.csv"
+    table = pd.read_csv(path)
+    table["label"] = 1 - table["label"]
+    table.to_csv(path, index=False)
+    with pytest.raises(InputError, match="their manifests differ"):
+        collect.collect_experiment(plan, out)
+
+
+def test_a_folder_that_is_not_this_experiments_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model.pt").write_text("weights")
+    with pytest.raises(InputError, match="holds a run, not an experiment"):
+        run_experiment(read_plan(write_plan(tmp_path / "p.json")), tmp_path / "run")
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / f"drawn/{SOURCE}.csv").write_text("")
+    (tmp_path / "drawn/phantom.json").write_text('{"confounding": 0.5}')
+    plan = read_plan(write_plan(tmp_path / "q.json", phantoms={str(tmp_path / "drawn"): {"confounding": 0.75}}))
+    with pytest.raises(InputError, match="drawn with other options"):
+        run_experiment(plan, tmp_path / "out")
 
 
 def test_the_page_in_a_browser(fake, browser):

@@ -58,7 +58,7 @@ def test_picture_and_tensorboard(explained):
 
 def test_a_region_that_is_not_there_is_refused(explained, phantom_dir, tmp_path):
     models, _, _, _ = explained
-    for folder, message in (("masks/nowhere", "no image of the manifest"), ("../..", "no image|outside dataset_dir")):
+    for folder, message in (("masks/nowhere", "no image of the manifest"), ("../..", "outside dataset_dir")):
         with pytest.raises(InputError, match=message):
             explain_checkpoints(
                 {"NT": models["NT"]}, phantom_dir / "northgate.csv", phantom_dir, tmp_path, {"x": folder}, image_size=32, limit=2
