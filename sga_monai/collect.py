@@ -178,6 +178,8 @@ def _lines(records: Sequence[Record]) -> list[str]:
             tie = " (a tie: this rule cannot tell them apart)" if len(record["chosen"]) > 1 else ""
             lines.append(f"Chosen{where} by {record['rule']}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}.")
     lines.append(f"{head['n_finished']} of {head['n_cells']} cells, seeds {', '.join(map(str, head['seed']))}.")
+    if len(head["seed"]) == 1:
+        lines.append("One seed: intervals and p are over patients alone and say nothing of how much another training would differ.")
     if cells:
         settings = cells[0]["settings"]
         same = {
