@@ -8,6 +8,7 @@ that is free of confounding, NIH pneumonia against NIH no finding, has other pat
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,10 +71,22 @@ BUILDERS: dict[str, Callable[..., list[Row]]] = {
 }
 
 
+def _without_copies(root: Path, rows: list[Row]) -> list[Row]:
+    """The rows without those whose file is another's byte for byte: the collection holds some images under two names."""
+    first: dict[str, str] = {}
+    kept = []
+    for row in rows:
+        path = root / row["image"]
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else row["image"]
+        if first.setdefault(digest, row["image"]) == row["image"]:
+            kept.append(row)
+    return kept
+
+
 def _halves(root: Path, seed: int) -> list[tuple[Row, bool]]:
     """NIH rows of both classes with whether their patient is in the pool of the mixtures."""
     positive = [row | {"label": "1", "negative_type": ""} for row in read_nih(root, "Pneumonia")]
-    rows = [row for row in positive + read_nih(root, "No Finding") if not row["dropped"]]
+    rows = _without_copies(root, [row for row in positive + read_nih(root, "No Finding") if not row["dropped"]])
     labels: dict[str, set[str]] = {}
     for row in rows:
         labels.setdefault(row["patient_id"], set()).add(row["label"])
