@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import math
@@ -13,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
@@ -26,6 +24,7 @@ from sga_monai.lung_masks import lung_reader
 from sga_monai.manifest import load_manifest, read_manifest
 from sga_monai.network import CXRResNet18
 from sga_monai.preprocessing import preprocessing
+from sga_monai.rendering import table_text
 from sga_monai.settings import code_digest, versions
 from sga_monai.shortcuts import COLUMNS, AuditSet, audit_model
 
@@ -117,9 +116,7 @@ def render(table: Sequence[Mapping[str, Any]]) -> str:
             cells.append("-" if math.isnan(line[value]) else format(line[value], form))
             cells.append("-" if math.isnan(line[low] + line[high]) else f"[{line[low]:{form}}, {line[high]:{form}}]")
         shown.add_row(*cells, "-" if math.isnan(line["plain_sd"]) else f"{line['plain_sd']:.2f}")
-    stream = io.StringIO()
-    Console(file=stream, width=150, color_system=None).print(shown)
-    return "\n".join(text.rstrip() for text in stream.getvalue().splitlines() if text.strip())
+    return table_text(shown, 150)
 
 
 def _write(out: Path, table: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:

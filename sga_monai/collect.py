@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,12 +10,10 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
-from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from sga_monai.dashboards import write_dashboards
@@ -25,6 +22,7 @@ from sga_monai.experiment import is_finished
 from sga_monai.files import write_csv, write_whole
 from sga_monai.plan import ALL, Plan
 from sga_monai.records import INTERNAL, VALIDATION, Record, experiment_records, read_records, write_records
+from sga_monai.rendering import inline_svg, page_templates, table_text
 
 # Okabe and Ito's colors, which the color-blind can tell apart.
 COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a")
@@ -57,9 +55,8 @@ def collect_experiment(plan: Plan, output_dir: str | Path) -> list[Record]:
     write_whole(out / "records.jsonl", lambda path: write_records(path, records))
     write_csv(out / "results.csv", _flat(records))
     write_whole(out / "results.md", lambda path: path.write_text(markdown(records), encoding="utf-8"))
-    environment = Environment(loader=PackageLoader("sga_monai"), autoescape=select_autoescape(default=True, default_for_string=True))
-    page = environment.get_template("experiment.html.jinja").render(
-        head=records[0], tables=_tables(records), lines=_lines(records), note=NOTE, picture=Markup(svg(records))
+    page = page_templates().get_template("experiment.html.jinja").render(
+        head=records[0], tables=_tables(records), lines=_lines(records), note=NOTE, picture=svg(records)
     )
     write_whole(out / "results.html", lambda path: path.write_text(page, encoding="utf-8"))
     write_dashboards(records, runs, out)
@@ -120,16 +117,15 @@ def markdown(records: Sequence[Record], picture: str | None = None) -> str:
 
 def render_text(records: Sequence[Record]) -> str:
     """The tables for a terminal."""
-    stream = io.StringIO()
-    console = Console(file=stream, width=240, color_system=None)
+    texts = []
     for title, columns, rows in _tables(records):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         for i, column in enumerate(columns):
             table.add_column(column, justify="left" if i == 0 else "right")
         for row in rows:
             table.add_row(*row)
-        console.print(table)
-    return "\n".join([*(line.rstrip() for line in stream.getvalue().splitlines() if line.strip()), *_lines(records)])
+        texts.append(table_text(table, 240))
+    return "\n".join([*texts, *_lines(records)])
 
 
 def _tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -198,15 +194,10 @@ def _lines(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def svg(records: Sequence[Record]) -> str:
+def svg(records: Sequence[Record]) -> Markup:
     """The picture: curves along the axis, or intervals by method where there is none. Equal records give equal bytes."""
     with matplotlib.rc_context(LOOK):
-        figure = _curves(records) if records[0]["axis"] else _intervals(records)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+        return inline_svg(_curves(records) if records[0]["axis"] else _intervals(records))
 
 
 def _curves(records: Sequence[Record]) -> Figure:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from sga_monai.embedding import chance_distance, frechet_distance
-from sga_monai.probes import metadata_auroc
+from sga_monai.probes import METADATA, metadata_auroc
 from sga_monai.reference import FEATURES
-from sga_monai.statistics import auroc, cluster_bootstrap
+from sga_monai.statistics import auroc, mean_change
 
 PSI_FLAG = 0.2
 
@@ -80,14 +80,13 @@ def shortcut_audit(scored: pd.DataFrame) -> dict[str, Any]:
         figure = auroc(rows[column], rows["label"], rows["patient"])
         audit[name] = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "n": len(rows)}
     audit["tag"] = _tag(scored) if "score_tag" in scored else None
-    columns = {key: scored[key].fillna("") for key in ("view", "manufacturer", "sex") if key in scored}
+    columns = {key: scored[key].fillna("") for key in METADATA if key in scored}
     audit["metadata_only"] = metadata_auroc(columns, scored["label"], scored["patient"])
     return audit
 
 
 def _tag(scored: pd.DataFrame) -> dict[str, Any]:
     """Mean change of the logit difference when a lead letter is planted, and the scores' standard deviation beside it."""
-    shift = (scored["score_tag"] - scored["score"]).to_numpy()
-    mean = cluster_bootstrap(lambda counts: float(np.average(shift, weights=counts)), scored["patient"])
+    mean = mean_change(scored["score_tag"], scored["score"], scored["patient"])
     sd = float(scored["score"].std(ddof=0))
     return {"value": mean.value, "low": mean.low, "high": mean.high, "n": len(scored), "score_sd": sd}

@@ -19,7 +19,6 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
@@ -35,6 +34,7 @@ from sga_monai.manifest import load_manifest, read_manifest
 from sga_monai.network import CXRResNet18
 from sga_monai.preprocessing import preprocessing
 from sga_monai.reader import read_cxr
+from sga_monai.rendering import table_text
 from sga_monai.saliency import METHODS, logit_difference
 
 logger = logging.getLogger(__name__)
@@ -144,9 +144,7 @@ def render(table: Sequence[Mapping[str, Any]]) -> str:
         chance = "-" if first["chance"] is None else f"{first['chance']:.3f}"
         counts = (str(first["n_images"]), str(first["n_patients"]), chance)
         shown.add_row(*key, *counts, *(_figure(lines.get(measure)) for measure in measures))
-    stream = io.StringIO()
-    Console(file=stream, width=240, color_system=None).print(shown)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines() if line.strip())
+    return table_text(shown, 240)
 
 
 def draw_cases(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from matplotlib import pyplot as plt
 from scipy.stats import chi2, norm, t
@@ -18,6 +16,7 @@ from scipy.stats import chi2, norm, t
 from sga_monai.errors import InputError
 from sga_monai.files import plain, write_whole
 from sga_monai.release import check_release
+from sga_monai.rendering import inline_svg, page_templates
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,7 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path) -> dict[str, Any
     pooled = {"schema": "sga_monai pooled 1", "bundle": releases[0]["bundle"], "n_sites": len(releases), "cohort": cohort, "models": models}
     folder = Path(out)
     write_whole(folder / "pooled.json", lambda path: path.write_text(json.dumps(pooled, indent=1, sort_keys=True) + "\n"))
-    environment = Environment(loader=PackageLoader("sga_monai"), autoescape=select_autoescape(default=True, default_for_string=True))
-    page = environment.get_template("pooled.html.jinja").render(pooled=pooled, forest=_forest(models["sga"]))
+    page = page_templates().get_template("pooled.html.jinja").render(pooled=pooled, forest=_forest(models["sga"]))
     write_whole(folder / "pooled.html", lambda path: path.write_text(page, encoding="utf-8"))
     return pooled
 
@@ -148,11 +146,7 @@ def _forest(model: Mapping[str, Any]) -> Markup:
             axis.plot(value, y, "D" if name == "pooled" else "s", color=color, ms=5)
         axis.axvline(0.5, color="#dddddd", lw=1, zorder=0)
         axis.set(yticks=range(len(rows)), yticklabels=[row[0] for row in reversed(rows)], xlabel="AUROC, 95 % interval", xlim=(0.3, 1.01))
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :])
+        return inline_svg(figure)
 
 
 def _logit(p: float) -> float:

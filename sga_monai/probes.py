@@ -17,6 +17,8 @@ from sga_monai.statistics import auroc
 
 ENOUGH_PATIENTS = 10
 FOLDS = 5
+# Columns of a manifest from which a label should not be readable.
+METADATA = ("view", "manufacturer", "sex")
 
 
 def metadata_auroc(columns: Mapping[str, ArrayLike], label: ArrayLike, patient: ArrayLike) -> dict[str, float] | None:

@@ -18,9 +18,10 @@ import pandas as pd
 from sga_monai.errors import InputError
 from sga_monai.files import plain
 from sga_monai.plan import Cell, Plan
+from sga_monai.reference import INTERNAL, VALIDATION
 from sga_monai.seeds import SeedMean, combine, holm, mean_auroc, mean_difference
+from sga_monai.statistics import auroc
 
-INTERNAL, VALIDATION = "internal", "internal (validation)"
 Record = dict[str, Any]
 
 
@@ -122,7 +123,7 @@ def _means(condition: str, by_method: Mapping[str, Mapping[int, pd.DataFrame]], 
             tables = {seed: _scores(frame, name) for seed, frame in frames.items()}
             joined, rows = _join(tables)
             mean = mean_auroc(joined, rows["label"], rows["patient"])
-            each = [line["auroc"] for line in _aurocs(joined, rows)]
+            each = [auroc(scores, rows["label"], rows["patient"]).auroc for scores in joined]
             difference = None
             if name == INTERNAL:
                 inside = (mean, each)
@@ -165,10 +166,6 @@ def _join(tables: Mapping[Any, pd.DataFrame]) -> tuple[np.ndarray, pd.DataFrame]
         if not table.loc[rows.index, ["label", "patient"]].equals(rows[["label", "patient"]]):
             raise InputError("two runs of one set were tested on other rows: their manifests differ; run them again in a new output_dir")
     return np.stack([table.loc[rows.index, "score"].to_numpy() for table in tables.values()]), rows[["label", "patient"]]
-
-
-def _aurocs(joined: np.ndarray, rows: pd.DataFrame) -> list[dict[str, float]]:
-    return [{"auroc": mean_auroc(scores[None], rows["label"], rows["patient"]).value} for scores in joined]
 
 
 def _drop(outside: SeedMean, each_outside: Sequence[float], inside: SeedMean, each_inside: Sequence[float]) -> SeedMean:

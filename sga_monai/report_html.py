@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, PackageLoader, select_autoescape
-from markupsafe import Markup
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from sga_monai.files import write_whole
+from sga_monai.rendering import inline_svg, page_templates
 
 BLUE, GRAY, RED = "#1f5a99", "#8a8a8a", "#b3402a"
 
@@ -27,11 +25,12 @@ def write_html(report: Mapping[str, Any], output_dir: str | Path) -> Path:
         The page's path.
     """
     out = Path(output_dir)
-    environment = Environment(loader=PackageLoader("sga_monai"), autoescape=select_autoescape(default=True, default_for_string=True))
+    environment = page_templates()
     environment.filters["figure"] = _figure
     environment.filters["interval"] = _interval
     with matplotlib.rc_context({"svg.hashsalt": "sga_monai", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
-        figures = {name: _svg(draw(report)) for name, draw in FIGURES.items() if draw(report) is not None}
+        drawn = {name: draw(report) for name, draw in FIGURES.items()}
+        figures = {name: inline_svg(figure) for name, figure in drawn.items() if figure is not None}
     heat_maps = [base64.b64encode(path.read_bytes()).decode() for path in sorted((out / "heatmaps").glob("row_*.png"))]
     page = environment.get_template("report.html.jinja").render(report=report, figures=figures, heat_maps=heat_maps)
     write_whole(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
@@ -97,17 +96,6 @@ def _forest(report: Mapping[str, Any]) -> Figure | None:
 
 
 FIGURES = {"roc": _roc, "calibration": _calibration, "decision": _decision, "forest": _forest}
-
-
-def _svg(figure: Figure | None) -> Markup:
-    """A figure as inline SVG without date, identifiers that change, or a document type."""
-    if figure is None:
-        return Markup("")
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :])
 
 
 def _figure(value: float | None, digits: int = 3, signed: bool = False) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
+from sga_monai.rendering import table_text
 from sga_monai.statistics import Auroc, auroc, auroc_difference
 
 FAILURE_LIMIT = 0.01
@@ -98,9 +97,7 @@ def render(results: pd.DataFrame) -> str:
             _figure(line["auroc_difference"], "+.3f"),
             _interval(line["difference_low"], line["difference_high"], "+.3f"),
         )
-    stream = io.StringIO()
-    Console(file=stream, width=140, color_system=None).print(table)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines() if line.strip())
+    return table_text(table, 140)
 
 
 def _figure(value: float, form: str) -> str:

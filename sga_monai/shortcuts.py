@@ -20,11 +20,10 @@ from torch.utils.data import Dataset
 from sga_monai.controls import blank_border, blank_center, blank_lungs, crop_border, only_lungs, plant_tag
 from sga_monai.embedding import forward_with_features
 from sga_monai.handlers import logit_difference, row_columns
-from sga_monai.probes import metadata_auroc, site_probe
-from sga_monai.statistics import auroc, cluster_bootstrap, paired_difference
+from sga_monai.probes import METADATA, metadata_auroc, site_probe
+from sga_monai.statistics import auroc, mean_change, paired_difference
 
 ALL = "all sets"
-METADATA = ("view", "manufacturer", "sex")
 COLUMNS = (
     "set", "control", "n", "n_positive", "n_patients", "auroc", "low", "high", "difference", "difference_low", "difference_high",
     "shift", "shift_low", "shift_high", "plain_sd",
@@ -141,8 +140,7 @@ def _control_line(name: str, control: str, scores: pd.DataFrame) -> dict[str, An
         change = paired_difference(rows[control], rows["plain"], rows["label"], rows["patient"])
         line |= {"difference": change.value, "difference_low": change.low, "difference_high": change.high}
     if control == "tag":
-        moved = (rows["tag"] - rows["plain"]).to_numpy()
-        shift = cluster_bootstrap(lambda counts: float(np.average(moved, weights=counts)), rows["patient"])
+        shift = mean_change(rows["tag"], rows["plain"], rows["patient"])
         line |= {"shift": shift.value, "shift_low": shift.low, "shift_high": shift.high}
     return line
 

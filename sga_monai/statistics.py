@@ -202,6 +202,12 @@ def cluster_bootstrap(
     return Estimate(value, float(low), float(high))
 
 
+def mean_change(after: ArrayLike, before: ArrayLike, patient: ArrayLike) -> Estimate:
+    """Mean of ``after`` minus ``before``, ``[N]``, with an interval from resampled patients."""
+    change = np.subtract(np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64))
+    return cluster_bootstrap(lambda counts: float(np.average(change, weights=counts)), patient)
+
+
 def average_precision(score: ArrayLike, label: ArrayLike, patient: ArrayLike | None = None, n_samples: int = 1000) -> Estimate:
     """AUPRC as average precision (scikit-learn's), with an interval from resampled patients."""
     score, label = np.asarray(score, dtype=np.float64), np.asarray(label)
