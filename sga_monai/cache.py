@@ -69,4 +69,3 @@ class ImageCache:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
             raise
-

@@ -55,8 +55,10 @@ def collect_experiment(plan: Plan, output_dir: str | Path) -> list[Record]:
     write_whole(out / "records.jsonl", lambda path: write_records(path, records))
     write_csv(out / "results.csv", _flat(records))
     write_whole(out / "results.md", lambda path: path.write_text(markdown(records), encoding="utf-8"))
-    page = page_templates().get_template("experiment.html.jinja").render(
-        head=records[0], tables=_tables(records), lines=_lines(records), note=NOTE, picture=svg(records)
+    page = (
+        page_templates()
+        .get_template("experiment.html.jinja")
+        .render(head=records[0], tables=_tables(records), lines=_lines(records), note=NOTE, picture=svg(records))
     )
     write_whole(out / "results.html", lambda path: path.write_text(page, encoding="utf-8"))
     write_dashboards(records, runs, out)

@@ -38,8 +38,8 @@ from sga_monai.network import CXRResNet18
 from sga_monai.preprocessing import preprocessing
 from sga_monai.reference import GROUPS, read_reference
 from sga_monai.settings import code_digest, versions
-from sga_monai.sga import frozen_statistics, input_gradient
 from sga_monai.shortcuts import score_lungs
+from sga_monai.steps import frozen_statistics, input_gradient
 from sga_monai.verify import SUMS, verify_bundle, verify_signature
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 
 from sga_monai.errors import InputError
-from sga_monai.sga import SGAIteration, adversarial_example, frozen_statistics
+from sga_monai.sga import SGAIteration
+from sga_monai.steps import adversarial_example, frozen_statistics
 
 logger = logging.getLogger(__name__)
 

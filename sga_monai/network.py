@@ -40,9 +40,7 @@ class CXRResNet18(ResNet):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, num_classes: int = 2, pretrained_weights: str | None = None, sha256: str = IMAGENET_SHA256
-    ) -> None:
+    def __init__(self, num_classes: int = 2, pretrained_weights: str | None = None, sha256: str = IMAGENET_SHA256) -> None:
         super().__init__(
             block=ResNetBlock,
             layers=[2, 2, 2, 2],

@@ -53,9 +53,7 @@ def lp_norm(d: Tensor, norm: float) -> Tensor:
     return largest * torch.linalg.vector_norm(d / largest.clamp(min=torch.finfo(d.dtype).tiny), norm, dim=dims, keepdim=True)
 
 
-def steepest_step(
-    gradient: Tensor, image: Tensor, radius: Tensor, norm: float, value_range: tuple[float, float] = (0.0, 1.0)
-) -> Tensor:
+def steepest_step(gradient: Tensor, image: Tensor, radius: Tensor, norm: float, value_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """The ``d`` that maximizes ``gradient . d`` over ``||d||_p <= radius`` and ``image + d`` in ``value_range``.
 
     Exact for every p, with the box: the sign step for p = inf, the values with the largest gain for p = 0, a greedy

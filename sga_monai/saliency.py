@@ -22,7 +22,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from sga_monai.sga import frozen_statistics
+from sga_monai.steps import frozen_statistics
 
 Score = Callable[[Tensor], Tensor]
 RESCALES = ("channel", "layer")

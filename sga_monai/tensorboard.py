@@ -15,7 +15,8 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
 from sga_monai.errors import InputError
-from sga_monai.sga import SGAIteration, frozen_statistics, input_gradient
+from sga_monai.sga import SGAIteration
+from sga_monai.steps import frozen_statistics, input_gradient
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -126,9 +127,7 @@ class ReviewPanel:
         plt.close(figure)
 
 
-def draw_panel(
-    image: Tensor, stages: Mapping[str, Tensor], gradient: Tensor, label: Tensor, probability: Tensor
-) -> Figure:
+def draw_panel(image: Tensor, stages: Mapping[str, Tensor], gradient: Tensor, label: Tensor, probability: Tensor) -> Figure:
     """One row a case: X, mask, X~, perturbation, X' and the input gradient.
 
     Args:

@@ -66,7 +66,7 @@ def test_good_manifest(folder):
         (HEADER + "link.png,0,1,x,train\n", "1 images lie outside dataset_dir by way of a link .row 2."),
         (HEADER + "none.png,0,1,x,train\n", "no image inside dataset_dir for 1 rows .row 2.: the file does not exist"),
         (HEADER.strip() + ",age\na.png,0,1,x,train,old\n", "age must be"),
-        (HEADER.strip() + ",boxes\na.png,0,1,x,train,\"[[1,2]]\"\n", "boxes must be"),
+        (HEADER.strip() + ',boxes\na.png,0,1,x,train,"[[1,2]]"\n', "boxes must be"),
         ((HEADER + "a.png,0,1,x,train\n").encode("utf-16"), "not a UTF-8"),
         (HEADER + "a.png,0,\0,x,train\n", "NUL"),
     ],
@@ -104,7 +104,7 @@ def test_external_leakage_and_known_overlaps():
 
 
 def test_round_trip(folder):
-    rows = [{"image": "a.png", "label": "1", "patient_id": "p,\"q", "site": "s", "split": "test", "view": "PA"}]
+    rows = [{"image": "a.png", "label": "1", "patient_id": 'p,"q', "site": "s", "split": "test", "view": "PA"}]
     write_manifest(folder / "o.csv", rows)
     back = read_manifest(folder / "o.csv")[0]
     assert {key: back[key] for key in rows[0]} == rows[0]

@@ -19,9 +19,7 @@ from sga_monai.sga import SGAIteration
 
 def batches(n: int = 3, batch: int = 4, size: int = 12, seed: int = 0) -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
-    return [
-        {"image": torch.rand(batch, 1, size, size, generator=generator), "label": torch.arange(batch) % 2} for _ in range(n)
-    ]
+    return [{"image": torch.rand(batch, 1, size, size, generator=generator), "label": torch.arange(batch) % 2} for _ in range(n)]
 
 
 def train(network: nn.Module, iteration, data, epochs: int = 2, **options) -> SupervisedTrainer:
