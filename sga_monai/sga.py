@@ -21,7 +21,8 @@ branches of KL have gradients (``detach_clean``). A feature is a pixel: channels
 Opponents by numbers too: ``saliency_order`` "highest" masks what speaks most for the label instead of least (as Huang et
 al., "Self-Challenging Improves Cross-Domain Generalization", ECCV 2020, do with features), "random" masks any pixels,
 ``attack`` "noise" takes a random direction of the same size, ``attack`` "kl" with several steps is TRADES (Zhang et al.,
-ICML 2019), ``objective`` "adversarial_ce" minimizes CE(f(X'), y) alone (Madry et al., ICLR 2018), and ``augmentation`` and
+ICML 2019), ``border_width`` below 0.5 keeps mask and perturbation out of the middle of the image, where the lungs are,
+``objective`` "adversarial_ce" minimizes CE(f(X'), y) alone (Madry et al., ICLR 2018), and ``augmentation`` and
 ``group_dro_step`` are of ``baselines.py``.
 """
 
@@ -45,7 +46,7 @@ from torch import Tensor, nn
 from sga_monai import perturbation
 from sga_monai.baselines import AUGMENTATIONS, GroupWeights
 from sga_monai.errors import InputError, NumericError
-from sga_monai.steps import adversarial_example, fill_masked, frozen_statistics, input_gradient, kl_divergence, lowest_mask
+from sga_monai.steps import adversarial_example, border, fill_masked, frozen_statistics, input_gradient, kl_divergence, lowest_mask
 
 CHOICES = {
     "saliency_order": ("signed", "magnitude", "highest", "highest_magnitude", "random"),
@@ -80,6 +81,8 @@ class SGAIteration:
         attack_mode: mode of the network in steps 1 and 3: "eval" or "train". BatchNorm's buffers never change there.
         fill: "image_range", "value_range" or "image_mean".
         epsilon_per: "batch" or "sample".
+        border_width: steps 2 and 3 change only pixels nearer to an edge than this share of that side, in (0, 0.5];
+            ``mask_fraction`` is then a share of these pixels. 0.5 is the whole image.
         detach_clean: stop the gradient of KL through f(X).
         attack: what step 3 raises: "ce" (Eq. 5), "kl" (TRADES; needs a random start or a mask, since KL has no slope
             where X' is X) or "noise".
@@ -110,6 +113,7 @@ class SGAIteration:
         attack_mode: str = "eval",
         fill: str = "image_range",
         epsilon_per: str = "batch",
+        border_width: float = 0.5,
         detach_clean: bool = False,
         attack: str = "ce",
         objective: str = "kl",
@@ -120,7 +124,7 @@ class SGAIteration:
         seed: int = 0,
     ) -> None:
         numbers = {"mask_fraction": mask_fraction, "kl_weight": kl_weight, "attack_steps": attack_steps, "seed": seed}
-        numbers["group_dro_step"] = group_dro_step
+        numbers |= {"group_dro_step": group_dro_step, "border_width": border_width}
         if isinstance(epsilon_range, (str, int, float)):
             raise InputError(f"epsilon_range must be [low, high], got {epsilon_range!r}")
         for name, value in (numbers | {f"epsilon_range[{i}]": value for i, value in enumerate(epsilon_range)}).items():
@@ -134,6 +138,8 @@ class SGAIteration:
             raise InputError(f"seed must be a whole number, zero or more, got {seed!r}")
         if len(value_range) != 2 or not value_range[0] < value_range[1]:
             raise InputError(f"value_range must be [low, high] with low < high, got {value_range!r}")
+        if not 0 < border_width <= 0.5:
+            raise InputError(f"border_width must be in (0, 0.5], got {border_width!r}")
         if not 0 <= mask_fraction < 1:
             raise InputError(f"mask_fraction must be in [0, 1), got {mask_fraction!r}")
         if not (kl_weight >= 0 and math.isfinite(kl_weight)):
@@ -166,6 +172,7 @@ class SGAIteration:
         self.attack_mode = attack_mode
         self.fill = fill
         self.epsilon_per = epsilon_per
+        self.border_width = float(border_width)
         self.detach_clean = bool(detach_clean)
         self.attack = attack
         self.objective = objective
@@ -255,11 +262,12 @@ class SGAIteration:
         """
         image, gradient = image.detach(), torch.zeros_like(image)
         mask, masked = torch.zeros_like(image[:, :1], dtype=torch.bool), image
+        region = border(image, self.border_width) if self.border_width < 0.5 else None
         with frozen_statistics(network, self.attack_mode):
             if self.mask_fraction > 0:
                 if self.saliency_order != "random":
                     gradient = input_gradient(network, image, label, self.saliency_target)
-                mask = lowest_mask(gradient, self.mask_fraction, self.saliency_order, generator)
+                mask = lowest_mask(gradient, self.mask_fraction, self.saliency_order, generator, region)
                 masked = fill_masked(image, mask, self.fill, generator, self.value_range)
             low, high = self.epsilon_range
             n_draws = image.shape[0] if self.epsilon_per == "sample" else 1
@@ -282,6 +290,7 @@ class SGAIteration:
                     self.value_range,
                     clean_logits,
                     self.attack,
+                    region,
                 )
         return {"gradient": gradient, "mask": mask, "masked": masked, "epsilon": epsilon, "adversarial": adversarial}
 

@@ -37,7 +37,20 @@ def input_gradient(network: nn.Module, image: Tensor, label: Tensor, target: str
     return torch.autograd.grad(score, image)[0]
 
 
-def lowest_mask(gradient: Tensor, mask_fraction: float, order: str = "signed", generator: torch.Generator | None = None) -> Tensor:
+def border(image: Tensor, border_width: float) -> Tensor:
+    """The pixels nearer to an edge than ``border_width`` of that side, ``[1, 1, H, W]`` bool; all of them for 0.5."""
+    ends = [torch.arange(side, device=image.device) for side in image.shape[2:]]
+    near = [torch.minimum(end, end.flip(0)) < border_width * len(end) for end in ends]
+    return (near[0][:, None] | near[1][None, :])[None, None]
+
+
+def lowest_mask(
+    gradient: Tensor,
+    mask_fraction: float,
+    order: str = "signed",
+    generator: torch.Generator | None = None,
+    region: Tensor | None = None,
+) -> Tensor:
     """The floor(``mask_fraction`` * H * W) pixels of lowest gradient in each image, ``[B, 1, H, W]`` bool (Eq. 3).
 
     Args:
@@ -47,10 +60,12 @@ def lowest_mask(gradient: Tensor, mask_fraction: float, order: str = "signed", g
             pixels that these two would mask last) or "random" (any, whatever the gradient). Ties go to the first in
             raster order.
         generator: source of the random order; the global one when ``None``.
+        region: ``[1, 1, H, W]`` bool; only its pixels are masked, and ``mask_fraction`` is a share of them.
     """
     batch, _, height, width = gradient.shape
+    n_pixels = height * width if region is None else int(region.sum())
     # 0.29 * 100 is 28.999999999999996 in floating point; rounding first makes the floor the one a reader expects.
-    n_masked = math.floor(round(mask_fraction * height * width, 6))
+    n_masked = math.floor(round(mask_fraction * n_pixels, 6))
     value = gradient.sum(dim=1).flatten(1)
     if order.endswith("magnitude"):
         value = value.abs()
@@ -58,6 +73,8 @@ def lowest_mask(gradient: Tensor, mask_fraction: float, order: str = "signed", g
         value = -value
     elif order == "random":
         value = torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device)
+    if region is not None:
+        value = value.masked_fill(~region.flatten(1), math.inf)
     lowest = value.argsort(dim=1, stable=True)[:, :n_masked]
     mask = torch.zeros_like(value, dtype=torch.bool).scatter_(1, lowest, True)
     return mask.view(batch, 1, height, width)
@@ -103,6 +120,7 @@ def adversarial_example(
     value_range: tuple[float, float] = (0.0, 1.0),
     clean_logits: Tensor | None = None,
     attack: str = "ce",
+    region: Tensor | None = None,
 ) -> Tensor:
     """X': the image around ``masked`` that raises the cross-entropy most (Eq. 4 and 5), inside ``value_range``.
 
@@ -122,6 +140,7 @@ def adversarial_example(
         clean_logits: f(X), ``[B, K]``, for attack "kl".
         attack: what is raised: "ce", "kl" (KL of f(X) and f(X'), as TRADES does) or "noise" (nothing: the direction is
             random, the length the same).
+        region: ``[1, 1, H, W]`` bool; only its pixels are moved.
 
     Returns:
         ``[B, C, H, W]``, detached; ``||X' - X~||_p`` is at most the radius.
@@ -134,6 +153,7 @@ def adversarial_example(
     d = torch.zeros_like(masked)
     if random_start:
         d = perturbation.random_start(masked, radius, norm, generator, value_range)
+        d = d if region is None else d * region
     for _ in range(attack_steps):
         image = (masked + d).clamp(*value_range).requires_grad_(True)
         if attack == "noise":
@@ -148,6 +168,8 @@ def adversarial_example(
                 else:
                     loss = F.cross_entropy(logits, label, reduction="sum")
             gradient = torch.autograd.grad(loss, image)[0]
+        if region is not None:
+            gradient = gradient * region
         d = d + perturbation.steepest_step(gradient, image.detach(), step, norm, value_range)
         d = perturbation.project(d, masked, radius, norm, value_range)
     return (masked + d).clamp(*value_range)

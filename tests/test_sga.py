@@ -123,6 +123,33 @@ def test_adversarial_stays_in_ball_and_box(norm, attack_steps, random_start):
     assert losses[1] > losses[0]
 
 
+def test_border_by_hand():
+    image = torch.zeros(1, 1, 5, 8)
+    assert sga.border(image, 0.25)[0, 0].int().tolist() == [[1] * 8, [1] * 8, [1, 1, 0, 0, 0, 0, 1, 1], [1] * 8, [1] * 8]
+    assert sga.border(image, 0.5).all()
+    # A share of the border: floor(0.3 * 36) of the lowest, none of them inside.
+    gradient = torch.ones_like(image)
+    gradient[..., 2, 2:6] = -1
+    mask = sga.lowest_mask(gradient, 0.3, region=sga.border(image, 0.25))
+    assert int(mask.sum()) == 10
+    assert not mask[..., 2, 2:6].any()
+
+
+@pytest.mark.parametrize("norm", ["inf", 0, 1, 2, 3.5])
+@pytest.mark.parametrize("attack", ["ce", "noise"])
+def test_nothing_changes_inside_the_border(norm, attack):
+    network = TinyNet().eval()
+    image, label = batches(1)[0].values()
+    step = SGAIteration(0.5, 1.0, (0.3, 0.3), norm, 3, True, attack=attack, border_width=0.2)
+    stages = step.stages(network, image, label, torch.Generator().manual_seed(0))
+    region = sga.border(image, 0.2).expand_as(image)
+    assert torch.equal(stages["adversarial"][~region], image[~region])
+    assert not torch.equal(stages["adversarial"][region], stages["masked"][region])
+    d = (stages["adversarial"] - stages["masked"]).double()
+    radius = float(sga.perturbation.radius(torch.tensor(0.3), step.norm, image[0].numel()))
+    assert float(sga.perturbation.lp_norm(d, step.norm).max()) <= radius * (1 + 1e-5) + 1e-6
+
+
 def test_kl_weight_zero_is_plain_training_bit_for_bit():
     data = batches()
     plain = TinyNet()
@@ -289,6 +316,8 @@ def test_bf16_trains_in_float32_parameters():
         ({"epsilon_range": 0.03}, "epsilon_range"),
         ({"random_start": "false"}, "random_start"),
         ({"seed": -1}, "seed"),
+        ({"border_width": 0}, "border_width"),
+        ({"border_width": 0.6}, "border_width"),
         ({"value_range": (1, 0)}, "value_range"),
     ],
 )
