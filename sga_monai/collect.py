@@ -21,7 +21,7 @@ from sga_monai.errors import InputError
 from sga_monai.experiment import is_finished
 from sga_monai.files import write_csv, write_whole
 from sga_monai.plan import ALL, Plan
-from sga_monai.records import INTERNAL, VALIDATION, Record, experiment_records, read_records, write_records
+from sga_monai.records import INTERNAL, VALIDATION, Record, experiment_records, is_reported, read_records, write_records
 from sga_monai.rendering import inline_svg, page_templates, table_text
 
 # Okabe and Ito's colors, which the color-blind can tell apart.
@@ -136,7 +136,7 @@ def _tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[s
     if not means:
         return []
     sets = {mean["set"]: mean for mean in means}
-    outside = [name for name in sets if not name.startswith(INTERNAL)]
+    outside = [name for name in sets if is_reported(name, head.get("selection_set", ""))]
     conditions = head["condition"] != [ALL]
     first = ["method", *([head["axis"] or "condition"] if conditions else []), "seeds"]
     columns = [*first, *(f"{name} ({sets[name]['n_positive']}+, {sets[name]['n_negative']}-)" for name in sets)]
@@ -169,12 +169,18 @@ def _tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[s
 def _lines(records: Sequence[Record]) -> list[str]:
     """What must be said beside the tables: selection, extent, command, versions."""
     head, cells = records[0], [record for record in records if record["kind"] == "cell"]
+    means = [record for record in records if record["kind"] == "mean" and is_reported(record["set"], head.get("selection_set", ""))]
     lines = []
     for record in records:
         if record["kind"] == "selection":
             where = f" at {record['condition']}" if record["condition"] != ALL else ""
             tie = " (a tie: this rule cannot tell them apart)" if len(record["chosen"]) > 1 else ""
-            lines.append(f"Chosen{where} by {record['rule']}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}.")
+            # What the choice is worth where it was not made.
+            worth = [mean for mean in means if record["chosen"] == [mean["method"]] and mean["condition"] == record["condition"]]
+            outside = "; " * bool(worth) + ", ".join(f"{mean['set']} {_estimate(mean['auroc'])}" for mean in worth)
+            lines.append(f"Chosen{where} by {record['rule']}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}{outside}.")
+    if head.get("selection_set"):
+        lines.append(f"{head['selection_set']} chooses and is no result: not in the average, nor among the comparisons.")
     lines.append(f"{head['n_finished']} of {head['n_cells']} cells, seeds {', '.join(map(str, head['seed']))}.")
     if len(head["seed"]) == 1:
         lines.append("One seed: intervals and p are over patients alone and say nothing of how much another training would differ.")

@@ -28,6 +28,7 @@ SCHEMA = {
         "axis": {"type": "string"},
         "seeds": {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "integer", "minimum": 0}},
         "baseline": {"type": "string"},
+        "selection_set": {"type": "string", "minLength": 1},
         "phantoms": {
             "type": "object",
             "additionalProperties": {
@@ -84,6 +85,7 @@ class Plan:
         config_file: of the bundle.
         cells: in the order in which they run: seed by seed, so that an experiment that was stopped is whole up to a seed.
         baseline: the method that the others are compared with.
+        selection_set: the external set that may choose among the methods, and is therefore no result; empty for none.
         axis: name of the numbers that the conditions' names are; empty where they are none.
         phantoms: folders to draw when they are absent, with the options of ``write_phantom``.
     """
@@ -94,6 +96,7 @@ class Plan:
     config_file: str
     cells: tuple[Cell, ...]
     baseline: str
+    selection_set: str
     axis: str
     phantoms: Mapping[str, Mapping[str, Any]]
 
@@ -103,12 +106,12 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
 
     Args:
         path: JSON with ``title, question, settings, methods, seeds`` and, where wanted, ``config_file, conditions, axis,
-            baseline, phantoms``. Overrides are merged in the order settings, condition, method.
+            baseline, selection_set, phantoms``. Overrides are merged in the order settings, condition, method.
         settings: overrides that the machine decides, such as ``dataset_dir``; they win over the plan's ``settings``.
 
     Raises:
-        InputError: when the file is missing, not JSON or not a plan, the baseline is no method, or two cells have one
-            folder.
+        InputError: when the file is missing, not JSON or not a plan, the baseline is no method, the selection set no external set,
+            or two cells have one folder.
     """
     name = Path(path).name
     try:
@@ -141,12 +144,19 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     for cell in cells:
         if "output_dir" in cell.settings or "resume" in cell.settings:
             raise InputError(f"{name}: output_dir and resume are the experiment's to set; remove them")
+    selection_set = content.get("selection_set", "")
+    for cell in cells if selection_set else ():
+        external = cell.settings.get("external_manifests")
+        names = [Path(manifest).stem for manifest in external] if isinstance(external, list) else []
+        if selection_set not in names:
+            raise InputError(f"{name}: selection_set {selection_set!r} is none of external_manifests ({', '.join(names) or 'not given'})")
     config_file = content.get("config_file", "bundles/sga/train.json")
     try:
         json.loads(Path(config_file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(f"{name}: config_file {config_file} is no JSON file here; start in the folder that it is relative to") from None
-    return Plan(Path(path).stem, content["title"], content["question"], config_file, cells, baseline, axis, content.get("phantoms", {}))
+    phantoms = content.get("phantoms", {})
+    return Plan(Path(path).stem, content["title"], content["question"], config_file, cells, baseline, selection_set, axis, phantoms)
 
 
 def slug(name: str) -> str:

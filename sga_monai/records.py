@@ -35,7 +35,7 @@ def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
     Returns:
         One of kind "experiment", then one of kind "cell" for each run, "mean" for each method, condition and set (AUROC
         over seeds and patients, difference from internal, difference from the baseline with Holm's p over all of the
-        experiment's comparisons outside), and "selection" for each condition and rule.
+        experiment's comparisons on reported sets), and "selection" for each condition and rule.
     """
     cells = [cell for cell in plan.cells if cell in runs]
     head: Record = {
@@ -44,6 +44,7 @@ def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
         "title": plan.title,
         "question": plan.question,
         "baseline": plan.baseline,
+        "selection_set": plan.selection_set,
         "axis": plan.axis,
         "n_cells": len(plan.cells),
         "n_finished": len(cells),
@@ -58,14 +59,19 @@ def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
             if cell.condition == condition:
                 by_method.setdefault(cell.method, {})[cell.seed] = scores[cell]
         means += _means(condition, by_method, plan.baseline)
-    compared = [mean for mean in means if mean["against_baseline"] and not mean["set"].startswith(INTERNAL)]
+    compared = [mean for mean in means if mean["against_baseline"] and is_reported(mean["set"], plan.selection_set)]
     for mean, p in zip(compared, holm([mean["against_baseline"]["p"] for mean in compared]), strict=True):
         mean["against_baseline"]["p_holm"] = p
     records += means
     for condition in head["condition"]:
-        records += _selections(condition, [mean for mean in means if mean["condition"] == condition])
+        records += _selections(condition, [mean for mean in means if mean["condition"] == condition], plan.selection_set)
     result: list[Record] = [plain(record) for record in records]
     return result
+
+
+def is_reported(name: str, selection_set: str) -> bool:
+    """Whether a set is a result: external, and not the one that may choose among the methods."""
+    return not name.startswith(INTERNAL) and name != selection_set
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
@@ -186,20 +192,22 @@ def _against(tables: Mapping[int, pd.DataFrame], baseline: Mapping[int, pd.DataF
     return asdict(mean_difference(joined[: len(common)], joined[len(common) :], rows["label"], rows["patient"]))
 
 
-def _selections(condition: str, means: Sequence[Record]) -> list[Record]:
-    """Which method each rule would choose: by internal validation, or by the paper's average over the test sets."""
-    value: dict[str, dict[str, float]] = {VALIDATION: {}, "oracle": {}}
-    for method in dict.fromkeys(mean["method"] for mean in means):
-        of = {mean["set"]: mean["auroc"]["value"] for mean in means if mean["method"] == method}
-        outside = [area for name, area in of.items() if not name.startswith(INTERNAL)]
-        if not math.isnan(of.get(VALIDATION, math.nan)):
-            value[VALIDATION][method] = of[VALIDATION]
-        if outside and not math.isnan(sum(outside) + of.get(INTERNAL, math.nan)):
-            value["oracle"][method] = (of[INTERNAL] + sum(outside) / len(outside)) / 2
+def _selections(condition: str, means: Sequence[Record], selection_set: str) -> list[Record]:
+    """Which method each rule would choose: internal validation, the selection set, or the paper's average over the test sets."""
     rules = {
         VALIDATION: "internal validation AUROC",
+        selection_set: f"AUROC at {selection_set}, a source held out for selection",
         "oracle": "average of the internal and external test AUROC (oracle: it looks at the test)",
     }
+    value: dict[str, dict[str, float]] = {rule: {} for rule in rules if rule}
+    for method in dict.fromkeys(mean["method"] for mean in means):
+        of = {mean["set"]: mean["auroc"]["value"] for mean in means if mean["method"] == method}
+        outside = [area for name, area in of.items() if is_reported(name, selection_set)]
+        for name in (VALIDATION, selection_set):
+            if not math.isnan(of.get(name, math.nan)):
+                value[name][method] = of[name]
+        if outside and not math.isnan(sum(outside) + of.get(INTERNAL, math.nan)):
+            value["oracle"][method] = (of[INTERNAL] + sum(outside) / len(outside)) / 2
     records = []
     for rule, by_method in value.items():
         if by_method:

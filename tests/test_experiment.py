@@ -76,6 +76,8 @@ def test_cells_are_whole_seeds_first_and_overrides_are_merged_in_order(tmp_path)
         ({"methods": {"TensorBoard": {}}}, "must not be tensorboard"),
         ({"config_file": "nowhere.json"}, "no JSON file here"),
         ({"colour": 1}, "colour"),
+        ({"selection_set": "far"}, "selection_set 'far' is none of external_manifests .not given."),
+        ({"selection_set": "far", "settings": {"external_manifests": ["m/near.csv"]}}, "none of external_manifests .near."),
     ],
 )
 def test_a_bad_plan_is_refused_in_a_sentence(tmp_path, changes, message):
@@ -193,6 +195,32 @@ def test_records_are_the_statistics_of_the_predictions(fake):
     assert means["NT", "far"]["against_baseline"] is None
     rules = {r["rule"].split()[0]: r for r in records if r["kind"] == "selection"}
     assert rules["average"]["chosen"] == ["SGA"]
+
+
+def test_a_held_out_source_chooses_and_is_no_result(fake, tmp_path):
+    _, out = fake
+    settings = TINY | {"external_manifests": ["m/near.csv", "m/far.csv"]}
+    plan = read_plan(write_plan(tmp_path / "held.json", seeds=[0, 1, 2], settings=settings, selection_set="near"))
+    for cell in plan.cells:
+        path = out / cell.folder / "predictions.csv"
+        table = pd.read_csv(path)
+        near = table[table["set"] == "far"].assign(set="near")
+        # Where it chooses, the baseline is better than SGA, which is better on the reported set.
+        near["score"] = near["label"] * (1 if cell.method == "NT" else -1)
+        pd.concat([table, near]).to_csv(path, index=False)
+    records = collect.collect_experiment(plan, out)
+    rules = {r["rule"].split()[0]: r for r in records if r["kind"] == "selection"}
+    assert rules["AUROC"]["chosen"] == ["NT"]
+    assert rules["AUROC"]["all"] == {"NT": 1.0, "SGA": 0.0}
+    assert rules["average"]["chosen"] == ["SGA"]
+    against = {(r["method"], r["set"]): r["against_baseline"] for r in records if r["kind"] == "mean" and r["method"] == "SGA"}
+    assert against["SGA", "far"]["p_holm"] == against["SGA", "far"]["p"]
+    assert "p_holm" not in against["SGA", "near"]
+    text = (out / "results.md").read_text()
+    far = next(r["auroc"]["value"] for r in records if r["kind"] == "mean" and (r["method"], r["set"]) == ("NT", "far"))
+    assert f"Chosen by AUROC at near, a source held out for selection: NT, 1.000; far {far:.3f} [" in text
+    assert "near chooses and is no result" in text
+    assert "difference near" not in text
 
 
 def test_tables_page_and_picture_come_from_the_records_alone(fake, tmp_path):
