@@ -104,9 +104,11 @@ def test_a_killed_experiment_goes_on_to_the_same_table(tmp_path, phantom_dir):
     }  # fmt: skip
     plan = write_plan(tmp_path / "plan.json", settings=settings, seeds=[0, 1])
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    whole = run(plan, straight, phantom_dir)
+    # With a cache here and without one below: the tables must be the same.
+    whole = run(plan, straight, phantom_dir, "--cache-dir", str(tmp_path / "cache"))
     assert whole.returncode == 0, whole.output
     assert "4/4" in whole.output
+    assert list((tmp_path / "cache").iterdir())
 
     process = run(plan, killed, phantom_dir, wait=False)
     deadline = time.monotonic() + 120
