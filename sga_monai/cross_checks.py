@@ -10,7 +10,8 @@ import pandas as pd
 
 from sga_monai.embedding import chance_distance, frechet_distance
 from sga_monai.probes import METADATA, metadata_auroc
-from sga_monai.reference import FEATURES
+from sga_monai.reference import AXIS, FEATURES
+from sga_monai.source_profile import told_apart
 from sga_monai.statistics import auroc, mean_change
 
 PSI_FLAG = 0.2
@@ -57,6 +58,23 @@ def embedding_distance(site: Mapping[str, Any] | None, internal: Mapping[str, An
         return None
     chance = chance_distance(site["n"], internal["n"])
     return {"distance": frechet_distance(site, internal), "chance": chance, "n": site["n"], "n_internal": internal["n"]}
+
+
+def site_probe(scored: pd.DataFrame, internal: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Can this site be told from the internal images by the network's features?
+
+    Args:
+        scored: the scored rows of ``evaluate_bundle``'s predictions.
+        internal: ``embedding`` of ``read_reference``.
+
+    Returns:
+        ``value, low, high, n`` of ``told_apart``; ``None`` where the bundle has no profile, or with too few patients.
+    """
+    columns = [name for name in scored if str(name).startswith(AXIS)]
+    profile = (internal or {}).get("profile")
+    if profile is None or len(columns) != len(profile["axes"]):
+        return None
+    return told_apart(scored[columns], scored["patient"], profile)
 
 
 def shortcut_audit(scored: pd.DataFrame) -> dict[str, Any]:

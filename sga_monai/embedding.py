@@ -17,11 +17,36 @@ from torch.utils.hooks import RemovableHandle
 
 from sga_monai.errors import InputError
 from sga_monai.files import write_whole
+from sga_monai.source_profile import N_AXES, source_profile
 
 N_FEATURES = 512
 # Moments of fewer images come close to a case's own features.
 FEWEST = 10
 _NUMBERS = {"type": "number", "minimum": -1e12, "maximum": 1e12}
+_AXIS = {"type": "array", "items": _NUMBERS, "minItems": 1, "maxItems": N_AXES}
+PROFILE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["axes", "halves"],
+    "properties": {
+        "axes": _AXIS | {"items": {"type": "array", "items": _NUMBERS, "minItems": N_FEATURES, "maxItems": N_FEATURES}},
+        "halves": {
+            "type": "array",
+            "minItems": 2,
+            "maxItems": 2,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["n_patients", "mean", "covariance"],
+                "properties": {
+                    "n_patients": {"type": "integer", "minimum": 2, "maximum": 10**9},
+                    "mean": _AXIS,
+                    "covariance": _AXIS | {"items": _AXIS},
+                },
+            },
+        },
+    },
+}
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
@@ -30,6 +55,7 @@ SCHEMA = {
         "n": {"type": "integer", "minimum": FEWEST, "maximum": 10**9},
         "mean": {"type": "array", "items": _NUMBERS, "minItems": N_FEATURES, "maxItems": N_FEATURES},
         "variance": {"type": "array", "items": _NUMBERS | {"minimum": 0}, "minItems": N_FEATURES, "maxItems": N_FEATURES},
+        "profile": PROFILE,
     },
 }
 
@@ -97,12 +123,18 @@ def moments(features: ArrayLike) -> dict[str, Any] | None:
     return {"n": len(values), "mean": values.mean(axis=0).tolist(), "variance": values.var(axis=0, ddof=1).tolist()}
 
 
-def write_embedding(path: Path, features: ArrayLike) -> None:
-    """Write ``moments`` as JSON; nothing, and nothing of an earlier run stays, below ``FEWEST`` images."""
+def write_embedding(path: Path, features: ArrayLike, patient: ArrayLike | None = None) -> None:
+    """Write ``moments`` as JSON; nothing, and nothing of an earlier run stays, below ``FEWEST`` images.
+
+    With ``patient`` ``[N]``, any keys, it has ``source_profile`` too, where there are patients enough.
+    """
     content = moments(features)
     if content is None:
         path.unlink(missing_ok=True)
         return
+    profile = None if patient is None else source_profile(features, patient)
+    if profile is not None:
+        content["profile"] = profile
     write_whole(path, lambda temporary: temporary.write_text(json.dumps(content) + "\n"))
 
 
@@ -117,16 +149,34 @@ def read_embedding(path: Path) -> dict[str, Any] | None:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         jsonschema.validate(content, SCHEMA)
-        if not is_finite(content):
-            raise ValueError("NaN")
+        if not is_sound(content):
+            raise ValueError("NaN, or sizes that differ")
     except (OSError, ValueError, RecursionError, jsonschema.ValidationError):
         raise InputError(f"{path.name} is damaged; run again what wrote it") from None
     return content
 
 
-def is_finite(embedding: Mapping[str, Any]) -> bool:
-    """Whether no number is NaN, which JSON as Python reads it may hold and a schema does not see."""
-    return bool(np.isfinite(embedding["mean"]).all() and np.isfinite(embedding["variance"]).all())
+def is_sound(embedding: Mapping[str, Any]) -> bool:
+    """What a schema does not see: no NaN, which JSON as Python reads it may hold, and as many axes everywhere."""
+    arrays = [embedding["mean"], embedding["variance"]]
+    profile = embedding.get("profile")
+    if profile:
+        n_axes = len(profile["axes"])
+        for half in profile["halves"]:
+            if len(half["mean"]) != n_axes or [len(line) for line in half["covariance"]] != [n_axes] * n_axes:
+                return False
+            arrays += [half["mean"], half["covariance"]]
+        arrays.append(profile["axes"])
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+def along_axes(features: ArrayLike, embedding: Mapping[str, Any] | None) -> NDArray[np.float64]:
+    """A site's features ``[N, D]`` minus the internal mean, along the internal axes: ``[N, K]``, K 0 where none are known."""
+    values = np.asarray(features, dtype=np.float64)
+    if not embedding or "profile" not in embedding:
+        return np.zeros((len(values), 0))
+    projected: NDArray[np.float64] = (values - np.asarray(embedding["mean"])) @ np.asarray(embedding["profile"]["axes"]).T
+    return projected
 
 
 def frechet_distance(site: Mapping[str, Any], internal: Mapping[str, Any]) -> float:

@@ -191,7 +191,8 @@ class PredictionSaver:
         summary_writer: TensorBoard writer for the table.
         failure_limit: share of failed images above which a set has no headline figure.
         network: with it, ``embedding.json`` has the mean and variance, over the sets ``internal`` and ``internal
-            (validation)`` together, of the features before its last layer ``fc``; a site's are compared with them.
+            (validation)`` together, of the features before its last layer ``fc``, and their ``source_profile``; a site's are
+            compared with them.
     """
 
     def __init__(
@@ -209,6 +210,7 @@ class PredictionSaver:
         self.output_dir = Path(output_dir)
         self.dataset = dataset
         self.internal = internal
+        self.inside = (internal, f"{internal} (validation)")
         self.writer = summary_writer
         self.watch = None if network is None else FeatureWatch(network)
         self.frames: list[pd.DataFrame] = []
@@ -230,12 +232,15 @@ class PredictionSaver:
         figures = {"score": score.numpy(), "probability": torch.sigmoid(score).numpy()}
         self.frames.append(pd.DataFrame(frame | figures | image_features(output[Keys.IMAGE])))
         if self.watch is not None:
-            self.watch.keep([name in (self.internal, f"{self.internal} (validation)") for name in frame["set"]])
+            self.watch.keep([name in self.inside for name in frame["set"]])
 
     def save(self, engine: Engine) -> None:
         """Write the files and show the table."""
         predictions = pd.concat(self.frames, ignore_index=True)
         self.frames = []
+        if self.watch is not None:
+            kept = predictions["set"].isin(self.inside)
+            write_embedding(self.output_dir / "embedding.json", self.watch.finish(), predictions.loc[kept, "patient"])
         predictions["error"] = ""
         if self.dataset.failures:
             failed = pd.DataFrame(self.dataset.failures)[["set", "row", "patient", "label", "code"]]
@@ -245,8 +250,6 @@ class PredictionSaver:
         order = {name: i for i, name in enumerate(dict.fromkeys(predictions["set"]))}
         predictions = predictions.sort_values(["set", "row"], key=lambda c: c.map(order) if c.name == "set" else c)
         write_csv(self.output_dir / "predictions.csv", predictions)
-        if self.watch is not None:
-            write_embedding(self.output_dir / "embedding.json", self.watch.finish())
         if (predictions["label"] < 0).all():
             logger.info("%d images scored, %d failed", predictions["score"].notna().sum(), len(self.dataset.failures))
             return

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_curve
 from sga_monai.calibration import calibration
 from sga_monai.decisions import youden_threshold
 from sga_monai.embedding import SCHEMA as EMBEDDING
-from sga_monai.embedding import is_finite
+from sga_monai.embedding import is_sound
 from sga_monai.errors import InputError
 from sga_monai.files import plain
 from sga_monai.statistics import auroc, auroc_covariance, paired_difference
@@ -25,6 +25,8 @@ INTERNAL, VALIDATION = "internal", "internal (validation)"
 FPR_GRID = tuple(round(0.05 * i, 2) for i in range(21))
 # The columns of a site's manifest by which a report is divided.
 GROUPS = ("sex", "age", "view", "manufacturer", "negative_type", "period")
+# Columns of predictions: the network's features along the axes of the internal ones.
+AXIS = "feature_axis_"
 FEATURES = ("image_mean", "image_sd", "image_dark")
 NUMBER = {"type": ["number", "null"]}
 ESTIMATE = {
@@ -91,7 +93,7 @@ def make_reference(
         predictions: "sga" and, where there is a twin, "nt": columns ``set, row, patient, label, score`` and features.
             The threshold is Youden's on the validation set; every other figure is of the internal test set.
         sha256: of each model's weights.
-        embedding: moments of the internal images' features, of the run's ``embedding.json``; left out when ``None``.
+        embedding: of the internal images' features, the run's ``embedding.json``; left out when ``None``.
         facts: ``name, version, image_size, voi``.
 
     Raises:
@@ -145,8 +147,8 @@ def read_reference(path: str | Path) -> dict[str, Any]:
     try:
         reference: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
         jsonschema.validate(reference, SCHEMA)
-        if "embedding" in reference and not is_finite(reference["embedding"]):
-            raise ValueError("NaN")
+        if "embedding" in reference and not is_sound(reference["embedding"]):
+            raise ValueError("NaN, or sizes that differ")
     except (OSError, ValueError, RecursionError, jsonschema.ValidationError):
         raise InputError("reference.json is missing or not as sga-monai package writes it; ask for the bundle again") from None
     return reference

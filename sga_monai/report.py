@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from sga_monai.calibration import calibration
-from sga_monai.cross_checks import drift, embedding_distance, shortcut_audit
+from sga_monai.cross_checks import drift, embedding_distance, shortcut_audit, site_probe
 from sga_monai.decisions import net_benefit, operating_point
 from sga_monai.embedding import read_embedding
 from sga_monai.errors import InputError
@@ -81,6 +81,7 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
         "subgroups": _subgroups(scored),
         "drift": drift(scored, reference),
         "embedding": embedding_distance(embedding, reference.get("embedding")),
+        "site_probe": site_probe(scored, reference.get("embedding")),
         "shortcut_audit": shortcut_audit(scored),
         "planning": {"half_width_at_0.8": _half_width(summary)},
     }

@@ -41,6 +41,7 @@ from sga_monai.release import check_release, make_release, numbers, suppress
 from sga_monai.report import make_report
 from sga_monai.report_html import write_html
 from sga_monai.site_key import new_site_key
+from sga_monai.source_profile import told_apart
 from sga_monai.verify import lint_bundle, verify_bundle, verify_signature
 
 BUNDLE = "sga_cxr-0.1.0"
@@ -143,8 +144,13 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert report["embedding"]["n"] == report["cohort"]["images"]
     assert report["embedding"]["n_internal"] == 80
     assert f"{report['embedding']['distance']:.2f} times the internal spread" in html
+    probe, scored = report["site_probe"], pd.read_csv(hospital / "out/predictions.csv").dropna(subset="score")
+    columns = [name for name in scored if name.startswith("feature_axis_")]
+    assert probe == pytest.approx(told_apart(scored[columns], scored["patient"], internal["embedding"]["profile"]))
+    assert probe["n"] == report["cohort"]["images"]
+    assert f"from an internal one with AUROC {probe['value']:.3f} [" in html
     assert [sorted(line) for line in report["drift"]] == [["feature", "flag", "ks", "psi"]] * 3
-    assert not re.search("embedding|distance|tag|only_lungs|lungs_blank", (hospital / "release.json").read_text())
+    assert not re.search("embedding|distance|probe|axis|tag|only_lungs|lungs_blank", (hospital / "release.json").read_text())
     assert (hospital / "pooled/pooled.html").is_file()
     # Again with the same inputs: the same predictions; a third time the second is set aside.
     for _ in range(2):
@@ -661,6 +667,9 @@ def test_reference_and_report_refuse_what_is_not_theirs(bundle, evaluated, tmp_p
     changes = [{"name": "$x"}, {"image_size": 10**6}, {"extra": 1}, {"models": {}}]
     for values in ({"n": 9}, {"mean": [0.0] * 511}, {"variance": [-1.0] * 512}, {"mean": [float("nan")] * 512}, {"mean": [1e300] * 512}):
         changes.append({"embedding": reference["embedding"] | values})
+    profile = reference["embedding"]["profile"]
+    for values in ({"axes": profile["axes"][:1]}, {"axes": []}, {"halves": profile["halves"][:1]}, {"axes": [[float("nan")] * 512] * 8}):
+        changes.append({"embedding": reference["embedding"] | {"profile": profile | values}})
     for change in changes:
         (tmp_path / "reference.json").write_text(json.dumps(reference | change))
         with pytest.raises(InputError, match=r"reference\.json is missing or not as"):
