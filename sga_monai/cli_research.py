@@ -25,7 +25,7 @@ def experiment(
     plan: Annotated[Path, typer.Argument(help="JSON of bundles/sga/experiments/.")],
     output_dir: Annotated[Path | None, typer.Option(help="Default runs/<plan>. The same command goes on where it was stopped.")] = None,
     dataset_dir: Annotated[str | None, typer.Option(help="The folder of the collections, where it is not the plan's.")] = None,
-    cache_dir: Annotated[str | None, typer.Option(help="Folder of prepared images, so that only the first cell decodes them.")] = None,
+    cache_dir: Annotated[str | None, typer.Option(help="Folder of prepared images: each is decoded once, not in every cell.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at once; each gets its share of the cores.", min=1)] = 1,
     reuse: Annotated[list[Path] | None, typer.Option(help="Other experiment whose equal cells are copied; repeatable.")] = None,
 ) -> None:

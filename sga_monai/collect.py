@@ -21,7 +21,7 @@ from sga_monai.errors import InputError
 from sga_monai.experiment import is_finished
 from sga_monai.files import write_csv, write_whole
 from sga_monai.plan import ALL, Plan
-from sga_monai.records import INTERNAL, VALIDATION, Record, experiment_records, is_reported, read_records, write_records
+from sga_monai.records import INTERNAL, ORACLE, VALIDATION, Record, experiment_records, is_reported, read_records, write_records
 from sga_monai.rendering import inline_svg, page_templates, table_text
 
 # Okabe and Ito's colors, which the color-blind can tell apart.
@@ -175,8 +175,9 @@ def _lines(records: Sequence[Record]) -> list[str]:
         if record["kind"] == "selection":
             where = f" at {record['condition']}" if record["condition"] != ALL else ""
             tie = " (a tie: this rule cannot tell them apart)" if len(record["chosen"]) > 1 else ""
-            # What the choice is worth where it was not made.
-            worth = [mean for mean in means if record["chosen"] == [mean["method"]] and mean["condition"] == record["condition"]]
+            # What the choice is worth where it was not made; the oracle has no such place.
+            honest = ORACLE not in record["rule"]
+            worth = [mean for mean in means if honest and [mean["method"], mean["condition"]] == [*record["chosen"], record["condition"]]]
             outside = "; " * bool(worth) + ", ".join(f"{mean['set']} {_estimate(mean['auroc'])}" for mean in worth)
             lines.append(f"Chosen{where} by {record['rule']}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}{outside}.")
     if head.get("selection_set"):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from sga_monai.embedding import chance_distance, frechet_distance
 from sga_monai.probes import METADATA, metadata_auroc
-from sga_monai.reference import AXIS, FEATURES
+from sga_monai.reference import FEATURES
 from sga_monai.source_profile import told_apart
 from sga_monai.statistics import auroc, mean_change
 
@@ -70,11 +70,10 @@ def site_probe(scored: pd.DataFrame, internal: Mapping[str, Any] | None) -> dict
     Returns:
         ``value, low, high, n`` of ``told_apart``; ``None`` where the bundle has no profile, or with too few patients.
     """
-    columns = [name for name in scored if str(name).startswith(AXIS)]
     profile = (internal or {}).get("profile")
-    if profile is None or len(columns) != len(profile["axes"]):
+    if profile is None or "site_score" not in scored:
         return None
-    return told_apart(scored[columns], scored["patient"], profile)
+    return told_apart(scored["site_score"], scored["label"], scored["patient"], profile)
 
 
 def shortcut_audit(scored: pd.DataFrame) -> dict[str, Any]:

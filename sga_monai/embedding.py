@@ -17,34 +17,37 @@ from torch.utils.hooks import RemovableHandle
 
 from sga_monai.errors import InputError
 from sga_monai.files import write_whole
-from sga_monai.source_profile import N_AXES, source_profile
+from sga_monai.source_profile import FEWEST as FEWEST_PATIENTS
+from sga_monai.source_profile import LABELS, N_AXES, source_profile
 
 N_FEATURES = 512
 # Moments of fewer images come close to a case's own features.
 FEWEST = 10
 _NUMBERS = {"type": "number", "minimum": -1e12, "maximum": 1e12}
-_AXIS = {"type": "array", "items": _NUMBERS, "minItems": 1, "maxItems": N_AXES}
-PROFILE = {
+_POSITIVE = {"type": "number", "minimum": 1e-24, "maximum": 1e24}
+_EACH_FEATURE = {"type": "array", "minItems": N_FEATURES, "maxItems": N_FEATURES}
+_COORDINATES = {"type": "array", "minItems": 2, "maxItems": N_AXES + 1}
+_GAUSSIAN = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["axes", "halves"],
+    "required": ["n_patients", "mean", "covariance"],
     "properties": {
-        "axes": _AXIS | {"items": {"type": "array", "items": _NUMBERS, "minItems": N_FEATURES, "maxItems": N_FEATURES}},
-        "halves": {
-            "type": "array",
-            "minItems": 2,
-            "maxItems": 2,
-            "items": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["n_patients", "mean", "covariance"],
-                "properties": {
-                    "n_patients": {"type": "integer", "minimum": 2, "maximum": 10**9},
-                    "mean": _AXIS,
-                    "covariance": _AXIS | {"items": _AXIS},
-                },
-            },
-        },
+        "n_patients": {"type": "integer", "minimum": FEWEST_PATIENTS, "maximum": 10**9},
+        "mean": _COORDINATES | {"items": _NUMBERS},
+        "covariance": _COORDINATES | {"items": _COORDINATES | {"items": _NUMBERS}},
+    },
+}
+_BY_LABEL = {"type": "object", "additionalProperties": False, "required": [*LABELS], "properties": dict.fromkeys(LABELS, _GAUSSIAN)}
+_HALF = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["center", "axes", "rest", "drawn", "judge"],
+    "properties": {
+        "center": _EACH_FEATURE | {"items": _NUMBERS},
+        "axes": {"type": "array", "items": _EACH_FEATURE | {"items": _NUMBERS}, "minItems": 1, "maxItems": N_AXES},
+        "rest": _EACH_FEATURE | {"items": _POSITIVE},
+        "drawn": _BY_LABEL,
+        "judge": _BY_LABEL,
     },
 }
 SCHEMA = {
@@ -55,7 +58,7 @@ SCHEMA = {
         "n": {"type": "integer", "minimum": FEWEST, "maximum": 10**9},
         "mean": {"type": "array", "items": _NUMBERS, "minItems": N_FEATURES, "maxItems": N_FEATURES},
         "variance": {"type": "array", "items": _NUMBERS | {"minimum": 0}, "minItems": N_FEATURES, "maxItems": N_FEATURES},
-        "profile": PROFILE,
+        "profile": {"type": "array", "items": _HALF, "minItems": 2, "maxItems": 2},
     },
 }
 
@@ -123,16 +126,16 @@ def moments(features: ArrayLike) -> dict[str, Any] | None:
     return {"n": len(values), "mean": values.mean(axis=0).tolist(), "variance": values.var(axis=0, ddof=1).tolist()}
 
 
-def write_embedding(path: Path, features: ArrayLike, patient: ArrayLike | None = None) -> None:
+def write_embedding(path: Path, features: ArrayLike, label: ArrayLike | None = None, patient: ArrayLike | None = None) -> None:
     """Write ``moments`` as JSON; nothing, and nothing of an earlier run stays, below ``FEWEST`` images.
 
-    With ``patient`` ``[N]``, any keys, it has ``source_profile`` too, where there are patients enough.
+    With ``label`` and ``patient``, ``[N]`` each, it has ``source_profile`` too, where there are patients enough.
     """
     content = moments(features)
     if content is None:
         path.unlink(missing_ok=True)
         return
-    profile = None if patient is None else source_profile(features, patient)
+    profile = None if label is None or patient is None else source_profile(features, label, patient)
     if profile is not None:
         content["profile"] = profile
     write_whole(path, lambda temporary: temporary.write_text(json.dumps(content) + "\n"))
@@ -159,24 +162,14 @@ def read_embedding(path: Path) -> dict[str, Any] | None:
 def is_sound(embedding: Mapping[str, Any]) -> bool:
     """What a schema does not see: no NaN, which JSON as Python reads it may hold, and as many axes everywhere."""
     arrays = [embedding["mean"], embedding["variance"]]
-    profile = embedding.get("profile")
-    if profile:
-        n_axes = len(profile["axes"])
-        for half in profile["halves"]:
-            if len(half["mean"]) != n_axes or [len(line) for line in half["covariance"]] != [n_axes] * n_axes:
+    for half in embedding.get("profile", ()):
+        size = len(half["axes"]) + 1
+        arrays += [half["center"], half["axes"], half["rest"]]
+        for gaussian in (half[role][label] for role in ("drawn", "judge") for label in LABELS):
+            if len(gaussian["mean"]) != size or [len(line) for line in gaussian["covariance"]] != [size] * size:
                 return False
-            arrays += [half["mean"], half["covariance"]]
-        arrays.append(profile["axes"])
+            arrays += [gaussian["mean"], gaussian["covariance"]]
     return all(bool(np.isfinite(array).all()) for array in arrays)
-
-
-def along_axes(features: ArrayLike, embedding: Mapping[str, Any] | None) -> NDArray[np.float64]:
-    """A site's features ``[N, D]`` minus the internal mean, along the internal axes: ``[N, K]``, K 0 where none are known."""
-    values = np.asarray(features, dtype=np.float64)
-    if not embedding or "profile" not in embedding:
-        return np.zeros((len(values), 0))
-    projected: NDArray[np.float64] = (values - np.asarray(embedding["mean"])) @ np.asarray(embedding["profile"]["axes"]).T
-    return projected
 
 
 def frechet_distance(site: Mapping[str, Any], internal: Mapping[str, Any]) -> float:

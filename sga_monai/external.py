@@ -27,7 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 from sga_monai.bundle import load_best_model, set_aside
 from sga_monai.controls import blank_border, blank_center, plant_tag
 from sga_monai.dataset import CXRDataset, refuse_same_bytes
-from sga_monai.embedding import along_axes, forward_with_features, write_embedding
+from sga_monai.embedding import forward_with_features, write_embedding
 from sga_monai.errors import InputError
 from sga_monai.files import write_csv, write_whole
 from sga_monai.handlers import image_features, logit_difference, row_columns
@@ -36,9 +36,10 @@ from sga_monai.lung_masks import lung_reader
 from sga_monai.manifest import load_manifest, read_manifest
 from sga_monai.network import CXRResNet18
 from sga_monai.preprocessing import preprocessing
-from sga_monai.reference import AXIS, GROUPS, read_reference
+from sga_monai.reference import GROUPS, read_reference
 from sga_monai.settings import code_digest, versions
 from sga_monai.shortcuts import score_lungs
+from sga_monai.source_profile import site_scores
 from sga_monai.steps import frozen_statistics, input_gradient
 from sga_monai.verify import SUMS, verify_bundle, verify_signature
 
@@ -100,8 +101,9 @@ def evaluate_bundle(
     dataset = CXRDataset(rows, preprocessing(reference["image_size"], reference["voi"]), True, str(out / "cache"), num_workers)
     refuse_same_bytes([dataset])
     predictions, features = _predict(networks, dataset, batch_size, lung)
-    along = along_axes(features, reference.get("embedding"))
-    predictions = predictions.assign(**{f"{AXIS}{i + 1}": column for i, column in enumerate(along.T)})
+    profile = reference.get("embedding", {}).get("profile")
+    if profile is not None:
+        predictions["site_score"] = site_scores(features, predictions["label"], predictions["patient"], profile)
     failed = pd.DataFrame(dataset.failures, columns=["row", "label", "patient", "set", "code"])
     predictions = pd.concat([predictions, failed.rename(columns={"code": "error"})], ignore_index=True)
     for key in GROUPS:

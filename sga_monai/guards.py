@@ -144,7 +144,14 @@ class RobustOverfitting:
             label = torch.tensor([int(item[Keys.LABEL]) for item in items], device=device)
             with frozen_statistics(self.network):
                 attacked = adversarial_example(
-                    self.network, image, label, epsilon, self.iteration.norm, attack_steps=10, value_range=self.iteration.value_range
+                    self.network,
+                    image,
+                    label,
+                    epsilon,
+                    self.iteration.norm,
+                    attack_steps=10,
+                    value_range=self.iteration.value_range,
+                    region=self.iteration.region(image),
                 )
                 with torch.no_grad():
                     right += int((self.network(attacked).argmax(dim=1) == label).sum())

@@ -239,8 +239,8 @@ class PredictionSaver:
         predictions = pd.concat(self.frames, ignore_index=True)
         self.frames = []
         if self.watch is not None:
-            kept = predictions["set"].isin(self.inside)
-            write_embedding(self.output_dir / "embedding.json", self.watch.finish(), predictions.loc[kept, "patient"])
+            kept = predictions[predictions["set"].isin(self.inside)]
+            write_embedding(self.output_dir / "embedding.json", self.watch.finish(), kept["label"], kept["patient"])
         predictions["error"] = ""
         if self.dataset.failures:
             failed = pd.DataFrame(self.dataset.failures)[["set", "row", "patient", "label", "code"]]

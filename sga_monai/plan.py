@@ -144,17 +144,18 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     for cell in cells:
         if "output_dir" in cell.settings or "resume" in cell.settings:
             raise InputError(f"{name}: output_dir and resume are the experiment's to set; remove them")
-    selection_set = content.get("selection_set", "")
-    for cell in cells if selection_set else ():
-        external = cell.settings.get("external_manifests")
-        names = [Path(manifest).stem for manifest in external] if isinstance(external, list) else []
-        if selection_set not in names:
-            raise InputError(f"{name}: selection_set {selection_set!r} is none of external_manifests ({', '.join(names) or 'not given'})")
     config_file = content.get("config_file", "bundles/sga/train.json")
     try:
-        json.loads(Path(config_file).read_text(encoding="utf-8"))
+        defaults = json.loads(Path(config_file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(f"{name}: config_file {config_file} is no JSON file here; start in the folder that it is relative to") from None
+    selection_set = content.get("selection_set", "")
+    for cell in cells if selection_set else ():
+        external = (defaults | dict(cell.settings)).get("external_manifests") or []
+        names = [Path(manifest).stem for manifest in ([external] if isinstance(external, str) else external)]
+        if selection_set not in names or len(names) < 2:
+            listed = ", ".join(names) or "none"
+            raise InputError(f"{name}: selection_set {selection_set!r} must be one of two or more external_manifests; there are {listed}")
     phantoms = content.get("phantoms", {})
     return Plan(Path(path).stem, content["title"], content["question"], config_file, cells, baseline, selection_set, axis, phantoms)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from sga_monai.seeds import SeedMean, combine, holm, mean_auroc, mean_difference
 from sga_monai.statistics import auroc
 
 Record = dict[str, Any]
+# Marks a rule that no one may use.
+ORACLE = "oracle: it looks at the test"
 
 
 def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
@@ -194,26 +196,23 @@ def _against(tables: Mapping[int, pd.DataFrame], baseline: Mapping[int, pd.DataF
 
 def _selections(condition: str, means: Sequence[Record], selection_set: str) -> list[Record]:
     """Which method each rule would choose: internal validation, the selection set, or the paper's average over the test sets."""
-    rules = {
-        VALIDATION: "internal validation AUROC",
-        selection_set: f"AUROC at {selection_set}, a source held out for selection",
-        "oracle": "average of the internal and external test AUROC (oracle: it looks at the test)",
-    }
-    value: dict[str, dict[str, float]] = {rule: {} for rule in rules if rule}
-    for method in dict.fromkeys(mean["method"] for mean in means):
-        of = {mean["set"]: mean["auroc"]["value"] for mean in means if mean["method"] == method}
+
+    def average(of: Mapping[str, float]) -> float:
         outside = [area for name, area in of.items() if is_reported(name, selection_set)]
-        for name in (VALIDATION, selection_set):
-            if not math.isnan(of.get(name, math.nan)):
-                value[name][method] = of[name]
-        if outside and not math.isnan(sum(outside) + of.get(INTERNAL, math.nan)):
-            value["oracle"][method] = (of[INTERNAL] + sum(outside) / len(outside)) / 2
+        return (of.get(INTERNAL, math.nan) + sum(outside) / len(outside)) / 2 if outside else math.nan
+
+    rules: dict[str, Callable[[Mapping[str, float]], float]] = {"internal validation AUROC": lambda of: of.get(VALIDATION, math.nan)}
+    if selection_set:
+        rules[f"AUROC at {selection_set}, a source held out for selection"] = lambda of: of.get(selection_set, math.nan)
+    rules[f"average of the internal and external test AUROC ({ORACLE})"] = average
+    areas: dict[str, dict[str, float]] = {}
+    for mean in means:
+        areas.setdefault(mean["method"], {})[mean["set"]] = mean["auroc"]["value"]
     records = []
-    for rule, by_method in value.items():
+    for rule, figure in rules.items():
+        by_method = {method: figure(of) for method, of in areas.items() if not math.isnan(figure(of))}
         if by_method:
             best = max(by_method.values())
             chosen = [method for method, area in by_method.items() if area > best - 5e-4]
-            records.append(
-                {"kind": "selection", "condition": condition, "rule": rules[rule], "value": best, "chosen": chosen, "all": by_method}
-            )
+            records.append({"kind": "selection", "condition": condition, "rule": rule, "value": best, "chosen": chosen, "all": by_method})
     return records

@@ -25,8 +25,6 @@ INTERNAL, VALIDATION = "internal", "internal (validation)"
 FPR_GRID = tuple(round(0.05 * i, 2) for i in range(21))
 # The columns of a site's manifest by which a report is divided.
 GROUPS = ("sex", "age", "view", "manufacturer", "negative_type", "period")
-# Columns of predictions: the network's features along the axes of the internal ones.
-AXIS = "feature_axis_"
 FEATURES = ("image_mean", "image_sd", "image_dark")
 NUMBER = {"type": ["number", "null"]}
 ESTIMATE = {

@@ -82,7 +82,7 @@ class SGAIteration:
         fill: "image_range", "value_range" or "image_mean".
         epsilon_per: "batch" or "sample".
         border_width: steps 2 and 3 change only pixels nearer to an edge than this share of that side, in (0, 0.5];
-            ``mask_fraction`` is then a share of these pixels. 0.5 is the whole image.
+            ``mask_fraction`` and the radius of the attack are then of these pixels. 0.5 is the whole image.
         detach_clean: stop the gradient of KL through f(X).
         attack: what step 3 raises: "ce" (Eq. 5), "kl" (TRADES; needs a random start or a mask, since KL has no slope
             where X' is X) or "noise".
@@ -262,7 +262,7 @@ class SGAIteration:
         """
         image, gradient = image.detach(), torch.zeros_like(image)
         mask, masked = torch.zeros_like(image[:, :1], dtype=torch.bool), image
-        region = border(image, self.border_width) if self.border_width < 0.5 else None
+        region = self.region(image)
         with frozen_statistics(network, self.attack_mode):
             if self.mask_fraction > 0:
                 if self.saliency_order != "random":
@@ -293,6 +293,10 @@ class SGAIteration:
                     region,
                 )
         return {"gradient": gradient, "mask": mask, "masked": masked, "epsilon": epsilon, "adversarial": adversarial}
+
+    def region(self, image: Tensor) -> Tensor | None:
+        """Where steps 2 and 3 may change ``image`` ``[B, C, H, W]``: ``[1, 1, H, W]`` bool, ``None`` for everywhere."""
+        return border(image, self.border_width) if self.border_width < 0.5 else None
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
         """bfloat16 autocast on ``device`` when ``precision`` is "bf16", nothing otherwise."""

@@ -140,12 +140,13 @@ def adversarial_example(
         clean_logits: f(X), ``[B, K]``, for attack "kl".
         attack: what is raised: "ce", "kl" (KL of f(X) and f(X'), as TRADES does) or "noise" (nothing: the direction is
             random, the length the same).
-        region: ``[1, 1, H, W]`` bool; only its pixels are moved.
+        region: ``[1, 1, H, W]`` bool; only its pixels are moved, and only they count in the radius.
 
     Returns:
         ``[B, C, H, W]``, detached; ``||X' - X~||_p`` is at most the radius.
     """
-    radius = perturbation.radius(epsilon, norm, masked[0].numel())
+    n_values = masked[0].numel() if region is None else masked.shape[1] * int(region.sum())
+    radius = perturbation.radius(epsilon, norm, n_values)
     if attack_steps == 1:
         step = 1.25 * radius if random_start else radius
     else:

@@ -474,6 +474,24 @@ def test_robust_overfitting_is_measured_and_ends_the_run(tmp_path, monkeypatch):
         RobustOverfitting(run.iteration, run.network, Fixed(), 1, drop=2.0)
 
 
+class Middle(torch.nn.Module):
+    """Decides by the middle of the image alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        score = self.weight * (image[:, 0, 8, 8] - 0.5)
+        return torch.stack([-score, score], dim=1)
+
+
+def test_robust_overfitting_attacks_where_the_training_does():
+    items = [{"image": torch.full((1, 16, 16), 0.49 + 0.02 * label), "label": label} for label in (0, 1)]
+    for border_width, expected in ((0.5, 0.0), (0.25, 1.0)):
+        assert RobustOverfitting(SGAIteration(border_width=border_width), Middle(), items, 1).accuracy() == expected
+
+
 def test_orders_and_seeds_depend_on_seed_and_epoch_alone():
     orders = {}
     for seed in (0, 1):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -76,8 +77,9 @@ def test_cells_are_whole_seeds_first_and_overrides_are_merged_in_order(tmp_path)
         ({"methods": {"TensorBoard": {}}}, "must not be tensorboard"),
         ({"config_file": "nowhere.json"}, "no JSON file here"),
         ({"colour": 1}, "colour"),
-        ({"selection_set": "far"}, "selection_set 'far' is none of external_manifests .not given."),
-        ({"selection_set": "far", "settings": {"external_manifests": ["m/near.csv"]}}, "none of external_manifests .near."),
+        ({"selection_set": "far"}, "selection_set 'far' must be one of two or more external_manifests; there are none"),
+        ({"selection_set": "far", "settings": {"external_manifests": ["m/near.csv", "m/b.csv"]}}, "there are near, b"),
+        ({"selection_set": "far", "settings": {"external_manifests": "m/far.csv"}}, "there are far"),
     ],
 )
 def test_a_bad_plan_is_refused_in_a_sentence(tmp_path, changes, message):
@@ -221,6 +223,7 @@ def test_a_held_out_source_chooses_and_is_no_result(fake, tmp_path):
     text = (out / "results.md").read_text()
     far = next(r["auroc"]["value"] for r in records if r["kind"] == "mean" and (r["method"], r["set"]) == ("NT", "far"))
     assert f"Chosen by AUROC at near, a source held out for selection: NT, 1.000; far {far:.3f} [" in text
+    assert re.search(r"oracle: it looks at the test\): SGA, [\d.]+\.\n", text)
     assert "near chooses and is no result" in text
     assert "difference near" not in text
 

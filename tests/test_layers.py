@@ -40,7 +40,7 @@ ALLOWED = {
     },
     "external": {
         "bundle", "controls", "dataset", "embedding", "files", "handlers", "lock", "lung_masks", "manifest", "network", "preprocessing",
-        "reference", "settings", "shortcuts", "steps", "verify",
+        "reference", "settings", "shortcuts", "source_profile", "steps", "verify",
     },
     "files": set(),
     "from_dicom": {"dicom", "files", "manifest", "raster", "reader", "site_key"},

@@ -145,12 +145,12 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert report["embedding"]["n_internal"] == 80
     assert f"{report['embedding']['distance']:.2f} times the internal spread" in html
     probe, scored = report["site_probe"], pd.read_csv(hospital / "out/predictions.csv").dropna(subset="score")
-    columns = [name for name in scored if name.startswith("feature_axis_")]
-    assert probe == pytest.approx(told_apart(scored[columns], scored["patient"], internal["embedding"]["profile"]))
+    profile = internal["embedding"]["profile"]
+    assert probe == pytest.approx(told_apart(scored["site_score"], scored["label"], scored["patient"], profile))
     assert probe["n"] == report["cohort"]["images"]
-    assert f"from an internal one with AUROC {probe['value']:.3f} [" in html
+    assert f"one of the same label with AUROC {probe['value']:.3f} [" in html
     assert [sorted(line) for line in report["drift"]] == [["feature", "flag", "ks", "psi"]] * 3
-    assert not re.search("embedding|distance|probe|axis|tag|only_lungs|lungs_blank", (hospital / "release.json").read_text())
+    assert not re.search("embedding|distance|probe|axes|site_score|tag|only_lungs|lungs_blank", (hospital / "release.json").read_text())
     assert (hospital / "pooled/pooled.html").is_file()
     # Again with the same inputs: the same predictions; a third time the second is set aside.
     for _ in range(2):
@@ -667,9 +667,14 @@ def test_reference_and_report_refuse_what_is_not_theirs(bundle, evaluated, tmp_p
     changes = [{"name": "$x"}, {"image_size": 10**6}, {"extra": 1}, {"models": {}}]
     for values in ({"n": 9}, {"mean": [0.0] * 511}, {"variance": [-1.0] * 512}, {"mean": [float("nan")] * 512}, {"mean": [1e300] * 512}):
         changes.append({"embedding": reference["embedding"] | values})
-    profile = reference["embedding"]["profile"]
-    for values in ({"axes": profile["axes"][:1]}, {"axes": []}, {"halves": profile["halves"][:1]}, {"axes": [[float("nan")] * 512] * 8}):
-        changes.append({"embedding": reference["embedding"] | {"profile": profile | values}})
+    half = reference["embedding"]["profile"][0]
+    gaussian = half["judge"]["0"]
+    for values in (
+        {"axes": half["axes"][:1]}, {"axes": []}, {"axes": [[float("nan")] * 512] * 3}, {"rest": [0.0] * 512}, {"center": [0.0] * 511},
+        {"judge": half["judge"] | {"0": gaussian | {"n_patients": 9}}}, {"judge": {"0": gaussian}},
+    ):  # fmt: skip
+        changes.append({"embedding": reference["embedding"] | {"profile": [half | values, half]}})
+    changes.append({"embedding": reference["embedding"] | {"profile": [half]}})
     for change in changes:
         (tmp_path / "reference.json").write_text(json.dumps(reference | change))
         with pytest.raises(InputError, match=r"reference\.json is missing or not as"):

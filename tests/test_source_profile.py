@@ -1,73 +1,104 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import norm
 
-from sga_monai.embedding import along_axes, is_sound, moments
+from sga_monai.embedding import is_sound, moments
 from sga_monai.probes import site_probe
-from sga_monai.source_profile import N_AXES, source_profile, told_apart
+from sga_monai.source_profile import FEWEST, N_AXES, coordinates, site_scores, source_profile, told_apart
 
-N_FEATURES = 30
-MIX = np.random.default_rng(0).normal(size=(N_FEATURES, N_FEATURES)) * np.exp(-np.arange(N_FEATURES) / 6)
-
-
-def draw(rng: np.random.Generator, n_patients: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Features of patients with one to three images that are alike."""
-    patient = np.repeat(np.arange(n_patients), rng.integers(1, 4, n_patients))
-    own, of_image = rng.normal(size=(n_patients, N_FEATURES))[patient], rng.normal(size=(len(patient), N_FEATURES))
-    return (0.7 * own + 0.7 * of_image) @ MIX.T + shift * MIX[:, 0], patient
+N_FEATURES = 512
+SPECTRA = {"flat": np.ones(N_FEATURES), "falling": 1 / np.arange(1, N_FEATURES + 1)}
+Images = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def probe(inside: np.ndarray, patient: np.ndarray, outside: np.ndarray, other: np.ndarray) -> dict | None:
-    embedding = moments(inside) | {"profile": source_profile(inside, patient)}
-    assert is_sound(embedding)
-    return told_apart(along_axes(outside, embedding), other, embedding["profile"])
+def draw(rng: np.random.Generator, n_patients: int, sd: np.ndarray, prevalence: float = 0.5, gap: float = 0.0) -> Images:
+    """Features, label and patient; one or two images a patient, which are alike, and the diseased ``gap`` further."""
+    patient = np.repeat(np.arange(n_patients), rng.integers(1, 3, n_patients))
+    label = (rng.random(n_patients) < prevalence).astype(int)[patient]
+    own, of_image = rng.normal(size=(n_patients, len(sd)))[patient], rng.normal(size=(len(patient), len(sd)))
+    features = (0.7 * own + 0.7 * of_image) * sd
+    features[:, 0] += gap * label
+    return features, label, patient
 
 
-def test_by_hand_in_one_axis():
-    profile = {"axes": [[1.0]], "halves": [{"n_patients": 50, "mean": [0.0], "covariance": [[4.0]]}] * 2}
-    along = np.linspace(0.5, 3, 40)[:, None]
-    found = told_apart(along, np.arange(40), profile)
-    assert found["value"] == pytest.approx(norm.cdf(along / 2).mean())
+def probe(inside: Images, outside: Images) -> dict:
+    profile = source_profile(*inside)
+    return told_apart(site_scores(*outside, profile), *outside[1:], profile)
+
+
+def test_by_hand():
+    """Scores of 1 and 2 stand at these quantiles of the internal Gaussian, whatever the line was."""
+    profile = [{"judge": {label: {"n_patients": 50} for label in ("0", "1")}}] * 2
+    label = np.arange(40) % 2
+    found = told_apart(1.0 + label, label, np.arange(40), profile)
+    assert found["value"] == pytest.approx((norm.cdf(1) + norm.cdf(2)) / 2)
     assert found["n"] == 40
-    # The direction is the site's: below the internal mean is as far as above.
-    assert told_apart(-along, np.arange(40), profile)["value"] == pytest.approx(found["value"])
+    assert told_apart(np.full(40, np.nan), label, np.arange(40), profile) is None
 
 
-def test_equal_hospitals_cannot_be_told_apart_and_the_interval_covers():
-    rng = np.random.default_rng(1)
-    found = [probe(*draw(rng, 60), *draw(rng, 50)) for _ in range(200)]
+def test_coordinates_by_hand():
+    part = {"center": [1.0, 0, 0], "axes": [[0, 1.0, 0]], "rest": [1.0, 1.0, 4.0]}
+    found = coordinates([[3.0, 5.0, 2.0]], part)
+    # Along the axis 5; of the rest (2, 0, 2) the mean of 4 / 1, 0 and 4 / 4.
+    assert found == pytest.approx(np.array([[5.0, np.log(5 / 3)]]))
+
+
+@pytest.mark.parametrize(("spectrum", "gap", "prevalence"), [("flat", 0, 0.5), ("falling", 0, 0.5), ("falling", 6, 0.2)])
+def test_equal_hospitals_cannot_be_told_apart_whatever_their_prevalence(spectrum, gap, prevalence):
+    rng, sd = np.random.default_rng(1), SPECTRA[spectrum]
+    found = [probe(draw(rng, 90, sd, 0.5, gap), draw(rng, 100, sd, prevalence, gap)) for _ in range(30)]
     assert np.mean([line["value"] for line in found]) == pytest.approx(0.5, abs=0.02)
-    # The two halves are taken as erring together, so it is a little too wide.
-    assert 0.94 <= np.mean([line["low"] <= 0.5 <= line["high"] for line in found]) < 1
+    # The halves are taken as erring together, so intervals are a little too wide.
+    assert np.mean([line["low"] <= 0.5 <= line["high"] for line in found]) > 0.9
 
 
-def test_it_is_what_a_probe_with_the_images_finds():
-    rng = np.random.default_rng(2)
-    for shift in (0.7, 1.5, 3.0):
-        (inside, patient), (outside, other) = draw(rng, 300, 0), draw(rng, 300, shift)
-        found = probe(inside, patient, outside, other)
-        site = np.repeat([0, 1], [len(inside), len(outside)])
-        # The same axes, with every image at hand.
-        axes = np.asarray(source_profile(inside, patient)["axes"])
-        oracle = site_probe(
-            np.concatenate([inside, outside]) @ axes.T, site, np.concatenate([patient, other + 1000]), rng.integers(0, 2, len(site))
-        )
-        assert found["value"] == pytest.approx(oracle["value"], abs=0.03)
+def test_it_is_what_a_probe_with_all_images_and_features_finds():
+    rng, sd = np.random.default_rng(2), SPECTRA["falling"][:60]
+    for shift in (0.5, 1.0, 2.0):
+        inside, outside = draw(rng, 400, sd), draw(rng, 400, sd)
+        outside[0][:, 1] += shift
+        found = probe(inside, outside)
+        site = np.repeat([0, 1], [len(inside[0]), len(outside[0])])
+        joined = [np.concatenate(pair) for pair in zip(inside, outside, strict=True)]
+        oracle = site_probe(joined[0], site, joined[2] + 1000 * site, joined[1])
+        assert found["value"] == pytest.approx(oracle["value"], abs=0.04)
         assert found["low"] < found["value"] < found["high"]
 
 
-def test_few_patients_have_few_axes_or_none():
-    rng = np.random.default_rng(3)
-    for n_patients, n_axes in ((100, N_AXES), (24, 2), (10, 1)):
-        features, patient = draw(rng, n_patients)
-        profile = source_profile(features, patient)
-        assert np.shape(profile["axes"]) == (n_axes, N_FEATURES)
-        assert sum(half["n_patients"] for half in profile["halves"]) == n_patients
-    assert source_profile(*draw(rng, 9)) is None
-    features, patient = draw(rng, 9)
-    assert told_apart(features[:, :1], patient, {"halves": profile["halves"]}) is None
-    flat = {"halves": [{"n_patients": 5, "mean": [0.0], "covariance": [[0.0]]}] * 2}
-    assert told_apart(np.ones((20, 1)), np.arange(20), flat) is None
-    assert along_axes(features, None).shape == (len(features), 0)
+def test_a_large_difference_off_the_axes_shows_in_the_rest():
+    rng, sd = np.random.default_rng(3), SPECTRA["falling"]
+    inside, outside = draw(rng, 200, sd), draw(rng, 200, sd)
+    outside[0][:, 100:110] += 4 * sd[100:110]
+    assert probe(inside, outside)["value"] > 0.9
+
+
+def test_what_travels_is_of_ten_patients_or_more():
+    rng, sd = np.random.default_rng(4), SPECTRA["flat"]
+    inside = draw(rng, 60, sd)
+    profile = source_profile(*inside)
+    gaussians = [half[role][label] for half in profile for role in ("drawn", "judge") for label in ("0", "1")]
+    assert min(gaussian["n_patients"] for gaussian in gaussians) >= FEWEST
+    assert np.shape(profile[0]["axes"]) == (min(gaussian["n_patients"] for gaussian in gaussians) // 5, N_FEATURES)
+    assert len(source_profile(*draw(rng, 300, sd))[0]["axes"]) == N_AXES
+    # As written and read it is the same, and the schema's other half finds it sound.
+    assert json.loads(json.dumps(profile)) == profile
+    assert is_sound(moments(inside[0]) | {"profile": profile})
+    assert source_profile(*draw(rng, 30, sd)) is None
+    assert source_profile(np.ones_like(inside[0]), *inside[1:]) is None
+
+
+def test_a_site_of_one_label_or_few_patients():
+    rng, sd = np.random.default_rng(5), SPECTRA["falling"]
+    profile = source_profile(*draw(rng, 80, sd))
+    features, label, patient = draw(rng, 60, sd)
+    label[:] = 1
+    label[patient == 3] = 0
+    score = site_scores(features, label, patient, profile)
+    assert np.isnan(score[patient == 3]).all()
+    assert np.isfinite(score[patient != 3]).all()
+    few = patient < 8
+    assert np.isnan(site_scores(features[few], label[few], patient[few], profile)).all()
