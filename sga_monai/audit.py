@@ -116,7 +116,7 @@ def render(table: Sequence[Mapping[str, Any]]) -> str:
             cells.append("-" if math.isnan(line[value]) else format(line[value], form))
             cells.append("-" if math.isnan(line[low] + line[high]) else f"[{line[low]:{form}}, {line[high]:{form}}]")
         shown.add_row(*cells, "-" if math.isnan(line["plain_sd"]) else f"{line['plain_sd']:.2f}")
-    return table_text(shown, 150)
+    return table_text(shown, 170)
 
 
 def _write(out: Path, table: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
