@@ -128,5 +128,5 @@ def _write(out: Path, table: Sequence[Mapping[str, Any]], facts: Mapping[str, An
         if not math.isnan(line["auroc"]):
             writer.add_scalar(f"audit/{line['control']}/{line['set']}", line["auroc"])
         if not math.isnan(line["shift"]):
-            writer.add_scalar(f"audit/tag_shift/{line['set']}", line["shift"])
+            writer.add_scalar(f"audit/{line['control']}_shift/{line['set']}", line["shift"])
     writer.close()

@@ -62,7 +62,7 @@ def audit_model(network: nn.Module, sets: Mapping[str, AuditSet], batch_size: in
 
     Returns:
         A line for each set and control with the keys of ``COLUMNS``: ``auroc`` with its interval; ``difference`` from the plain
-        AUROC on the same images; ``shift``, the mean change of the logit difference, for ``tag``; ``plain_sd``, the standard
+        AUROC on the same images; ``shift``, the mean change of the logit difference from the plain one; ``plain_sd``, the standard
         deviation of the plain scores, to compare it with. NaN where not estimable or not of that control.
     """
     table, every = [], []
@@ -139,8 +139,8 @@ def _control_line(name: str, control: str, scores: pd.DataFrame) -> dict[str, An
     if control != "plain":
         change = paired_difference(rows[control], rows["plain"], rows["label"], rows["patient"])
         line |= {"difference": change.value, "difference_low": change.low, "difference_high": change.high}
-    if control == "tag":
-        shift = mean_change(rows["tag"], rows["plain"], rows["patient"])
+        # It tells something of a set of one label, too, as where only the diseased have lung masks.
+        shift = mean_change(rows[control], rows["plain"], rows["patient"])
         line |= {"shift": shift.value, "shift_low": shift.low, "shift_high": shift.high}
     return line
 

@@ -89,6 +89,15 @@ def test_a_model_that_reads_lungs_is_cleared():
     assert [lines["tag"][key] for key in ("shift", "shift_low", "shift_high")] == [0, 0, 0]
 
 
+def test_a_set_of_the_diseased_alone_still_shows_what_is_lost_without_lungs():
+    given = site(False, True)
+    diseased = AuditSet([item for item in given.dataset if item["label"]], given.lung)  # type: ignore[attr-defined,arg-type]
+    lines = by_control(audit_model(Reader(LUNG[0]), {"a": diseased}))
+    assert np.isnan(lines["lungs_blank"]["auroc"])
+    assert lines["lungs_blank"]["shift"] < lines["lungs_blank"]["shift_high"] < 0
+    assert lines["only_lungs"]["shift"] == 0
+
+
 def test_what_was_blanked_cannot_be_read_from_the_fill():
     image = torch.rand(4, 1, SIZE, SIZE)
     lung = LUNG.expand(4, 1, SIZE, SIZE)
