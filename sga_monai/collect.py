@@ -30,7 +30,8 @@ PAGE = "# Results\n\nWritten by `sga-monai collect` from the records (`*.jsonl`)
 NOTE = (
     "AUROC is the mean over seeds; 95 % intervals are over patients and, with several seeds, over seeds (with Satterthwaite's degrees of "
     "freedom); n+ and n- are images. difference = external minus internal, average = of internal and the mean of the external sets, "
-    'as in the paper. "-" is not estimable (no pair of images in the wrong order).'
+    "as in the paper. A figure without an interval has none that can be estimated: inside or outside no pair of images is in the wrong "
+    'order. "-" is no figure: one class only, or no such set.'
 )
 LOOK: dict[Any, Any] = {
     "svg.hashsalt": "sga_monai",
@@ -182,9 +183,11 @@ def _lines(records: Sequence[Record]) -> list[str]:
             lines.append(f"Chosen{where} by {record['rule']}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}{outside}.")
     if head.get("selection_set"):
         lines.append(f"{head['selection_set']} chooses and is no result: not in the average, nor among the comparisons.")
-    lines.append(f"{head['n_finished']} of {head['n_cells']} cells, seeds {', '.join(map(str, head['seed']))}.")
-    if len(head["seed"]) == 1:
-        lines.append("One seed: intervals and p are over patients alone and say nothing of how much another training would differ.")
+    seeds = sorted({cell["seed"] for cell in cells})
+    lines.append(f"{head['n_finished']} of {head['n_cells']} cells, seeds {', '.join(map(str, seeds)) or 'none'}.")
+    if any(mean["auroc"]["n_seeds"] == 1 for mean in means):
+        where = "" if len(seeds) == 1 else ' where "seeds" is 1'
+        lines.append(f"One seed{where}: intervals and p are over patients alone and say nothing of how much another training would differ.")
     if cells:
         settings = cells[0]["settings"]
         same = {
@@ -216,11 +219,13 @@ def _curves(records: Sequence[Record]) -> Figure:
     figure, axes = plt.subplots(
         1, max(len(names), 1), figsize=(2.6 * max(len(names), 1) + 0.9, 2.9), sharey=True, squeeze=False, layout="constrained"
     )
+    places = [float(condition) for condition in head["condition"]]
+    # Side by side, or the intervals hide each other.
+    step = 0.008 * ((max(places) - min(places)) or 1.0)
     for axis, name in zip(axes[0], names, strict=False):
         for i, method in enumerate(head["method"]):
             line = [mean for mean in means if mean["set"] == name and mean["method"] == method and mean["auroc"]["value"] is not None]
-            # Side by side, or the intervals hide each other.
-            x = [float(mean["condition"]) + 0.008 * (i - len(head["method"]) / 2) for mean in line]
+            x = [float(mean["condition"]) + step * (i - len(head["method"]) / 2) for mean in line]
             color = COLORS[i % len(COLORS)]
             axis.plot(x, [mean["auroc"]["value"] for mean in line], "o-", ms=3, lw=1.3, color=color, label=method)
             for place, mean in zip(x, line, strict=True):

@@ -127,7 +127,7 @@ def refuse_same_bytes(datasets: Sequence[CXRDataset]) -> None:
         for item, sha256 in zip(dataset.data, dataset.sha256, strict=True):
             for other, first in seen.setdefault(sha256, []):
                 names = first["set"], item["set"]
-                external = not any(str(name).startswith(INTERNAL) for name in names)
+                external = not any(name == INTERNAL or str(name).startswith(f"{INTERNAL} (") for name in names)
                 if other != number or names[0] == names[1] or not external:
                     raise InputError(
                         f"{names[0]} row {first['row']} and {names[1]} row {item['row']} are the same file, byte for byte; remove one"

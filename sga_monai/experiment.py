@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from sga_monai.errors import InputError
 from sga_monai.files import write_whole
 from sga_monai.lock import lock_output_dir
 from sga_monai.phantom import OPTIONS as PHANTOM_OPTIONS
-from sga_monai.phantom import SOURCE, write_phantom
+from sga_monai.phantom import SOURCE, ensure_phantom, write_phantom
 from sga_monai.plan import Cell, Plan
 from sga_monai.settings import code_digest, differences, versions
 
@@ -47,26 +48,32 @@ def run_experiment(
         plan: of ``read_plan``.
         output_dir: one experiment at a time; an experiment of the same plan there is gone on with.
         jobs: cells at once; each gets its share of the cores.
-        reuse: folders of other experiments; a finished cell there with the same overrides and the same code is copied
-            instead of run, since it would be equal to the bit.
+        reuse: folders of other experiments; a finished cell there with the same overrides, manifests and code is copied
+            instead of run: on the same machine with as many threads it would be equal to the bit.
         console: where the progress is shown.
 
     Returns:
         One line for each cell that failed: its name and its last words.
 
     Raises:
-        InputError: when a cell in ``output_dir`` was begun with other overrides, configuration or manifests, a phantom's
-            folder was drawn with other options, or ``output_dir`` holds a run.
+        InputError: when a cell in ``output_dir`` was begun with other overrides, configuration, manifests or phantom, a
+            phantom's folder was drawn with other options, ``output_dir`` holds a run, or a folder of ``reuse`` is missing.
     """
     out, console = Path(output_dir), console or Console()
     if jobs < 1:
         raise InputError(f"jobs must be 1 or more, got {jobs!r}")
+    for other in map(Path, reuse):
+        if not other.is_dir():
+            raise InputError(f"reuse: there is no folder {other.name}; give that of another experiment")
     if any((out / name).exists() for name in ("run.json", "model.pt", "predictions.csv")):
         raise InputError("output_dir holds a run, not an experiment; give another folder")
     end_on_sigterm("the same command goes on")
     lock_output_dir(out)
     for folder, options in plan.phantoms.items():
         _ensure_phantom(Path(folder), options)
+    for given in (_given(plan, cell) for cell in plan.cells):
+        # Before the cells, which would draw it each at the same time.
+        ensure_phantom(given["manifest"], given["dataset_dir"])
     for cell in plan.cells:
         _check_same(plan, out, cell)
     for cell in plan.cells:
@@ -116,8 +123,11 @@ def _ensure_phantom(folder: Path, options: Mapping[str, Any]) -> None:
     if not (folder / f"{SOURCE}.csv").is_file():
         write_phantom(folder, **options)
     drawn = json.loads((folder / PHANTOM_OPTIONS).read_text()) if (folder / PHANTOM_OPTIONS).is_file() else {}
-    if any(drawn.get(key) != value for key, value in options.items()):
-        raise InputError(f"the phantom in {folder.name} was drawn with other options than the plan's; remove it, or rename the plan's")
+    defaults = {name: parameter.default for name, parameter in inspect.signature(write_phantom).parameters.items() if name != "out"}
+    changed = differences(drawn, defaults | dict(options))
+    if changed:
+        text = f"the phantom in {folder.name} was drawn with other options ({'; '.join(changed)})"
+        raise InputError(f"{text}; give the plan's another folder, or remove this one")
 
 
 def _drop_checkpoints(folder: Path) -> None:
@@ -125,13 +135,21 @@ def _drop_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
+def _given(plan: Plan, cell: Cell) -> dict[str, Any]:
+    """The configuration's ids with the cell's overrides."""
+    defaults: dict[str, Any] = json.loads(Path(plan.config_file).read_text(encoding="utf-8"))
+    return defaults | dict(cell.settings)
+
+
 def _inputs(plan: Plan, cell: Cell) -> dict[str, str]:
-    """SHA-256 of the configuration and of each manifest that a cell reads; empty where a manifest is not there yet."""
-    defaults = json.loads(Path(plan.config_file).read_text(encoding="utf-8"))
-    given = defaults | dict(cell.settings)
+    """SHA-256 of the configuration, of each manifest that a cell reads and, of drawn images, of how they were; "" where absent."""
+    given = _given(plan, cell)
     external = given.get("external_manifests") or []
-    manifests = [given.get("manifest"), *([external] if isinstance(external, str) else external)]
-    files = {"config_file": plan.config_file} | {Path(path).name: path for path in manifests if isinstance(path, str)}
+    files = {"config_file": plan.config_file, "manifest": given["manifest"]}
+    files |= {f"external_manifests.{i}": path for i, path in enumerate([external] if isinstance(external, str) else external)}
+    phantom = Path(given["dataset_dir"]) / PHANTOM_OPTIONS
+    if phantom.is_file():
+        files["phantom"] = phantom
     return {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else "" for name, path in files.items()}
 
 
@@ -143,13 +161,10 @@ def _check_same(plan: Plan, out: Path, cell: Cell) -> None:
     record = json.loads(json.dumps(record))
     if path.is_file() and (out / cell.folder).exists():
         before = json.loads(path.read_text())
-        # The default phantom is drawn by the first run.
-        drawn = {name for name, digest in before["inputs"].items() if not digest}
-        now = {name: "" if name in drawn else digest for name, digest in record["inputs"].items()}
-        changed = differences(before["settings"], record["settings"]) + differences(before["inputs"], now)
-        if changed:
+        changed = differences(before["settings"], record["settings"]) + differences(before["inputs"], record["inputs"])
+        # A cell that lacked a manifest failed before it was trained.
+        if changed and all(before["inputs"].values()):
             raise InputError(f"{cell.name} is here with other settings ({'; '.join(changed[:5])}); give another output_dir")
-        return
     write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=1) + "\n"))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 
 from sga_monai.errors import InputError
+from sga_monai.files import FORMULA
 
 SETTINGS = {"type": "object", "additionalProperties": {"type": ["number", "string", "boolean", "null", "array"]}}
 SCHEMA = {
@@ -111,7 +112,7 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
 
     Raises:
         InputError: when the file is missing, not JSON or not a plan, the baseline is no method, the selection set no external set,
-            or two cells have one folder.
+            two cells have one folder, or a table could not show a name.
     """
     name = Path(path).name
     try:
@@ -129,14 +130,17 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     if baseline not in methods:
         raise InputError(f"{name}: baseline {baseline!r} is none of the methods {', '.join(methods)}")
     axis = content.get("axis", "")
-    if axis and not all(re.fullmatch(r"-?\d+(\.\d+)?", condition) for condition in conditions):
-        raise InputError(f"{name}: with an axis every condition must be a number")
+    if axis and not all(re.fullmatch(r"\d+(\.\d+)?", condition) for condition in conditions):
+        raise InputError(f"{name}: with an axis every condition must be a number, zero or more")
     cells = tuple(
         Cell(method, condition, seed, {**content["settings"], **conditions[condition], **methods[method], **settings, "seed": seed})
         for seed in content["seeds"]
         for condition in conditions
         for method in methods
     )
+    for named in (*methods, *conditions):
+        if named.startswith(FORMULA):
+            raise InputError(f"{name}: {named!r} begins with {named[0]!r}, and a spreadsheet would take it for a formula; rename it")
     if any(slug(method) == "tensorboard" for method in methods):
         raise InputError(f"{name}: a method's name must not be tensorboard, which is the dashboards' folder; rename it")
     if len({cell.folder for cell in cells}) < len(cells):

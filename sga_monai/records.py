@@ -73,7 +73,7 @@ def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
 
 def is_reported(name: str, selection_set: str) -> bool:
     """Whether a set is a result: external, and not the one that may choose among the methods."""
-    return not name.startswith(INTERNAL) and name != selection_set
+    return name not in (INTERNAL, VALIDATION, selection_set)
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:

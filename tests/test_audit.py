@@ -145,6 +145,10 @@ def test_a_tag_has_one_place_and_size_at_every_resolution(size):
 
 
 def test_masks_of_some_images_or_none():
+    # Where masks are given and none is of an image that could be read.
+    none = by_control(audit_model(Reader(LUNG[0]), {"a": site(False, True, masked=0)}))["lungs_blank"]
+    assert none["n"] == 0
+    assert math.isnan(none["shift"])
     lines = by_control(audit_model(Reader(LUNG[0]), {"a": site(False, True, masked=30)}))
     assert lines["lungs_blank"]["n"] == lines["only_lungs"]["n"] == 30
     assert lines["plain"]["n"] == lines["tag"]["n"] == 40

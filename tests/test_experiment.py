@@ -72,7 +72,9 @@ def test_cells_are_whole_seeds_first_and_overrides_are_merged_in_order(tmp_path)
         ({"methods": {}}, "methods"),
         ({"methods": {"a b": {}, "A-B": {}}}, "same name"),
         ({"baseline": "XX"}, "none of the methods NT, SGA"),
-        ({"axis": "r", "conditions": {"x": {}}}, "must be a number"),
+        ({"axis": "r", "conditions": {"x": {}}}, "must be a number, zero or more"),
+        ({"axis": "r", "conditions": {"-1": {}}}, "must be a number, zero or more"),
+        ({"methods": {"+ mask": {}}}, "'\\+ mask' begins with '\\+'"),
         ({"settings": {"output_dir": "x"}}, "output_dir"),
         ({"methods": {"TensorBoard": {}}}, "must not be tensorboard"),
         ({"config_file": "nowhere.json"}, "no JSON file here"),
@@ -143,6 +145,52 @@ def test_a_killed_experiment_goes_on_to_the_same_table(tmp_path, phantom_dir):
     assert failed.returncode == 2
     assert "failed: NT, seed 0" in failed.output
     assert "nowhere.csv" in failed.output
+
+
+def finished_cell(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"finished": "now"}))
+    for name in ("predictions.csv", "results.csv"):
+        (folder / name).write_text("")
+
+
+def test_a_finished_cell_of_other_inputs_is_no_result(tmp_path):
+    """Manifests of one file name, a phantom drawn again under the same manifest: the plan is the same, the images are not."""
+    data = tmp_path / "data"
+    for place in (tmp_path / "a", tmp_path / "b", data):
+        place.mkdir()
+        (place / "site.csv").write_text(place.name)
+    (data / "phantom.json").write_text('{"confounding": 0.9}')
+    manifests = {"manifest": f"{tmp_path}/a/site.csv", "external_manifests": [f"{tmp_path}/b/site.csv"], "dataset_dir": str(data)}
+    plan = read_plan(write_plan(tmp_path / "p.json", settings=TINY | manifests, methods={"NT": {}}))
+    out = tmp_path / "out"
+    finished_cell(out / plan.cells[0].folder)
+    assert run_experiment(plan, out) == []
+    changes = ((tmp_path / "a/site.csv", "manifest"), (tmp_path / "b/site.csv", "external_manifests.0"), (data / "phantom.json", "phantom"))
+    for path, name in changes:
+        before = path.read_text()
+        path.write_text("changed")
+        with pytest.raises(InputError, match=f"is here with other settings \\({name}: was"):
+            run_experiment(plan, out)
+        path.write_text(before)
+    with pytest.raises(InputError, match="there is no folder typo"):
+        run_experiment(plan, out, reuse=[tmp_path / "typo"])
+    assert run_experiment(plan, out) == []
+
+
+def test_the_default_phantom_is_drawn_once_before_the_cells(tmp_path, monkeypatch):
+    drawn = []
+    folder = tmp_path / "phantom"
+    folder.mkdir()
+    settings = TINY | {"manifest": f"{folder}/{SOURCE}.csv", "dataset_dir": str(folder)}
+    plan = read_plan(write_plan(tmp_path / "p.json", settings=settings))
+    for cell in plan.cells:
+        finished_cell(tmp_path / "out" / cell.folder)
+    monkeypatch.setattr("sga_monai.phantom.write_phantom", lambda place: (drawn.append(place), (folder / f"{SOURCE}.csv").write_text("x")))
+    assert run_experiment(plan, tmp_path / "out") == []
+    assert drawn == [str(folder)]
+    record = json.loads((tmp_path / "out" / f"{plan.cells[0].folder}.json").read_text())
+    assert all(record["inputs"].values())
 
 
 def fake_run(folder: Path, seed: int, shift: float) -> None:
@@ -287,9 +335,10 @@ def test_a_folder_that_is_not_this_experiments_is_left_alone(tmp_path):
         run_experiment(read_plan(write_plan(tmp_path / "p.json")), tmp_path / "run")
     (tmp_path / "drawn").mkdir()
     (tmp_path / f"drawn/{SOURCE}.csv").write_text("")
-    (tmp_path / "drawn/phantom.json").write_text('{"confounding": 0.5}')
+    # An option that the plan does not name has its default.
+    (tmp_path / "drawn/phantom.json").write_text('{"seed": 7, "external_images": 60, "confounding": 0.75, "scale": 1}')
     plan = read_plan(write_plan(tmp_path / "q.json", phantoms={str(tmp_path / "drawn"): {"confounding": 0.75}}))
-    with pytest.raises(InputError, match="drawn with other options"):
+    with pytest.raises(InputError, match=r"drawn with other options \(seed: was 7, is 0\)"):
         run_experiment(plan, tmp_path / "out")
 
 
@@ -307,7 +356,26 @@ def test_an_unfinished_experiment_says_so(fake):
     (out / plan.cells[-1].folder / "predictions.csv").unlink()
     records = collect.collect_experiment(plan, out)
     assert records[0]["n_finished"] == 5
-    assert "5 of 6 cells" in (out / "results.html").read_text()
+    page = (out / "results.html").read_text()
+    assert "5 of 6 cells, seeds 0, 1, 2." in page
+    assert "One seed" not in page
+    for cell in plan.cells[2:-1]:
+        (out / cell.folder / "predictions.csv").unlink()
+    collect.collect_experiment(plan, out)
+    page = (out / "results.html").read_text()
+    assert "2 of 6 cells, seeds 0." in page
+    assert "One seed: intervals" in page
+
+
+def test_an_external_set_may_be_called_like_the_internal_one(fake):
+    plan, out = fake
+    for cell in plan.cells:
+        path = out / cell.folder / "predictions.csv"
+        path.write_text(path.read_text().replace("far,", "internal_2022,"))
+    records = collect.collect_experiment(plan, out)
+    compared = {record["set"] for record in records if "p_holm" in (record.get("against_baseline") or {})}
+    assert compared == {"internal_2022"}
+    assert "difference internal_2022" in (out / "results.md").read_text()
 
 
 def test_one_seed_is_the_clustered_interval_of_statistics():
