@@ -31,6 +31,8 @@ from sga_monai.manifest import check_external, load_manifest, read_manifest
 from sga_monai.settings import as_flag
 
 logger = logging.getLogger(__name__)
+# A packaged bundle and the audit take no smaller one: nothing of a chest is left to see.
+MIN_IMAGE_SIZE = 16
 # Ids of train.json on which no weight depends, or that the run card holds as hashes or as the machine's.
 UNDECISIVE = (
     "bundle_root", "output_dir", "dataset_dir", "manifest", "external_manifests", "cache_dir", "num_workers", "resume", "force_resume",
@@ -75,6 +77,8 @@ def prepare(
             raise InputError(f"{name} must be a whole number, got {value!r}")
     if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
         raise InputError(f"num_workers must be a whole number, zero or more, got {num_workers!r}")
+    if positive and positive.get("image_size", MIN_IMAGE_SIZE) < MIN_IMAGE_SIZE:
+        raise InputError(f"image_size must be {MIN_IMAGE_SIZE} or more, got {positive['image_size']}")
     if positive and positive.get("val_interval", 1) > positive.get("max_epochs", 1):
         raise InputError("val_interval must not be greater than max_epochs, or no model is ever chosen")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -247,14 +251,25 @@ def load_test_sets(manifest: str, dataset_dir: str, external_manifests: Sequence
     return rows
 
 
-def load_best_model(network: torch.nn.Module, checkpoint: str) -> torch.nn.Module:
+def load_best_model(network: torch.nn.Module, checkpoint: str, image_size: int | None = None, voi: str | None = None) -> torch.nn.Module:
     """Load a plain state dict into ``network`` and return it.
 
+    Args:
+        network: gets the weights.
+        checkpoint: path of a ``model.pt``.
+        image_size: with which images are prepared; compared with ``run.json`` beside the checkpoint where both are there.
+        voi: the same.
+
     Raises:
-        InputError: when the file is missing, damaged, not finite, or does not fit the network.
+        InputError: when the file is missing, damaged, not finite, or does not fit the network, or the images would not be
+            prepared as in the training.
     """
     if not Path(checkpoint).is_file():
         raise InputError("checkpoint: no such file; train first, or give the path of a model.pt")
+    if Path(checkpoint).with_name("run.json").is_file() and (image_size, voi) != (None, None):
+        for name, given, trained in zip(("image_size", "voi"), (image_size, voi), preparation_settings(checkpoint), strict=True):
+            if given not in (None, trained):
+                raise InputError(f"checkpoint: it was trained with {name} {trained}, not {given}; give --{name} {trained}")
     data = Path(checkpoint).read_bytes()
     card = Path(checkpoint).with_suffix(".json")
     if card.is_file() and json.loads(card.read_text()).get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
@@ -284,8 +299,8 @@ def preparation_settings(checkpoint: str | Path, image_size: int | None = None, 
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError("run.json beside the checkpoint is damaged; give image_size and voi") from None
     size = settings.get("image_size", 224) if image_size is None else image_size
-    if isinstance(size, bool) or not isinstance(size, int) or size < 16:
-        raise InputError(f"image_size must be a whole number, 16 or more, got {size!r}")
+    if isinstance(size, bool) or not isinstance(size, int) or size < MIN_IMAGE_SIZE:
+        raise InputError(f"image_size must be a whole number, {MIN_IMAGE_SIZE} or more, got {size!r}")
     return size, settings.get("voi", "dicom") if voi is None else voi
 
 

@@ -70,8 +70,8 @@ def explain_checkpoints(
         regions: further regions: a folder below ``dataset_dir`` by name, which holds ``<image's name>.png``, above zero
             inside; images without a file or with an empty one are left out of this region.
         split: rows of this split are taken.
-        image_size: pixels of a side; ``None`` as the first checkpoint's run.
-        voi: see ``read_cxr``; ``None`` as the first checkpoint's run.
+        image_size: pixels of a side; ``None`` as in the checkpoints' runs, which must agree.
+        voi: see ``read_cxr``; ``None`` as in the checkpoints' runs.
         n_cases: cases in the picture, half of each class.
         limit: number of images, evenly spaced over the rows.
 
@@ -90,7 +90,11 @@ def explain_checkpoints(
             raise InputError(
                 f"the name {name!r} must be of letters, digits, spaces and .,=()- and not be lung or boxes, which the manifest gives"
             )
-    size, voi = preparation_settings(next(iter(checkpoints.values())), image_size, voi)
+    prepared = {preparation_settings(path, image_size, voi) for path in checkpoints.values()}
+    if len(prepared) > 1:
+        listed = "; ".join(f"image_size {size}, voi {kind}" for size, kind in sorted(prepared))
+        raise InputError(f"the models were trained on images prepared in different ways ({listed}); explain them apart")
+    size, voi = prepared.pop()
     networks = {name: load_best_model(CXRResNet18(), str(path)).eval() for name, path in checkpoints.items()}
     rows = load_manifest(manifest, dataset_dir, split)
     rows = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int))]

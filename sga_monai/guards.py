@@ -136,8 +136,7 @@ class RobustOverfitting:
         """Share of validation images that are right under attack."""
         device = next(self.network.parameters()).device
         right = 0
-        low, high = self.iteration.value_range
-        epsilon = torch.full((1, 1, 1, 1), self.iteration.epsilon_range[1] * (high - low), device=device)
+        epsilon = torch.full((1, 1, 1, 1), self.iteration.epsilon_range[1], device=device)
         for first in range(0, len(self.dataset), self.batch_size):
             items = [self.dataset[i] for i in range(first, min(first + self.batch_size, len(self.dataset)))]
             image = torch.stack([torch.as_tensor(item[Keys.IMAGE]) for item in items]).to(device)

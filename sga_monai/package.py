@@ -80,7 +80,9 @@ def package_bundle(
         _write_configs(Path(source), draft, settings)
         _copy(Path(source) / "LICENSE", draft / "LICENSE")
         _copy(Path(source) / "docs/data_license.txt", draft / "docs/data_license.txt")
-        card = (Path(source) / "docs/README.md").read_text() + _model_card(runs["sga"], settings)
+        # What comes before is of the source: its command, its time and the figures to expect.
+        general = "".join((Path(source) / "docs/README.md").read_text().partition("## Description")[1:])
+        card = f"# {target.name}\n\n{general}{_model_card(runs['sga'], settings, target.name)}"
         (draft / "docs/README.md").write_text(card)
         (draft / "manifests").mkdir()
         (draft / "manifests/template.csv").write_text(",".join(REQUIRED + OPTIONAL) + "\n")
@@ -161,16 +163,18 @@ def _write_configs(source: Path, draft: Path, settings: dict[str, Any]) -> None:
     _copy(source / "logging.conf", draft / "configs/logging.conf")
 
 
-def _model_card(run: dict[str, Any], settings: dict[str, Any]) -> str:
+def _model_card(run: dict[str, Any], settings: dict[str, Any], folder: str) -> str:
     rows = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in settings.items())
     table = render(summarize(run["predictions"], "internal"))
     return (
         f"\n## This model\nTrained for {run['epoch']} epochs; best validation AUROC at epoch {run['best']['epoch']}. Code "
         f"{run['identity']['code']['digest']}, manifest {run['identity']['data']['manifest_sha256'][:16]}.\n\n"
         f"| setting | value |\n|---|---|\n{rows}\n\n## Results of the training run\n\n```\n{table}\n```\n\n## Use\n\n"
-        "    sga-monai verify .\n    sga-monai evaluate . --manifest site.csv --dataset-dir images --output-dir out\n\n"
-        "Or, since a configuration is a program, only after you trust the sender:\n\n"
-        "    python -m monai.bundle run evaluating --config_file configs/evaluate.json --manifest site.csv --dataset_dir images\n"
+        "From the folder that holds this one; nothing may be written into it, or it is no longer what was packaged:\n\n"
+        f"    sga-monai verify {folder}\n    sga-monai evaluate {folder} --manifest site.csv --dataset-dir images --output-dir out\n\n"
+        "Or inside it and, since a configuration is a program, only after you trust the sender:\n\n"
+        "    python -m monai.bundle run evaluating --config_file configs/evaluate.json --manifest ../site.csv --dataset_dir ../images "
+        "--output_dir ../out_monai\n"
     )
 
 

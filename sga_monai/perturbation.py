@@ -114,8 +114,11 @@ def random_start(
     norm: float,
     generator: torch.Generator | None = None,
     value_range: tuple[float, float] = (0.0, 1.0),
+    region: Tensor | None = None,
 ) -> Tensor:
     """A point drawn uniformly from the Lp ball, then clipped to the box (for p = 0: random values at random places).
+
+    With ``region``, bool and broadcastable to ``image``, the ball is that of its values; the others stay.
 
     For 0 < p < inf: with xi_i of density ~ exp(-|t|^p) and z ~ Exp(1), xi / (sum |xi|^p + z)^(1/p) is uniform in the
     unit ball (Barthe, Guedon, Mendelson and Naor, Annals of Probability 33(2), 2005, theorem 1).
@@ -125,12 +128,14 @@ def random_start(
     if norm == 0:
         d = value_range[0] + uniform * (value_range[1] - value_range[0]) - image
         place = torch.rand(image.shape, generator=generator, dtype=image.dtype, device=image.device)
-        return _keep_largest(d, place, radius)
+        return _keep_largest(d, place if region is None else place.masked_fill(~region, -1.0), radius)
     sign = torch.where(uniform < 0.5, -1.0, 1.0).to(image.dtype)
     if math.isinf(norm):
         magnitude = torch.rand(image.shape, generator=generator, dtype=image.dtype, device=image.device)
+        magnitude = magnitude if region is None else magnitude * region
         return project(sign * magnitude * radius, image, radius, norm, value_range)
     power = torch._standard_gamma(torch.full_like(image, 1.0 / norm), generator=generator)
+    power = power if region is None else power * region
     z = torch._standard_gamma(torch.ones_like(radius), generator=generator)
     unit = sign * (power / (power.sum(dim=(1, 2, 3), keepdim=True) + z)) ** (1.0 / norm)
     return project(unit * radius, image, radius, norm, value_range)

@@ -113,7 +113,7 @@ def _model(scored: pd.DataFrame, column: str, reference: Mapping[str, Any], prev
         if both
         else None,
         "roc": [list(pair) for pair in zip(FPR_GRID, roc_on_grid(score, label), strict=True)] if both else None,
-        "internal": {"auroc": inside.auroc, "variance": inside.variance, "n_positive": inside.n_positive, "n_negative": inside.n_negative},
+        "internal": {key: getattr(inside, key) for key in ("auroc", "variance", "n_positive", "n_negative", "n_patients")},
         "internal_roc": [list(pair) for pair in zip(FPR_GRID, reference["roc"], strict=True)],
         "auroc_difference": asdict(difference(figure.auroc - inside.auroc, figure.variance + inside.variance)),
     }
@@ -203,7 +203,8 @@ def _half_width(summary: pd.Series) -> float | None:
 def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     """In words, the cautious reading first."""
     model, cohort, audit = report["models"]["sga"], report["cohort"], report["shortcut_audit"]
-    area, drop = model["auroc"], model["auroc_difference"]
+    area, inside = model["auroc"], model["internal"]
+    drop_low, drop_high = _drop_interval(model)
     half = (area["high"] - area["low"]) / 2
     known = "cannot be estimated" if math.isnan(half) else f"is known to +/- {half:.2f} (at most {ENOUGH_PRECISION:.2f})"
     notes = []
@@ -215,13 +216,11 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
             f"The site is too small for a conclusion: {cohort['positive_patients']} positive patients (at least {ENOUGH_POSITIVES} are "
             f"needed), and the AUROC {known}. The figures below are indications."
         )
-    elif not math.isnan(drop["high"]) and drop["high"] < 0:
-        code, text = "worse", f"The model works worse here than inside: AUROC {area['value']:.2f} against {model['internal']['auroc']:.2f}."
-    elif drop["low"] > -ENOUGH_PRECISION:
-        code, text = (
-            "holds",
-            f"No drop of the AUROC by {ENOUGH_PRECISION:.2f} or more: {area['value']:.2f} against {model['internal']['auroc']:.2f} inside.",
-        )
+    elif drop_high < 0:
+        code, text = "worse", f"The model works worse here than inside: AUROC {area['value']:.2f} against {inside['auroc']:.2f}."
+    elif drop_low > -ENOUGH_PRECISION:
+        code = "holds"
+        text = f"No drop of the AUROC by {ENOUGH_PRECISION:.2f} or more: {area['value']:.2f} against {inside['auroc']:.2f} inside."
     else:
         code, text = "inconclusive", "The difference from the internal AUROC cannot be told from no difference."
     blanked = audit["lungs_blank"] or audit["center_blank"]
@@ -236,6 +235,19 @@ def _verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     if report["prevalence"] is None:
         notes.append("PPV, NPV and net benefit are at the cohort's prevalence, which is not a clinical one.")
     return {"code": code, "text": text, "notes": notes}
+
+
+def _drop_interval(model: Mapping[str, Any]) -> tuple[float, float]:
+    """Ends of site minus internal AUROC; NaN where there are none.
+
+    An internal AUROC of 1 has no variance, and is common. Were the true one below 0.025^(1/k), then k independent pairs of
+    patients would all be in the right order with a probability below 2.5 %; at most it is 1.
+    """
+    area, inside, drop = model["auroc"], model["internal"], model["auroc_difference"]
+    if inside["auroc"] != 1:
+        return drop["low"], drop["high"]
+    pairs = max(min(inside["n_positive"], inside["n_negative"], inside["n_patients"] // 2), 1)
+    return area["low"] - 1, area["high"] - 0.025 ** (1 / pairs)
 
 
 def _tells(estimate: Mapping[str, float]) -> bool:

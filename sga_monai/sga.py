@@ -268,11 +268,13 @@ class SGAIteration:
                 if self.saliency_order != "random":
                     gradient = input_gradient(network, image, label, self.saliency_target)
                 mask = lowest_mask(gradient, self.mask_fraction, self.saliency_order, generator, region)
+                if not bool(mask.any()):
+                    raise InputError("mask_fraction is less than one pixel of the image; raise it, border_width or image_size")
                 masked = fill_masked(image, mask, self.fill, generator, self.value_range)
             low, high = self.epsilon_range
             n_draws = image.shape[0] if self.epsilon_per == "sample" else 1
             uniform = torch.rand((n_draws, 1, 1, 1), generator=generator, dtype=image.dtype, device=image.device)
-            epsilon = (low + uniform * (high - low)) * (self.value_range[1] - self.value_range[0])
+            epsilon = low + uniform * (high - low)
             adversarial, clean_logits = masked, None
             if high > 0:
                 if self.attack == "kl":

@@ -147,14 +147,15 @@ def adversarial_example(
     """
     n_values = masked[0].numel() if region is None else masked.shape[1] * int(region.sum())
     radius = perturbation.radius(epsilon, norm, n_values)
+    if norm > 0:
+        radius = radius * (value_range[1] - value_range[0])
     if attack_steps == 1:
         step = 1.25 * radius if random_start else radius
     else:
         step = 2.5 * radius / attack_steps
     d = torch.zeros_like(masked)
     if random_start:
-        d = perturbation.random_start(masked, radius, norm, generator, value_range)
-        d = d if region is None else d * region
+        d = perturbation.random_start(masked, radius, norm, generator, value_range, region)
     for _ in range(attack_steps):
         image = (masked + d).clamp(*value_range).requires_grad_(True)
         if attack == "noise":

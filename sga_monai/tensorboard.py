@@ -77,7 +77,7 @@ class ReviewPanel:
         network: the trained network; it is left as it was.
         dataset: validation dataset; the first cases of each class are taken, none with BurnedInAnnotation YES.
         n_cases: number of cases, half of each class.
-        interval: epochs between pictures; the last epoch has one too. 0 turns the panel off.
+        interval: epochs between pictures; the last of ``max_epochs`` has one too. 0 turns the panel off.
     """
 
     def __init__(
@@ -89,6 +89,8 @@ class ReviewPanel:
         n_cases: int = 4,
         interval: int = 5,
     ) -> None:
+        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 0:
+            raise InputError(f"review_interval must be a whole number, zero or more, got {interval!r}")
         self.writer = summary_writer
         self.iteration = iteration
         self.network = network

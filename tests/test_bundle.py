@@ -15,7 +15,7 @@ from conftest import ROOT
 from monai.bundle import ConfigParser, ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sga_monai.bundle import check_overrides, set_aside
+from sga_monai.bundle import check_overrides, prepare, set_aside
 from sga_monai.errors import InputError
 from sga_monai.network import CXRResNet18
 
@@ -115,10 +115,8 @@ def test_inference_needs_no_labels(trained, phantom_dir, tmp_path):
     [
         (["--max_epoch", "3"], "--max_epoch names nothing in the configuration; is --max_epochs meant?"),
         (["--mask_fraction", "1.5"], "mask_fraction must be in"),
-        (["--max_epochs", "0"], "max_epochs must be a number greater than zero"),
-        (["--val_interval", "9", "--max_epochs", "2"], "val_interval must not be greater"),
         (["--batch_size", "2.5"], "batch_size must be a whole number"),
-        (["--num_workers", "-1"], "num_workers must be a whole number, zero or more"),
+        (["--review_interval", "none"], "review_interval must be a whole number, zero or more, got 'none'"),
         (["--manifest", "none.csv"], "no manifest none.csv"),
         (["--pretrained_weights", "none.pth"], "no such file"),
     ],
@@ -131,6 +129,23 @@ def test_bad_input_is_one_sentence_and_exit_code_3(phantom_dir, tmp_path, overri
     assert result.returncode == 3, result.stderr[-2000:]
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"positive": {"max_epochs": 0}}, "max_epochs must be a number greater than zero"),
+        ({"positive": {"max_epochs": 2, "val_interval": 9}}, "val_interval must not be greater"),
+        ({"positive": {"image_size": 15}}, "image_size must be 16 or more, got 15"),
+        ({"num_workers": -1}, "num_workers must be a whole number, zero or more"),
+        ({"seed": 1.5}, "seed must be a whole number, zero or more"),
+    ],
+)
+def test_bad_numbers_are_refused_first(monkeypatch, given, message):
+    for name in ("install_plain_errors", "end_on_sigterm"):
+        monkeypatch.setattr(f"sga_monai.bundle.{name}", lambda *_: None)
+    with pytest.raises(InputError, match=message):
+        prepare(arguments=["pytest"], **given)
 
 
 def test_overrides():

@@ -319,6 +319,12 @@ def test_weights_that_were_changed_are_not_loaded(tmp_path):
     run = build(tmp_path, 1)
     run.trainer.run()
     load_best_model(network, str(tmp_path / "model.pt"))
+    (tmp_path / "run.json").write_text(json.dumps({"identity": {"settings": {"image_size": 128, "voi": "dicom"}}}))
+    load_best_model(network, str(tmp_path / "model.pt"), 128, "dicom")
+    with pytest.raises(InputError, match="trained with image_size 128, not 224; give --image_size 128"):
+        load_best_model(network, str(tmp_path / "model.pt"), 224, "dicom")
+    with pytest.raises(InputError, match="trained with voi dicom, not none"):
+        load_best_model(network, str(tmp_path / "model.pt"), 128, "none")
     data = bytearray((tmp_path / "model.pt").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "model.pt").write_bytes(bytes(data))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -63,6 +64,13 @@ def test_a_region_that_is_not_there_is_refused(explained, phantom_dir, tmp_path)
             explain_checkpoints(
                 {"NT": models["NT"]}, phantom_dir / "northgate.csv", phantom_dir, tmp_path, {"x": folder}, image_size=32, limit=2
             )
+    for name, size in (("a", 32), ("b", 48)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"identity": {"settings": {"image_size": size, "voi": "dicom"}}}))
+        shutil.copy(models["NT"], tmp_path / name / "model.pt")
+    both = {name: tmp_path / name / "model.pt" for name in ("a", "b")}
+    with pytest.raises(InputError, match=r"prepared in different ways \(image_size 32, voi dicom; image_size 48, voi dicom\)"):
+        explain_checkpoints(both, phantom_dir / "northgate.csv", phantom_dir, tmp_path / "out")
     damaged = tmp_path / "model.pt"
     damaged.write_bytes(b"no")
     with pytest.raises(InputError, match="not a state dict"):

@@ -130,15 +130,26 @@ def test_radius_scales_with_the_norm():
     assert float(P.radius(epsilon, 0.0, 50176)) == 2509
 
 
+def test_random_start_of_p_0_spends_its_count_inside_the_region():
+    image, region = torch.full((50, 1, 4, 10), 0.5), torch.arange(10)[None, None, None] < 2
+    d = P.random_start(image, torch.tensor(3.0), 0.0, torch.Generator().manual_seed(0), region=region)
+    assert P.lp_norm(d, 0.0).flatten().tolist() == [3.0] * 50
+    assert not d[..., 2:].any()
+
+
 @pytest.mark.parametrize("bad", [0.5, -1, "two", None, float("nan")])
 def test_bad_norm(bad):
     with pytest.raises(ValueError, match="norm must be"):
         P.parse_norm(bad)
 
 
-def test_random_start_is_uniform_in_the_l2_ball():
-    image = torch.full((4000, 1, 1, 3), 0.5)
-    d = P.random_start(image, torch.tensor(0.4), 2.0, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("columns", [3, 40])
+def test_random_start_is_uniform_in_the_l2_ball(columns):
+    image = torch.full((4000, 1, 1, columns), 0.5)
+    # The ball of three values, whatever lies beside them.
+    region = torch.arange(columns)[None, None, None] < 3 if columns > 3 else None
+    d = P.random_start(image, torch.tensor(0.4), 2.0, torch.Generator().manual_seed(0), region=region)
+    assert not d[..., 3:].any()
     length = P.lp_norm(d, 2.0).flatten() / 0.4
     # In three dimensions the share within a fraction t of the radius is t^3.
     for t in (0.5, 0.8):

@@ -14,6 +14,7 @@ from monai.engines.utils import IterationEvents
 from torch import nn
 
 from sga_monai import sga
+from sga_monai.errors import InputError
 from sga_monai.sga import SGAIteration
 
 
@@ -121,6 +122,36 @@ def test_adversarial_stays_in_ball_and_box(norm, attack_steps, random_start):
     with torch.no_grad():
         losses = [nn.functional.cross_entropy(network(stages[key]), label) for key in ("masked", "adversarial")]
     assert losses[1] > losses[0]
+
+
+class Scaled(nn.Module):
+    """A network whose images have values up to ``top``."""
+
+    def __init__(self, network: nn.Module, top: float) -> None:
+        super().__init__()
+        self.network, self.top = network, top
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x / self.top)
+
+
+@pytest.mark.parametrize("norm", ["inf", 0, 1, 2])
+def test_value_range_is_only_a_unit(norm):
+    network = TinyNet().eval()
+    image, label = batches(1)[0].values()
+    stages = []
+    for top in (1.0, 4.0):
+        step = SGAIteration(0.2, 1.0, (0.03, 0.03), norm, value_range=(0, top))
+        scaled = Scaled(network, top)
+        stages.append(step.stages(scaled, top * image, label, torch.Generator().manual_seed(0)))
+    assert torch.equal(stages[0]["epsilon"], stages[1]["epsilon"])
+    torch.testing.assert_close(stages[1]["adversarial"] / 4, stages[0]["adversarial"], rtol=0, atol=1e-5)
+
+
+def test_a_mask_of_no_pixel_is_refused():
+    image, label = batches(1)[0].values()
+    with pytest.raises(InputError, match="less than one pixel"):
+        SGAIteration(mask_fraction=1e-4).stages(TinyNet(), image, label)
 
 
 def test_border_by_hand():

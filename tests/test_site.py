@@ -164,6 +164,12 @@ def test_monais_own_checks_accept_the_package(bundle, phantom_dir, tmp_path):
     run("monai.bundle", "run", "evaluating", "--config_file", "configs/evaluate.json", "--manifest", f"{phantom_dir}/harbor.csv",
         "--dataset_dir", str(phantom_dir), "--output_dir", f"{tmp_path}/out", cwd=bundle)  # fmt: skip
     assert len(pd.read_csv(tmp_path / "out/predictions.csv")) == len(read_manifest(phantom_dir / "harbor.csv"))
+    # The card is of this model: none of the source bundle's figures, and commands that write nothing into the bundle.
+    card = (bundle / "docs/README.md").read_text()
+    assert card.startswith(f"# {BUNDLE}\n\n## Description\n")
+    assert "Expected" not in card
+    assert f"sga-monai evaluate {BUNDLE} --manifest site.csv" in card
+    assert "--output_dir ../out_monai" in card
     network = torch.jit.load(bundle / "models/model.ts")
     state = torch.load(bundle / "models/model.pt", weights_only=True)
     assert all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
@@ -305,6 +311,21 @@ def test_a_site_with_lung_masks_gets_the_controls_of_the_lungs(bundle, phantom_d
     write_manifest(tmp_path / "site.csv", rows)
     with pytest.raises(InputError, match="the lung_mask of row 11 is no file"):
         evaluate_bundle(bundle, tmp_path / "site.csv", phantom_dir, tmp_path / "again")
+
+
+def test_a_perfect_internal_auroc_has_no_interval_and_still_a_verdict(bundle, phantom_dir, tmp_path):
+    evaluate_bundle(bundle, phantom_dir / "harbor.csv", phantom_dir, tmp_path / "out")
+    columns, reference = pd.read_csv(tmp_path / "out/predictions.csv"), json.loads((tmp_path / "out/reference.json").read_text())
+    reference["models"]["sga"] |= {"auroc": 1.0, "variance": None, "n_positive": 60, "n_negative": 60, "n_patients": 100}
+    (tmp_path / "out/reference.json").write_text(json.dumps(reference))
+    many = pd.concat([columns.assign(row=columns["row"] + 100 * i, patient=columns["patient"] + 100 * i) for i in range(12)])
+    noise = np.random.default_rng(0).normal(size=len(many))
+    # 0.025^(1/50) is 0.929: an AUROC of about 0.92 may be as good as inside, one of 0.76 is not, one of 0.999 is.
+    for shift, code in ((2.0, "inconclusive"), (1.0, "worse"), (5.0, "holds")):
+        many.assign(score=shift * many["label"] + noise).to_csv(tmp_path / "out/predictions.csv", index=False)
+        verdict = make_report(tmp_path / "out")["verdict"]
+        assert verdict["code"] == code
+        assert f"against 1.00{' inside' * (code == 'holds')}." in verdict["text"] or code == "inconclusive"
 
 
 @pytest.mark.real
