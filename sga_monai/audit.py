@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from sga_monai.bundle import load_best_model, preparation_settings, set_aside
+from sga_monai.bundle import set_aside
 from sga_monai.dataset import CXRDataset, refuse_same_bytes
 from sga_monai.errors import InputError
 from sga_monai.files import plain, write_csv, write_whole
@@ -27,6 +27,7 @@ from sga_monai.preprocessing import preprocessing
 from sga_monai.rendering import table_text
 from sga_monai.settings import code_digest, versions
 from sga_monai.shortcuts import COLUMNS, AuditSet, audit_model
+from sga_monai.trained_model import load_best_model, preparation_settings
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,6 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from sga_monai.bundle import load_best_model, preparation_settings
 from sga_monai.dataset import CXRDataset
 from sga_monai.errors import InputError, ReadError
 from sga_monai.files import plain, write_csv, write_whole
@@ -36,6 +35,7 @@ from sga_monai.preprocessing import preprocessing
 from sga_monai.reader import read_cxr
 from sga_monai.rendering import table_text
 from sga_monai.saliency import METHODS, logit_difference
+from sga_monai.trained_model import load_best_model, preparation_settings
 
 logger = logging.getLogger(__name__)
 MEASURES = {"energy_inside": energy_inside, "pointing_game": pointing_game, "iou_at_area": iou_at_area}

@@ -24,7 +24,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from sga_monai.bundle import load_best_model, set_aside
+from sga_monai.bundle import set_aside
 from sga_monai.controls import blank_border, blank_center, plant_tag
 from sga_monai.dataset import CXRDataset, refuse_same_bytes
 from sga_monai.embedding import forward_with_features, write_embedding
@@ -41,6 +41,7 @@ from sga_monai.settings import code_digest, versions
 from sga_monai.shortcuts import score_lungs
 from sga_monai.source_profile import site_scores
 from sga_monai.steps import frozen_statistics, input_gradient
+from sga_monai.trained_model import load_best_model
 from sga_monai.verify import SUMS, verify_bundle, verify_signature
 
 logger = logging.getLogger(__name__)

@@ -185,7 +185,7 @@ def test_an_earlier_run_is_set_aside(tmp_path):
 
 @pytest.mark.parametrize(("files", "kind"), [(["train.json"], "train"), (["evaluate.json"], "infer"), (["inference.json"], "infer")])
 def test_properties(files, kind, phantom_dir, tmp_path, trained):
-    overrides = {"dataset_dir": str(phantom_dir), "image_size": 32, "output_dir": str(tmp_path / "o")}
+    overrides = {"dataset_dir": str(phantom_dir), "image_size": 64, "output_dir": str(tmp_path / "o")}
     manifest = {"train": "northgate.csv"}.get(kind, "harbor.csv")
     overrides["manifest"] = str(phantom_dir / manifest)
     if kind == "infer":

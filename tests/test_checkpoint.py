@@ -24,7 +24,6 @@ from monai.transforms import RandGaussianNoise
 from torch import nn
 
 from sga_monai import checkpoint
-from sga_monai.bundle import load_best_model
 from sga_monai.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from sga_monai.epochs import EpochSampler, EpochSeeds, epoch_seed
 from sga_monai.errors import DiskError, InputError, NumericError
@@ -33,6 +32,7 @@ from sga_monai.guards import EarlyStopping, RobustOverfitting
 from sga_monai.handlers import BestModelSaver, score_and_label
 from sga_monai.settings import as_flag, describe, differences
 from sga_monai.sga import SGAIteration
+from sga_monai.trained_model import load_best_model
 
 
 def state(epoch: int) -> dict:
