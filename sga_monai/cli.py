@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import sys
 import warnings
@@ -72,6 +73,7 @@ def main() -> None:
     """Run the command; whatever is refused is one sentence and its exit code."""
     # MONAI tries every reader it knows before ours and warns that a GPU decoder is absent.
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:

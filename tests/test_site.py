@@ -53,6 +53,7 @@ def run(*arguments: str, cwd: Path, prefix: tuple[str, ...] = (), code: int = 0)
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=600, env=environment)
     assert result.returncode == code, result.stdout[-2000:] + result.stderr[-3000:]
     assert "Traceback" not in result.stderr
+    assert "nvImageCodec" not in result.stderr
     return result.stdout + result.stderr
 
 
