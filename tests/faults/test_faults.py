@@ -99,8 +99,7 @@ def straight(command, references, tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("num_workers", ["0", "2"])
-@pytest.mark.parametrize("kills", times(3, 20))
+@pytest.mark.parametrize(("kills", "num_workers"), [(2, "0"), pytest.param(20, "0", marks=whole), pytest.param(20, "2", marks=whole)])
 def test_killed_at_any_time_and_resumed_to_the_bit(command, straight, tmp_path, kills, num_workers):
     options = ("--num_workers", num_workers)
     reference, seconds = straight(*options)
