@@ -25,7 +25,7 @@ from sga_monai import phantom
 from sga_monai.errors import EXIT_INTERRUPTED, EXIT_SOME_ROWS_FAILED, EXIT_TERMINATED, InputError, input_error
 from sga_monai.lock import lock_output_dir
 from sga_monai.manifest import check_external, load_manifest, read_manifest
-from sga_monai.settings import as_flag
+from sga_monai.settings import as_count, as_flag
 from sga_monai.trained_model import MIN_IMAGE_SIZE
 
 logger = logging.getLogger(__name__)
@@ -71,14 +71,12 @@ def prepare(
             raise InputError(f"{name} must be a number greater than zero, got {value!r}")
         if name != "learning_rate" and not isinstance(value, int):
             raise InputError(f"{name} must be a whole number, got {value!r}")
-    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
-        raise InputError(f"num_workers must be a whole number, zero or more, got {num_workers!r}")
+    as_count("num_workers", num_workers)
     if positive and positive.get("image_size", MIN_IMAGE_SIZE) < MIN_IMAGE_SIZE:
         raise InputError(f"image_size must be {MIN_IMAGE_SIZE} or more, got {positive['image_size']}")
     if positive and positive.get("val_interval", 1) > positive.get("max_epochs", 1):
         raise InputError("val_interval must not be greater than max_epochs, or no model is ever chosen")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed must be a whole number, zero or more, got {seed!r}")
+    as_count("seed", seed)
     if output_dir:
         lock_output_dir(output_dir)
     set_determinism(seed=seed)

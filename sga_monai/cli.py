@@ -79,6 +79,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
+        # What was not refused by us or by click is raised again.
         reason = input_error(error)
         if reason is not None:
             typer.echo(f"sga-monai: {reason}", err=True)

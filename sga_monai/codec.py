@@ -96,6 +96,7 @@ def decode_frame(dataset: pydicom.Dataset, frame: int = 1) -> NDArray[np.generic
     except ReadError:
         raise
     except Exception:
+        # Foreign decoders raise what they like on a damaged stream, with its content in the text.
         raise ReadError("truncated") from None
     raise ReadError("unknown_syntax")
 

@@ -86,7 +86,7 @@ def operating_point(
     if prevalence is not None and not 0 < prevalence < 1:
         raise ValueError("prevalence must be in (0, 1)")
     groups = [called & (label == 1), called & (label == 0), ~called & (label == 1), ~called & (label == 0)]
-    tp, fp, fn, tn = counts = tuple(int(group.sum()) for group in groups)
+    tp, fp, fn, tn = (int(group.sum()) for group in groups)
     clustered = len(np.unique(patient)) < len(patient)
 
     def rate(k: int, n: int, hit: NDArray[np.bool_], base: NDArray[np.bool_]) -> Estimate:
@@ -107,7 +107,7 @@ def operating_point(
 
     return OperatingPoint(
         threshold,
-        counts,  # type: ignore[arg-type]
+        (tp, fp, fn, tn),
         rate(tp, tp + fn, groups[0], label == 1),
         rate(tn, tn + fp, groups[3], label == 0),
         predictive(True),

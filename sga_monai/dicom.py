@@ -101,6 +101,7 @@ def read_header(data: bytes, keywords: Sequence[str]) -> dict[str, str]:
         try:
             return {keyword: str(dataset.get(keyword)).strip() for keyword in keywords if dataset.get(keyword) not in (None, "")}
         except Exception:
+            # A value is parsed when it is asked for, and pydicom's errors quote it.
             raise ReadError("unreadable") from None
 
 
@@ -164,6 +165,7 @@ def _parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
     except ReadError:
         raise
     except Exception:
+        # Any bytes may come here, and pydicom's errors quote values.
         raise ReadError("unreadable") from None
     return dataset
 
@@ -251,5 +253,6 @@ def _is_lateral(dataset: pydicom.Dataset) -> bool:
         codes = {str(item.get("CodeValue")).strip() for item in dataset.get("ViewCodeSequence") or []}
         along_rows = str(np.atleast_1d(dataset.get("PatientOrientation") or "")[0]).strip().upper()
     except Exception:
+        # A value is parsed when it is asked for, and pydicom's errors quote it.
         raise ReadError("unreadable") from None
     return bool(views & set(LATERAL_VIEWS) or codes & set(LATERAL_CODES) or along_rows[:1] in ("A", "P"))

@@ -13,6 +13,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 
 from sga_monai.errors import InputError
+from sga_monai.settings import as_count
 from sga_monai.sga import SGAIteration
 from sga_monai.steps import adversarial_example, frozen_statistics
 
@@ -28,10 +29,8 @@ class EarlyStopping:
     """
 
     def __init__(self, evaluator: Engine, patience: int = 0) -> None:
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 0:
-            raise InputError(f"early_stopping_patience must be a whole number, zero or more, got {patience!r}")
         self.evaluator = evaluator
-        self.patience = patience
+        self.patience = as_count("early_stopping_patience", patience)
         self.best = -math.inf
         self.waited = 0
 
@@ -95,14 +94,12 @@ class RobustOverfitting:
         batch_size: int = 64,
         summary_writer: Any = None,
     ) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 0:
-            raise InputError(f"robust_interval must be a whole number, zero or more, got {interval!r}")
         if drop is not None and (isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 < drop <= 1):
             raise InputError(f"robust_drop must be in (0, 1] or null, got {drop!r}")
         self.iteration = iteration
         self.network = network
         self.dataset = dataset
-        self.interval = interval
+        self.interval = as_count("robust_interval", interval)
         self.drop = drop
         self.batch_size = batch_size
         self.writer = summary_writer

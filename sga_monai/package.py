@@ -81,7 +81,8 @@ def package_bundle(
         _copy(Path(source) / "LICENSE", draft / "LICENSE")
         _copy(Path(source) / "docs/data_license.txt", draft / "docs/data_license.txt")
         # What comes before is of the source: its command, its time and the figures to expect.
-        general = "".join((Path(source) / "docs/README.md").read_text().partition("## Description")[1:])
+        general = (Path(source) / "docs/README.md").read_text()
+        general = general[max(general.find("## Description"), 0) :]
         card = f"# {target.name}\n\n{general}{_model_card(runs['sga'], settings, target.name)}"
         (draft / "docs/README.md").write_text(card)
         (draft / "manifests").mkdir()

@@ -33,14 +33,15 @@ def parse_norm(norm: float | str) -> float:
     return p
 
 
-def radius(epsilon: Tensor, norm: float, n_values: int) -> Tensor:
+def radius(epsilon: Tensor, norm: float, n_values: int, value_range: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """Radius of the Lp ball in which every value may move by ``epsilon``: epsilon * n^(1/p), for p = 0 ceil(epsilon * n).
 
-    So one ``epsilon`` has a comparable size under every norm (0.03 of 224 x 224 is 6.7 in L2, 1505 in L1).
+    So one ``epsilon`` has a comparable size under every norm (0.03 of 224 x 224 is 6.7 in L2, 1505 in L1). It is in units of
+    ``value_range``; a number of values has none.
     """
     if norm == 0:
         return torch.ceil(epsilon * n_values)
-    return epsilon * n_values ** (0.0 if math.isinf(norm) else 1.0 / norm)
+    return epsilon * (value_range[1] - value_range[0]) * n_values ** (0.0 if math.isinf(norm) else 1.0 / norm)
 
 
 def lp_norm(d: Tensor, norm: float) -> Tensor:
@@ -124,18 +125,17 @@ def random_start(
     unit ball (Barthe, Guedon, Mendelson and Naor, Annals of Probability 33(2), 2005, theorem 1).
     """
     radius = torch.as_tensor(radius, dtype=image.dtype, device=image.device).broadcast_to(image.shape[0], 1, 1, 1)
+    inside = torch.ones_like(image[:1], dtype=torch.bool) if region is None else region
     uniform = torch.rand(image.shape, generator=generator, dtype=image.dtype, device=image.device)
     if norm == 0:
         d = value_range[0] + uniform * (value_range[1] - value_range[0]) - image
         place = torch.rand(image.shape, generator=generator, dtype=image.dtype, device=image.device)
-        return _keep_largest(d, place if region is None else place.masked_fill(~region, -1.0), radius)
+        return _keep_largest(d, place.masked_fill(~inside, -1.0), radius)
     sign = torch.where(uniform < 0.5, -1.0, 1.0).to(image.dtype)
     if math.isinf(norm):
-        magnitude = torch.rand(image.shape, generator=generator, dtype=image.dtype, device=image.device)
-        magnitude = magnitude if region is None else magnitude * region
+        magnitude = inside * torch.rand(image.shape, generator=generator, dtype=image.dtype, device=image.device)
         return project(sign * magnitude * radius, image, radius, norm, value_range)
-    power = torch._standard_gamma(torch.full_like(image, 1.0 / norm), generator=generator)
-    power = power if region is None else power * region
+    power = inside * torch._standard_gamma(torch.full_like(image, 1.0 / norm), generator=generator)
     z = torch._standard_gamma(torch.ones_like(radius), generator=generator)
     unit = sign * (power / (power.sum(dim=(1, 2, 3), keepdim=True) + z)) ** (1.0 / norm)
     return project(unit * radius, image, radius, norm, value_range)

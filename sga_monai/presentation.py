@@ -80,6 +80,7 @@ def _modality(values: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDAr
             intercept = 0.0 if intercept in (None, "") else float(intercept)
             table = values.astype(np.float64) * slope + intercept
     except Exception:
+        # Attributes of any type and length may stand here; the reason code is all that may be told of them.
         raise ReadError("rescale") from None
     span = (float(table.min()), float(table.max()))
     if not np.isfinite(table).all() or not span[0] < span[1] or span[1] - span[0] > 1e12:
@@ -92,6 +93,7 @@ def _voi_lut(table: NDArray[np.float64], dataset: pydicom.Dataset) -> NDArray[np
     try:
         result, bits = _look_up(table, dataset.VOILUTSequence[0], dataset)
     except Exception:
+        # As above.
         raise ReadError("voi") from None
     return result / float((1 << bits) - 1)
 
@@ -121,6 +123,7 @@ def _window(table: NDArray[np.float64], dataset: pydicom.Dataset) -> NDArray[np.
         center, width = (np.atleast_1d(dataset[key].value)[0] for key in ("WindowCenter", "WindowWidth"))
         center, width = float(center), float(width)
     except Exception:
+        # As above.
         raise ReadError("voi") from None
     function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
     lowest_width = 1.0 if function == "LINEAR" else 0.0
@@ -150,6 +153,7 @@ def luminance(dataset: pydicom.Dataset) -> Callable[[NDArray[np.generic], NDArra
                 color = convert_color_space(color, photometric, "RGB")
             scale = np.float32(np.iinfo(color.dtype).max)
         except Exception:
+            # A palette may lack tables or entries, each of which pydicom refuses in its own way.
             raise ReadError("photometric") from None
         if color.ndim != 3 or color.shape[2] != 3:
             raise ReadError("truncated")

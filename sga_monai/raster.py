@@ -62,6 +62,7 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
     except Image.DecompressionBombError:
         raise ReadError("too_large") from None
     except Exception:
+        # Pillow has an error of its own for each way in which a file can be damaged.
         raise ReadError("truncated") from None
     if data.startswith(PNG) and data[24] == 16 and data[25] in (2, 4, 6):
         return _deep_png(data)
@@ -89,6 +90,7 @@ def _deep_png(data: bytes) -> NDArray[np.float32]:
     try:
         array = np.asarray(imagecodecs.png_decode(data))
     except Exception:
+        # Nothing is told of the bytes but that they end or lie.
         raise ReadError("truncated") from None
     gray = np.empty(array.shape[:2], dtype=np.float32)
     for top in range(0, len(array), ROWS_AT_ONCE):
@@ -117,6 +119,7 @@ def read_nifti(data: bytes) -> NDArray[np.float32]:
     except ReadError:
         raise
     except Exception:
+        # nibabel's errors are of many kinds, and some quote the header.
         raise ReadError("truncated") from None
     if columns in ("S", "I") and rows not in ("S", "I"):
         values, columns, rows = values.T, rows, columns

@@ -30,6 +30,7 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
         try:
             return self.read(self.rows[index])
         except Exception as error:
+            # In a worker process: whatever is raised goes home as data, since not every exception can be pickled.
             reason = input_error(error)
             if isinstance(reason, ReadError):
                 return {"code": reason.code}

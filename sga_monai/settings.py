@@ -95,11 +95,23 @@ def as_flag(name: str, value: bool | str) -> bool:
     return flags[str(value).lower()]
 
 
+def as_count(name: str, value: Any) -> int:
+    """A whole number, zero or more, of a configuration.
+
+    Raises:
+        InputError: when it is anything else, a flag included.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(f"{name} must be a whole number, zero or more, got {value!r}")
+    return value
+
+
 def flatten(record: Any, name: str = "") -> dict[str, Any]:
     """Nested dictionaries and lists as one, with dotted names."""
     if isinstance(record, Mapping):
         items = record.items()
     elif isinstance(record, list):
+        # Numbers are written as names below.
         items = enumerate(record)  # type: ignore[assignment]
     else:
         return {name: record}

@@ -146,9 +146,7 @@ def adversarial_example(
         ``[B, C, H, W]``, detached; ``||X' - X~||_p`` is at most the radius.
     """
     n_values = masked[0].numel() if region is None else masked.shape[1] * int(region.sum())
-    radius = perturbation.radius(epsilon, norm, n_values)
-    if norm > 0:
-        radius = radius * (value_range[1] - value_range[0])
+    radius = perturbation.radius(epsilon, norm, n_values, value_range)
     if attack_steps == 1:
         step = 1.25 * radius if random_start else radius
     else:

@@ -15,6 +15,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
 from sga_monai.errors import InputError
+from sga_monai.settings import as_count
 from sga_monai.sga import SGAIteration
 from sga_monai.steps import frozen_statistics, input_gradient
 
@@ -89,8 +90,7 @@ class ReviewPanel:
         n_cases: int = 4,
         interval: int = 5,
     ) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 0:
-            raise InputError(f"review_interval must be a whole number, zero or more, got {interval!r}")
+        self.interval = as_count("review_interval", interval)
         self.writer = summary_writer
         self.iteration = iteration
         self.network = network
@@ -103,7 +103,6 @@ class ReviewPanel:
         chosen = chosen or [0]
         self.image = torch.stack([torch.as_tensor(np.asarray(dataset[i][Keys.IMAGE])) for i in chosen])
         self.label = torch.tensor([int(dataset[i][Keys.LABEL]) for i in chosen])
-        self.interval = interval
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""

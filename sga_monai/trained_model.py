@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,11 @@ def load_best_model(network: torch.nn.Module, checkpoint: str, image_size: int |
     """
     if not Path(checkpoint).is_file():
         raise InputError("checkpoint: no such file; train first, or give the path of a model.pt")
-    if Path(checkpoint).with_name("run.json").is_file() and (image_size, voi) != (None, None):
-        for name, given, trained in zip(("image_size", "voi"), (image_size, voi), preparation_settings(checkpoint), strict=True):
-            if given not in (None, trained):
-                raise InputError(f"checkpoint: it was trained with {name} {trained}, not {given}; give --{name} {trained}")
+    given = {name: value for name, value in (("image_size", image_size), ("voi", voi)) if value is not None}
+    trained = _run_settings(checkpoint) if given else {}
+    for name, value in given.items():
+        if trained.get(name, value) != value:
+            raise InputError(f"checkpoint: it was trained with {name} {trained[name]}, not {value}; give --{name} {trained[name]}")
     data = Path(checkpoint).read_bytes()
     card = Path(checkpoint).with_suffix(".json")
     if card.is_file() and json.loads(card.read_text()).get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
@@ -44,6 +44,7 @@ def load_best_model(network: torch.nn.Module, checkpoint: str, image_size: int |
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         network.load_state_dict(state)
     except Exception:
+        # Whatever a foreign file makes of torch's reader.
         raise InputError("checkpoint: not a state dict of this network; give the model.pt of a training run") from None
     if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
         raise InputError("checkpoint: the weights are NaN or infinite; train again")
@@ -56,15 +57,20 @@ def preparation_settings(checkpoint: str | Path, image_size: int | None = None, 
     Raises:
         InputError: when the card is damaged or ``image_size`` is no whole number of 16 or more.
     """
-    card = Path(checkpoint).with_name("run.json")
-    settings: Mapping[str, Any] = {}
-    if card.is_file() and (image_size is None or voi is None):
-        try:
-            settings = json.loads(card.read_text())["identity"]["settings"]
-            settings = {"image_size": int(settings["image_size"]), "voi": str(settings["voi"])}
-        except (OSError, ValueError, KeyError, TypeError):
-            raise InputError("run.json beside the checkpoint is damaged; give image_size and voi") from None
+    settings = _run_settings(checkpoint) if image_size is None or voi is None else {}
     size = settings.get("image_size", 224) if image_size is None else image_size
     if isinstance(size, bool) or not isinstance(size, int) or size < MIN_IMAGE_SIZE:
         raise InputError(f"image_size must be a whole number, {MIN_IMAGE_SIZE} or more, got {size!r}")
     return size, settings.get("voi", "dicom") if voi is None else voi
+
+
+def _run_settings(checkpoint: str | Path) -> dict[str, Any]:
+    """``image_size`` and ``voi`` of ``run.json`` beside the checkpoint; empty where there is none."""
+    card = Path(checkpoint).with_name("run.json")
+    if not card.is_file():
+        return {}
+    try:
+        settings = json.loads(card.read_text())["identity"]["settings"]
+        return {"image_size": int(settings["image_size"]), "voi": str(settings["voi"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError("run.json beside the checkpoint is damaged; give image_size and voi") from None

@@ -55,7 +55,7 @@ def site(tagged: bool, diseased: bool, masked: int = 40, name: str = "a") -> Aud
         if diseased:
             image[LUNG] = 0.4 * (i % 2) + 0.3 + 0.001 * float(rng.random())
         items.append({"image": image, "label": i % 2, "patient": i, "row": i + 2, "set": name})
-    return AuditSet(items, lambda row: LUNG if row < masked + 2 else None)  # type: ignore[arg-type]
+    return AuditSet(items, lambda row: LUNG if row < masked + 2 else None)
 
 
 def by_control(table: list[dict], name: str = "a") -> dict[str, dict]:
@@ -91,7 +91,7 @@ def test_a_model_that_reads_lungs_is_cleared():
 
 def test_a_set_of_the_diseased_alone_still_shows_what_is_lost_without_lungs():
     given = site(False, True)
-    diseased = AuditSet([item for item in given.dataset if item["label"]], given.lung)  # type: ignore[attr-defined,arg-type]
+    diseased = AuditSet([item for item in given.dataset if item["label"]], given.lung)
     lines = by_control(audit_model(Reader(LUNG[0]), {"a": diseased}))
     assert np.isnan(lines["lungs_blank"]["auroc"])
     assert lines["lungs_blank"]["shift"] < lines["lungs_blank"]["shift_high"] < 0
