@@ -1,0 +1,128 @@
+"""Weights that must not change by accident: three steps of every method, and the literal command after one epoch.
+
+The hashes hold on one kind of processor; elsewhere the sums of the weights must agree. ``python tests/golden/test_golden.py``
+writes ``golden.json`` anew, which a change that is meant to move the weights does in the same commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.engines import SupervisedTrainer
+from torch import Tensor, nn
+
+from sga_monai.phantom import write_phantom
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ROOT / "bundles/sga/train.json"
+GOLDEN = Path(__file__).with_name("golden.json")
+METHODS: dict[str, dict[str, Any]] = {
+    "NT": {"kl_weight": 0},
+    "AT": {"mask_fraction": 0},
+    "SG": {"epsilon_range": [0, 0]},
+    "SGA": {},
+    "GroupDRO": {"kl_weight": 0, "group_dro_step": 0.01},
+    "mixup": {"kl_weight": 0, "augmentation": "mixup"},
+    "border and marker": {"augmentation": "border_and_marker"},
+    "highest magnitude": {"saliency_order": "highest_magnitude", "saliency_target": "predicted", "fill": "image_mean"},
+    "random mask": {"saliency_order": "random", "fill": "value_range", "border_width": 0.25},
+    "TRADES": {"attack": "kl", "attack_steps": 2, "random_start": True, "mask_fraction": 0, "detach_clean": True},
+    "noise": {"attack": "noise", "epsilon_per": "sample", "norm": 2},
+    "PGD, L1": {"attack_steps": 2, "random_start": True, "norm": 1, "attack_mode": "train"},
+    "PGD, L0": {"attack_steps": 2, "random_start": True, "norm": 0},
+    "adversarial training of Madry": {"objective": "adversarial_ce", "attack_steps": 2, "norm": 3},
+    "bf16": {"precision": "bf16"},
+}
+
+
+def processor() -> str:
+    """What decides the last bits: the release of torch, its instruction set and the processor's model."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    kind = {line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "cpu family", "model\t"))}
+    return " ".join([torch.__version__, torch.backends.cpu.get_cpu_capability(), *sorted(kind)])
+
+
+def fingerprint(state: dict[str, Tensor]) -> dict[str, Any]:
+    """SHA-256 over names and bits, and for each floating tensor its sum of magnitudes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    sums = [float(f"{float(tensor.double().abs().sum()):.5g}") for _, tensor in sorted(state.items()) if tensor.is_floating_point()]
+    return {"sha256": digest.hexdigest(), "sums": sums}
+
+
+def three_steps(overrides: dict[str, Any]) -> dict[str, Any]:
+    """The network of train.json after three mini-batches of eight random images with this method."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        torch.manual_seed(0)
+        parser = ConfigParser()
+        parser.read_config(str(TRAIN))
+        parser.update({"device": "cpu", "network": "@network_def", **overrides})
+        network: nn.Module = parser.get_parsed_content("network")
+        images = torch.rand(24, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+        data = [{"image": images[i : i + 8], "label": torch.arange(8) % 2, "site": torch.arange(8) // 4} for i in (0, 8, 16)]
+        SupervisedTrainer(
+            device=torch.device("cpu"),
+            max_epochs=1,
+            train_data_loader=data,
+            network=network,
+            optimizer=parser.get_parsed_content("optimizer"),
+            loss_function=nn.CrossEntropyLoss(),
+            iteration_update=parser.get_parsed_content("train#iteration"),
+            decollate=False,
+        ).run()
+        return fingerprint(network.state_dict())
+    finally:
+        torch.set_num_threads(threads)
+
+
+def literal_command(folder: Path) -> dict[str, Any]:
+    """``model.pt`` of README's command after one epoch at 32 pixels, one thread."""
+    write_phantom(folder / "phantom")
+    options = ["--max_epochs", "1", "--image_size", "32", "--output_dir", str(folder / "run"), "--external_manifests", "[]"]
+    options += ["--manifest", str(folder / "phantom/northgate.csv"), "--dataset_dir", str(folder / "phantom"), "--device", "cpu"]
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(TRAIN), *options]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=900)
+    return fingerprint(torch.load(folder / "run/model.pt", weights_only=True))
+
+
+def compare(found: dict[str, Any], name: str) -> None:
+    golden = json.loads(GOLDEN.read_text())
+    if golden["processor"] == processor():
+        assert found["sha256"] == golden["weights"][name]["sha256"]
+    else:
+        assert found["sums"] == pytest.approx(golden["weights"][name]["sums"], rel=0.05, abs=0.05)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_three_steps_of_each_method(name: str) -> None:
+    compare(three_steps(METHODS[name]), name)
+
+
+def test_no_two_methods_are_the_same() -> None:
+    golden = json.loads(GOLDEN.read_text())["weights"]
+    assert len({golden[name]["sha256"] for name in METHODS}) == len(METHODS)
+
+
+def test_literal_command_after_one_epoch(tmp_path: Path) -> None:
+    compare(literal_command(tmp_path), "literal command")
+
+
+if __name__ == "__main__":
+    weights = {name: three_steps(overrides) for name, overrides in METHODS.items()}
+    with tempfile.TemporaryDirectory() as place:
+        weights["literal command"] = literal_command(Path(place))
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in weights.items())
+    GOLDEN.write_text(f'{{\n "processor": {json.dumps(processor())},\n "weights": {{\n{lines}\n }}\n}}\n')
