@@ -1,5 +1,5 @@
 """``python -m sga_monai`` is ``sga-monai``."""
 
-from sga_monai.cli import main
+from sga_monai.cli.main import main
 
 main()

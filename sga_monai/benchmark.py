@@ -16,10 +16,10 @@ from typing import Any
 from monai.transforms import Compose, EnsureTyped, LoadImaged, Resized, ScaleIntensityRangePercentilesd
 from rich.progress import track
 
-from sga_monai.dicom import is_dicom, read_stored
-from sga_monai.errors import InputError, ReadError
-from sga_monai.preprocessing import preprocessing
-from sga_monai.reader import decode_cxr, read_bytes, read_cxr
+from sga_monai.core.errors import InputError, ReadError
+from sga_monai.data.transforms import preprocessing
+from sga_monai.imaging.dicom import is_dicom, read_stored
+from sga_monai.imaging.read import decode_cxr, read_bytes, read_cxr
 
 
 @dataclass(frozen=True)

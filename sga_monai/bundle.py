@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import logging
 import re
-import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 from fire.parser import DefaultParseValue
@@ -21,12 +18,13 @@ from monai.bundle import ConfigParser
 from monai.bundle.scripts import run as bundle_run
 from monai.utils import set_determinism
 
-from sga_monai import phantom
-from sga_monai.errors import EXIT_INTERRUPTED, EXIT_SOME_ROWS_FAILED, EXIT_TERMINATED, InputError, input_error
-from sga_monai.lock import lock_output_dir
-from sga_monai.manifest import check_external, load_manifest, read_manifest
-from sga_monai.settings import as_count, as_flag
-from sga_monai.trained_model import MIN_IMAGE_SIZE
+from sga_monai.cohorts import phantom
+from sga_monai.core.checks import as_count
+from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
+from sga_monai.core.folders import lock_output_dir
+from sga_monai.core.process import end_on_sigterm, install_plain_errors
+from sga_monai.data.manifest import check_external, load_manifest, read_manifest
+from sga_monai.model.weights import MIN_IMAGE_SIZE
 
 logger = logging.getLogger(__name__)
 # Ids of train.json on which no weight depends, or that the run card holds as hashes or as the machine's.
@@ -141,74 +139,6 @@ def _overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             given[name.replace("::", "#")] = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
     named = given.get("config_file", "").strip("[]").replace("'", "").replace('"', "").split(",")
     return given, [file.strip() for file in named if Path(file.strip()).suffix == ".json" and Path(file.strip()).is_file()]
-
-
-def install_plain_errors() -> None:
-    """Show an ``InputError`` that ends the program as one sentence with its exit code, without a traceback."""
-
-    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            sys.stderr.write("sga-monai: stopped\n")
-            raise SystemExit(EXIT_INTERRUPTED)
-        reason = input_error(error)
-        if reason is None:
-            sys.__excepthook__(kind, error, traceback)
-            return
-        sys.stderr.write(f"sga-monai: {reason}\n")
-        # The interpreter takes the exit code from a SystemExit that the hook raises.
-        raise SystemExit(reason.exit_code)
-
-    sys.excepthook = hook
-    # Ignite logs every exception with its traceback before it passes it on.
-    logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)
-
-
-def end_on_sigterm(remedy: str = "a training goes on with --resume true") -> None:
-    """Let SIGTERM, which schedulers send before they kill, end the program with code 143 at once, and say the remedy.
-
-    Nothing has to be saved then: the checkpoint of the last full epoch is on disk, and a file that is being written is
-    whole or absent.
-    """
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        # A second one must not interrupt the clearing up.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        sys.stderr.write(f"sga-monai: stopped by SIGTERM; {remedy}\n")
-        raise SystemExit(EXIT_TERMINATED)
-
-    # Only the main thread may; elsewhere the program that embeds this one decides.
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGTERM, handler)
-
-
-def set_aside(output_dir: str, checkpoint: str | None = None, resume: bool | str = False) -> None:
-    """Rename an ``output_dir`` that holds a run to the first free ``output_dir.N``, so that nothing is lost.
-
-    Args:
-        output_dir: the folder.
-        checkpoint: a file that must not move with it.
-        resume: leave it, since the run goes on.
-
-    Raises:
-        InputError: when the folder holds something else than a run, or ``checkpoint``.
-    """
-    folder = Path(output_dir)
-    if not as_flag("resume", resume):
-        _move_aside(folder, checkpoint)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock_output_dir(folder)
-
-
-def _move_aside(folder: Path, checkpoint: str | None) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not any((folder / name).exists() for name in ("run.json", "model.pt", "predictions.csv", "tensorboard")):
-        raise InputError("output_dir is not empty and holds no run; give another folder")
-    if checkpoint and folder.resolve() in Path(checkpoint).resolve().parents:
-        raise InputError("output_dir is a folder that the checkpoint is in; give another folder")
-    number = next(n for n in range(1, sys.maxsize) if not folder.with_name(f"{folder.name}.{n}").exists())
-    aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))
-    logger.info("an earlier run was in output_dir; it is now %s", aside.name)
 
 
 def load_test_sets(manifest: str, dataset_dir: str, external_manifests: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom import uid
 from torch import nn
 
-from sga_monai.phantom import write_phantom
+from sga_monai.cohorts.phantom import write_phantom
 
 # As many threads in all as there would be without pytest-xdist's workers, which would otherwise wait for each other.
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))

@@ -17,12 +17,12 @@ from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from PIL import Image
 
-from sga_monai.dataset import CXRDataset
-from sga_monai.errors import InputError
-from sga_monai.handlers import PredictionSaver
-from sga_monai.manifest import load_manifest
-from sga_monai.network import CXRResNet18
-from sga_monai.preprocessing import preprocessing as our_chain
+from sga_monai.core.errors import InputError
+from sga_monai.data.dataset import CXRDataset
+from sga_monai.data.manifest import load_manifest
+from sga_monai.data.transforms import preprocessing as our_chain
+from sga_monai.evaluation.saver import PredictionSaver
+from sga_monai.model.network import CXRResNet18
 
 
 def evaluate(dataset: CXRDataset, out: Path, network: torch.nn.Module, batch_size: int = 64, **options: object) -> pd.DataFrame:
@@ -143,7 +143,7 @@ import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 sys.argv = ["sga-monai", "phantom", "out"]
-from sga_monai.cli import main
+from sga_monai.cli.main import main
 main()
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)

@@ -14,16 +14,18 @@ from ignite.engine import Engine, Events
 from PIL import Image
 from torch import nn
 
-from sga_monai.audit import audit_checkpoint, render
-from sga_monai.controls import BORDER, blank_border, blank_center, blank_lungs, crop_border, only_lungs, plant_tag
-from sga_monai.embedding import chance_distance, forward_with_features, frechet_distance, moments, read_embedding
-from sga_monai.errors import InputError
-from sga_monai.handlers import PredictionSaver
-from sga_monai.lung_masks import lung_reader
-from sga_monai.manifest import read_manifest
-from sga_monai.network import CXRResNet18
-from sga_monai.probes import metadata_auroc, site_probe
-from sga_monai.shortcuts import COLUMNS, AuditSet, audit_model
+from sga_monai.core.errors import InputError
+from sga_monai.data.manifest import read_manifest
+from sga_monai.data.masks import lung_reader
+from sga_monai.evaluation.embedding import read_embedding
+from sga_monai.evaluation.saver import PredictionSaver
+from sga_monai.interpret.audit import COLUMNS, AuditSet, audit_model
+from sga_monai.interpret.audit_run import audit_checkpoint, render
+from sga_monai.interpret.controls import BORDER, blank_border, blank_center, blank_lungs, crop_border, only_lungs, plant_tag
+from sga_monai.model.features import forward_with_features
+from sga_monai.model.network import CXRResNet18
+from sga_monai.statistics.feature_shift import chance_distance, frechet_distance, moments
+from sga_monai.statistics.probes import metadata_auroc, site_probe
 
 SIZE = 64
 LUNG = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
@@ -255,7 +257,7 @@ class Rows:
 
 
 def test_the_saver_keeps_the_moments_of_internal_images(tmp_path, monkeypatch):
-    monkeypatch.setattr("sga_monai.embedding.N_FEATURES", 4)
+    monkeypatch.setattr("sga_monai.evaluation.embedding.N_FEATURES", 4)
     network, images = TinyNet(dropout=0).eval(), torch.rand(36, 1, 16, 16)
     names = ["internal (validation)"] * 8 + ["internal"] * 16 + ["harbor"] * 12
     batches = [

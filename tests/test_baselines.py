@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from conftest import LinearNet, TinyNet, equal
 from test_sga import batches, train
 
-from sga_monai import sga
-from sga_monai.baselines import BORDER, CORNER, GroupWeights, border_and_marker, mixup
-from sga_monai.errors import InputError
-from sga_monai.sga import SGAIteration
+from sga_monai.core.errors import InputError
+from sga_monai.sga.comparisons import BORDER, CORNER, GroupWeights, border_and_marker, mixup
+from sga_monai.sga.iteration import SGAIteration
+from sga_monai.sga.iteration import iteration as sga
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -15,9 +15,10 @@ from conftest import ROOT
 from monai.bundle import ConfigParser, ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sga_monai.bundle import check_overrides, prepare, set_aside
-from sga_monai.errors import InputError
-from sga_monai.network import CXRResNet18
+from sga_monai.bundle import check_overrides, prepare
+from sga_monai.core.errors import InputError
+from sga_monai.core.folders import archive_previous_run
+from sga_monai.model.network import CXRResNet18
 
 BUNDLE = ROOT / "bundles/sga"
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
@@ -172,13 +173,13 @@ def test_bad_input_leaves_an_earlier_run_where_it_is(phantom_dir, tmp_path):
 
 def test_an_earlier_run_is_set_aside(tmp_path):
     for content in ("one", "two"):
-        set_aside(str(tmp_path / "run"))
+        archive_previous_run(str(tmp_path / "run"))
         (tmp_path / "run/model.pt").write_text(content)
     with pytest.raises(InputError, match="the checkpoint is in"):
-        set_aside(str(tmp_path / "run"), str(tmp_path / "run/model.pt"))
+        archive_previous_run(str(tmp_path / "run"), str(tmp_path / "run/model.pt"))
     with pytest.raises(InputError, match="holds no run"):
-        set_aside(str(tmp_path))
-    set_aside(str(tmp_path / "run"))
+        archive_previous_run(str(tmp_path))
+    archive_previous_run(str(tmp_path / "run"))
     assert not list((tmp_path / "run").iterdir())
     assert [(tmp_path / f"run.{n}/model.pt").read_text() for n in (1, 2)] == ["one", "two"]
 

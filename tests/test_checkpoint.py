@@ -23,16 +23,18 @@ from monai.handlers import ROCAUC, ValidationHandler
 from monai.transforms import RandGaussianNoise
 from torch import nn
 
-from sga_monai import checkpoint
-from sga_monai.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
-from sga_monai.epochs import EpochSampler, EpochSeeds, epoch_seed
-from sga_monai.errors import DiskError, InputError, NumericError
-from sga_monai.files import write_whole
-from sga_monai.guards import EarlyStopping, RobustOverfitting
-from sga_monai.handlers import BestModelSaver, score_and_label
-from sga_monai.settings import as_flag, describe, differences
-from sga_monai.sga import SGAIteration
-from sga_monai.trained_model import load_best_model
+from sga_monai.core.checks import as_flag
+from sga_monai.core.errors import DiskError, InputError, NumericError
+from sga_monai.core.files import write_whole
+from sga_monai.core.provenance import describe, differences
+from sga_monai.model.scores import score_and_label
+from sga_monai.model.weights import load_best_model
+from sga_monai.sga.iteration import SGAIteration
+from sga_monai.training import checkpoint
+from sga_monai.training.best_model import BestModelSaver
+from sga_monai.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
+from sga_monai.training.epochs import EpochSampler, EpochSeeds, epoch_seed
+from sga_monai.training.stopping import EarlyStopping, RobustOverfitting
 
 
 def state(epoch: int) -> dict:
@@ -393,13 +395,13 @@ def test_what_is_not_finite_stops_before_the_optimizer(tmp_path, monkeypatch, wh
         if what == "image":
             engine.state.batch["image"][3, 0, 0, 0] = math.nan
         elif what == "loss":
-            monkeypatch.setattr("sga_monai.sga.kl_divergence", lambda *_: torch.tensor(math.inf, requires_grad=True))
+            monkeypatch.setattr("sga_monai.sga.iteration.kl_divergence", lambda *_: torch.tensor(math.inf, requires_grad=True))
         elif what == "gradient":
             run.network.fc.weight.register_hook(lambda gradient: gradient * math.nan)
         elif what == "saliency":
-            monkeypatch.setattr("sga_monai.sga.input_gradient", lambda network, image, *_: torch.full_like(image, math.nan))
+            monkeypatch.setattr("sga_monai.sga.iteration.input_gradient", lambda network, image, *_: torch.full_like(image, math.nan))
         else:
-            monkeypatch.setattr("sga_monai.sga.adversarial_example", lambda network, image, *_: image * math.nan)
+            monkeypatch.setattr("sga_monai.sga.iteration.adversarial_example", lambda network, image, *_: image * math.nan)
 
     run.trainer.add_event_handler(Events.ITERATION_STARTED, at_the_seventh)
     message = f"epoch 2, iteration 7, rows .*: the {what} is NaN or infinite, and the step was not taken"

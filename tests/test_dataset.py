@@ -14,13 +14,13 @@ from conftest import ROOT
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from sga_monai import reading
-from sga_monai.cache import ImageCache
-from sga_monai.dataset import CXRDataset, refuse_same_bytes
-from sga_monai.errors import InputError, WorkerError
-from sga_monai.preprocessing import preprocessing as our_chain
-from sga_monai.reader import sha256_of
-from sga_monai.settings import describe
+from sga_monai.core.errors import InputError, WorkerError
+from sga_monai.core.provenance import describe
+from sga_monai.data import parallel as reading
+from sga_monai.data.cache import ImageCache
+from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
+from sga_monai.data.transforms import preprocessing as our_chain
+from sga_monai.imaging.read import sha256_of
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_cache_is_not_decoded_again_and_knows_its_settings(rows, tmp_path, monke
     def never(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("sga_monai.reader.decode_cxr", never)
+    monkeypatch.setattr("sga_monai.data.cxr_reader.decode_cxr", never)
     assert all(np.array_equal(a, b) for a, b in zip(arrays(CXRDataset(good, our_chain(32), cache_dir=cache_dir)), first, strict=True))
     with pytest.raises(RuntimeError, match="AssertionError"):
         CXRDataset(good, our_chain(48), cache_dir=cache_dir)

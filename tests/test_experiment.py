@@ -14,14 +14,14 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from sga_monai import collect
-from sga_monai.errors import InputError
-from sga_monai.experiment import command, run_experiment
-from sga_monai.phantom import SOURCE
-from sga_monai.plan import read_plan
-from sga_monai.records import experiment_records, read_records
-from sga_monai.seeds import combine, holm, mean_auroc, mean_difference
-from sga_monai.statistics import auroc, paired_difference
+from sga_monai.cohorts.phantom import SOURCE
+from sga_monai.core.errors import InputError
+from sga_monai.experiments import pages as collect
+from sga_monai.experiments.plan import read_plan
+from sga_monai.experiments.records import experiment_records, read_records
+from sga_monai.experiments.runner import command, run_experiment
+from sga_monai.statistics.discrimination import auroc, paired_difference
+from sga_monai.statistics.seeds import combine, holm, mean_auroc, mean_difference
 
 PLANS = sorted((ROOT / "bundles/sga/experiments").glob("*.json"))
 TINY = {"image_size": 32, "max_epochs": 2, "batch_size": 32, "review_interval": 0}
@@ -186,7 +186,9 @@ def test_the_default_phantom_is_drawn_once_before_the_cells(tmp_path, monkeypatc
     plan = read_plan(write_plan(tmp_path / "p.json", settings=settings))
     for cell in plan.cells:
         finished_cell(tmp_path / "out" / cell.folder)
-    monkeypatch.setattr("sga_monai.phantom.write_phantom", lambda place: (drawn.append(place), (folder / f"{SOURCE}.csv").write_text("x")))
+    monkeypatch.setattr(
+        "sga_monai.cohorts.phantom.write_phantom", lambda place: (drawn.append(place), (folder / f"{SOURCE}.csv").write_text("x"))
+    )
     assert run_experiment(plan, tmp_path / "out") == []
     assert drawn == [str(folder)]
     record = json.loads((tmp_path / "out" / f"{plan.cells[0].folder}.json").read_text())

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sga_monai.errors import InputError
-from sga_monai.explain import explain_checkpoints, render
-from sga_monai.network import CXRResNet18
+from sga_monai.core.errors import InputError
+from sga_monai.interpret.explain import explain_checkpoints, render
+from sga_monai.model.network import CXRResNet18
 
 
 @pytest.fixture(scope="module")

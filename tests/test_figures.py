@@ -13,18 +13,17 @@ from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, brier_score_loss
 from statsmodels.stats.proportion import proportion_confint
 
-from sga_monai.calibration import calibration, expected_calibration_error
-from sga_monai.decisions import net_benefit, operating_point, youden_threshold
-from sga_monai.statistics import (
-    Estimate,
+from sga_monai.statistics.calibration import assess_calibration, expected_calibration_error
+from sga_monai.statistics.decisions import net_benefit, operating_point, youden_threshold
+from sga_monai.statistics.discrimination import (
     auroc,
     auroc_covariance,
     average_precision,
-    cluster_bootstrap,
     difference_in_differences,
     hanley_mcneil_half_width,
     paired_difference,
 )
+from sga_monai.statistics.estimates import Estimate, cluster_bootstrap
 
 
 @pytest.fixture
@@ -166,7 +165,7 @@ def test_youden_threshold():
 
 
 def test_calibration_against_statsmodels(cohort):
-    ours = calibration(cohort["p"], cohort["label"], n_samples=100)
+    ours = assess_calibration(cohort["p"], cohort["label"], n_samples=100)
     x = logit(cohort["p"])
     slope = sm.GLM(cohort["label"], sm.add_constant(x), family=sm.families.Binomial()).fit()
     assert (ours.slope.value, ours.slope.low, ours.slope.high) == pytest.approx((slope.params.iloc[1], *slope.conf_int().iloc[1]), abs=1e-6)
@@ -181,7 +180,7 @@ def test_calibration_against_statsmodels(cohort):
 
 def test_clustered_calibration_against_statsmodels(clustered):
     p = expit(clustered["score"])
-    ours = calibration(p, clustered["label"], clustered["patient"], n_samples=50)
+    ours = assess_calibration(p, clustered["label"], clustered["patient"], n_samples=50)
     theirs = sm.GLM(clustered["label"], sm.add_constant(logit(p)), family=sm.families.Binomial()).fit(
         cov_type="cluster", cov_kwds={"groups": clustered["patient"]}
     )
@@ -194,7 +193,7 @@ def test_calibration_of_saturated_and_constant_probabilities_is_a_figure_or_not_
     rng = np.random.default_rng(seed)
     patient = np.repeat(np.arange(20), 3)
     label = np.r_[np.zeros(30, int), np.ones(30, int)]
-    fit = calibration(expit(-12 + spread * rng.normal(size=60)), label, patient if seed % 2 else None, n_samples=5)
+    fit = assess_calibration(expit(-12 + spread * rng.normal(size=60)), label, patient if seed % 2 else None, n_samples=5)
     for estimate in (fit.slope, fit.intercept):
         assert math.isnan(estimate.value) or estimate.low < estimate.value < estimate.high
     assert math.isfinite(fit.brier.value)
@@ -203,9 +202,9 @@ def test_calibration_of_saturated_and_constant_probabilities_is_a_figure_or_not_
 def test_calibration_error_by_hand_and_the_not_estimable():
     p, y = np.repeat([0.2, 0.8], 5), np.r_[0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
     assert expected_calibration_error(p, y, 2) == pytest.approx((0 + 0.2) / 2)
-    separated = calibration([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], n_samples=20)
+    separated = assess_calibration([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], n_samples=20)
     assert math.isnan(separated.slope.value)
-    assert math.isnan(calibration([0.1, 0.2], [1, 1], n_samples=20).slope.value)
+    assert math.isnan(assess_calibration([0.1, 0.2], [1, 1], n_samples=20).slope.value)
 
 
 @pytest.mark.parametrize("prevalence", [None, 0.1])

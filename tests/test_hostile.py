@@ -22,8 +22,8 @@ from PIL import Image
 from pydicom import uid
 from pydicom.encaps import encapsulate
 
-from sga_monai.errors import ReadError
-from sga_monai.reader import read_cxr
+from sga_monai.core.errors import ReadError
+from sga_monai.imaging.read import read_cxr
 
 MOST_MB, MOST_SECONDS = 700, 20
 linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sga_monai import localization
-from sga_monai.errors import InputError
-from sga_monai.localization import boxes_to_mask, deletion_auc, energy_inside, insertion_auc, iou_at_area, patient_mean, pointing_game
+from sga_monai.core.errors import InputError
+from sga_monai.interpret import localization
+from sga_monai.interpret.localization import boxes_to_mask, deletion_auc, energy_inside, insertion_auc, iou_at_area, pointing_game
+from sga_monai.statistics.estimates import patient_mean
 
 
 def one(rows: list[list[float]]) -> torch.Tensor:

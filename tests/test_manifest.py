@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sga_monai.errors import InputError
-from sga_monai.files import write_csv
-from sga_monai.manifest import check_external, load_manifest, read_manifest, write_manifest
-from sga_monai.site_key import new_site_key, read_site_key
+from sga_monai.core.errors import InputError
+from sga_monai.core.files import write_csv
+from sga_monai.data.manifest import check_external, load_manifest, read_manifest, write_manifest
+from sga_monai.data.pseudonyms import new_site_key, read_site_key
 
 HEADER = "image,label,patient_id,site,split\n"
 
@@ -185,11 +185,11 @@ def test_the_canary_is_never_opened(folder):
 import sys
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
-from sga_monai.preprocessing import preprocessing as our_chain
-from sga_monai.dataset import CXRDataset
-from sga_monai.errors import InputError
-from sga_monai.inspection import inspect_manifest
-from sga_monai.manifest import load_manifest
+from sga_monai.data.transforms import preprocessing as our_chain
+from sga_monai.data.dataset import CXRDataset
+from sga_monai.core.errors import InputError
+from sga_monai.cohorts.inspection import inspect_manifest
+from sga_monai.data.manifest import load_manifest
 folder, count = sys.argv[1], int(sys.argv[2])
 refused = 0
 for i in range(count):
@@ -289,7 +289,7 @@ def test_a_million_rows(tmp_path):
         stream.writelines(f"images/{i // 1000:04d}/{i:08d}.dcm,{i % 2},P{i // 2:08d},site,test\n" for i in range(1_000_000))
     program = """
 import resource, sys, time
-from sga_monai.manifest import check_files, read_manifest
+from sga_monai.data.manifest import check_files, read_manifest
 began = time.process_time()
 rows = read_manifest(sys.argv[1] + "/m.csv")
 missing = check_files(rows, sys.argv[1], "m.csv")

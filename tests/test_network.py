@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sga_monai.network import IMAGENET_MEAN, IMAGENET_STD, CXRResNet18
+from sga_monai.model.network import IMAGENET_MEAN, IMAGENET_STD, CXRResNet18
 
 
 def torchvision_keys() -> set[str]:

@@ -6,9 +6,9 @@ import numpy as np
 import pydicom
 from PIL import Image
 
-from sga_monai.manifest import load_manifest, read_manifest
-from sga_monai.phantom import EXTERNAL, SITES, SOURCE, ensure_phantom, write_contact_sheet, write_phantom
-from sga_monai.reader import read_cxr
+from sga_monai.cohorts.phantom import EXTERNAL, SITES, SOURCE, ensure_phantom, write_contact_sheet, write_phantom
+from sga_monai.data.manifest import load_manifest, read_manifest
+from sga_monai.imaging.read import read_cxr
 
 
 def mask(folder, row, kind):
@@ -52,7 +52,7 @@ def test_sites_differ_in_their_dicom(phantom_dir):
 
 
 def test_deterministic_by_seed_and_patients_disjoint(tmp_path, monkeypatch):
-    monkeypatch.setattr("sga_monai.phantom.SPLITS", {"train": 4, "val": 2, "test": 2})
+    monkeypatch.setattr("sga_monai.cohorts.phantom.SPLITS", {"train": 4, "val": 2, "test": 2})
     digests = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         write_phantom(tmp_path / name, seed, external_images=2)

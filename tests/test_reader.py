@@ -19,9 +19,10 @@ from PIL import Image
 from pydicom import uid
 from pydicom.encaps import encapsulate
 
-from sga_monai.dicom import read_facts
-from sga_monai.errors import REASONS, ReadError
-from sga_monai.reader import CXRReader, read_cxr
+from sga_monai.core.errors import REASONS, ReadError
+from sga_monai.data.cxr_reader import CXRReader
+from sga_monai.imaging.dicom import read_facts
+from sga_monai.imaging.read import read_cxr
 
 
 def picture(dtype=np.uint16, top: int = 4095) -> np.ndarray:
@@ -421,7 +422,7 @@ import sys
 for name in sys.argv[1].split(","):
     sys.modules[name] = None
 import hashlib
-from sga_monai.reader import read_cxr
+from sga_monai.imaging.read import read_cxr
 for path in sys.argv[2:]:
     print(hashlib.sha256(read_cxr(path).tobytes()).hexdigest())
 """
@@ -601,7 +602,8 @@ def test_read_error_survives_pickling():
 
 def test_loadimaged_takes_the_reader_and_keeps_no_header(dicom_file):
     path = str(dicom_file(picture(), BitsStored=12))
-    loaded = LoadImaged(keys="image", reader="sga_monai.reader.CXRReader", image_only=True, ensure_channel_first=True)({"image": path})
+    load = LoadImaged(keys="image", reader="sga_monai.data.CXRReader", image_only=True, ensure_channel_first=True)
+    loaded = load({"image": path})
     assert loaded["image"].shape == (1, 50, 70)
     assert not any("SECRET" in str(value) or "MRN" in str(value) for value in loaded["image"].meta.values())
     with pytest.raises(ValueError, match="voi"):

@@ -7,8 +7,8 @@ from conftest import LinearNet, TinyNet
 from monai.data import MetaTensor
 from torch import nn
 
-from sga_monai import saliency
-from sga_monai.network import CXRResNet18
+from sga_monai.interpret import saliency
+from sga_monai.model.network import CXRResNet18
 
 
 def randomized(network: nn.Module, seed: int = 0) -> nn.Module:

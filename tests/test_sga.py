@@ -13,9 +13,9 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch import nn
 
-from sga_monai import sga
-from sga_monai.errors import InputError
-from sga_monai.sga import SGAIteration
+from sga_monai.core.errors import InputError
+from sga_monai.sga.iteration import SGAIteration
+from sga_monai.sga.iteration import iteration as sga
 
 
 def batches(n: int = 3, batch: int = 4, size: int = 12, seed: int = 0) -> list[dict[str, torch.Tensor]]:

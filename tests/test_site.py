@@ -29,20 +29,21 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from PIL import Image
 from statsmodels.stats.meta_analysis import combine_effects
 
-from sga_monai.embedding import frechet_distance
-from sga_monai.errors import InputError
-from sga_monai.external import evaluate_bundle
-from sga_monai.from_dicom import manifest_from_dicom
-from sga_monai.manifest import read_manifest, write_manifest
-from sga_monai.package import package_bundle
-from sga_monai.pool import pool_effects, pool_releases
-from sga_monai.reference import read_reference
-from sga_monai.release import check_release, make_release, numbers, suppress
-from sga_monai.report import make_report
-from sga_monai.report_html import write_html
-from sga_monai.site_key import new_site_key
-from sga_monai.source_profile import told_apart
-from sga_monai.verify import lint_bundle, verify_bundle, verify_signature
+from sga_monai.cohorts.from_dicom import manifest_from_dicom
+from sga_monai.core.errors import InputError
+from sga_monai.data.manifest import read_manifest, write_manifest
+from sga_monai.data.pseudonyms import new_site_key
+from sga_monai.hospital.evaluate import evaluate_bundle
+from sga_monai.hospital.html import write_html
+from sga_monai.hospital.package import package_bundle
+from sga_monai.hospital.pool import pool_releases
+from sga_monai.hospital.reference import read_reference
+from sga_monai.hospital.release import check_release, make_release, numbers, suppress
+from sga_monai.hospital.report import make_report
+from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
+from sga_monai.statistics.feature_shift import frechet_distance
+from sga_monai.statistics.pooling import pool_effects
+from sga_monai.statistics.separability import site_auroc
 
 BUNDLE = "sga_cxr-0.1.0"
 
@@ -147,7 +148,7 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert f"{report['embedding']['distance']:.2f} times the internal spread" in html
     probe, scored = report["site_probe"], pd.read_csv(hospital / "out/predictions.csv").dropna(subset="score")
     profile = internal["embedding"]["profile"]
-    assert probe == pytest.approx(told_apart(scored["site_score"], scored["label"], scored["patient"], profile))
+    assert probe == pytest.approx(site_auroc(scored["site_score"], scored["label"], scored["patient"], profile))
     assert probe["n"] == report["cohort"]["images"]
     assert f"one of the same label with AUROC {probe['value']:.3f} [" in html
     assert [sorted(line) for line in report["drift"]] == [["feature", "flag", "ks", "psi"]] * 3
@@ -492,10 +493,10 @@ def hostile(copy: Path, canary: Path):
 ATTEMPT = """
 import json, os, sys
 from pathlib import Path
-from sga_monai.errors import InputError
-from sga_monai.external import evaluate_bundle
-from sga_monai.site_key import new_site_key
-from sga_monai.verify import lint_bundle, verify_bundle, verify_signature
+from sga_monai.core.errors import InputError
+from sga_monai.hospital.evaluate import evaluate_bundle
+from sga_monai.data.pseudonyms import new_site_key
+from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
 outcomes = {}
 for copy in sys.argv[3:]:
     os.chdir(copy)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from sga_monai.embedding import is_sound, moments
-from sga_monai.probes import site_probe
-from sga_monai.source_profile import FEWEST, N_AXES, coordinates, site_scores, source_profile, told_apart
+from sga_monai.evaluation.embedding import is_sound
+from sga_monai.statistics.feature_shift import moments
+from sga_monai.statistics.probes import site_probe
+from sga_monai.statistics.separability import FEWEST, N_AXES, coordinates, site_auroc, site_scores, source_profile
 
 N_FEATURES = 512
 SPECTRA = {"flat": np.ones(N_FEATURES), "falling": 1 / np.arange(1, N_FEATURES + 1)}
@@ -27,17 +28,17 @@ def draw(rng: np.random.Generator, n_patients: int, sd: np.ndarray, prevalence: 
 
 def probe(inside: Images, outside: Images) -> dict:
     profile = source_profile(*inside)
-    return told_apart(site_scores(*outside, profile), *outside[1:], profile)
+    return site_auroc(site_scores(*outside, profile), *outside[1:], profile)
 
 
 def test_by_hand():
     """Scores of 1 and 2 stand at these quantiles of the internal Gaussian, whatever the line was."""
     profile = [{"judge": {label: {"n_patients": 50} for label in ("0", "1")}}] * 2
     label = np.arange(40) % 2
-    found = told_apart(1.0 + label, label, np.arange(40), profile)
+    found = site_auroc(1.0 + label, label, np.arange(40), profile)
     assert found["value"] == pytest.approx((norm.cdf(1) + norm.cdf(2)) / 2)
     assert found["n"] == 40
-    assert told_apart(np.full(40, np.nan), label, np.arange(40), profile) is None
+    assert site_auroc(np.full(40, np.nan), label, np.arange(40), profile) is None
 
 
 def test_coordinates_by_hand():

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from sga_monai import sources
-from sga_monai.errors import InputError
-from sga_monai.manifest import check_external, read_manifest, write_manifest
+from sga_monai.cohorts import public as sources
+from sga_monai.cohorts import splits
+from sga_monai.core.errors import InputError
+from sga_monai.data.manifest import check_external, read_manifest, write_manifest
 
 COMMITTED = ("hannover_nih", "cohen_nih", "cohen", "siim")
 
@@ -55,7 +56,7 @@ def test_split_is_by_patient_stratified_and_seeded():
     patients = {split: {row["patient_id"] for row in rows if row["split"] == split} for split in ("train", "val", "test")}
     assert not patients["train"] & patients["val"]
     assert not patients["train"] & patients["test"]
-    for split, share in sources.SPLIT_SHARES.items():
+    for split, share in splits.SPLIT_SHARES.items():
         for label in "01":
             count = sum(row["split"] == split and row["label"] == label for row in rows)
             assert count == pytest.approx(100 * share, abs=5)

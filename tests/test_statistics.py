@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from sga_monai.results import render, summarize
-from sga_monai.statistics import auroc, auroc_difference, placements
+from sga_monai.evaluation.results import render, summarize
+from sga_monai.statistics.discrimination import auroc, auroc_difference, placements
 
 
 @pytest.mark.parametrize("seed", range(20))

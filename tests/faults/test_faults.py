@@ -16,9 +16,9 @@ import pytest
 import torch
 from conftest import ROOT, equal
 
-from sga_monai.checkpoint import load_checkpoint
-from sga_monai.errors import InputError
-from sga_monai.lock import lock_output_dir
+from sga_monai.core.errors import InputError
+from sga_monai.core.folders import lock_output_dir
+from sga_monai.training.checkpoint import load_checkpoint
 
 EPOCHS = 4
 whole = pytest.mark.faults
@@ -184,8 +184,8 @@ def test_links_and_other_names_of_a_folder_do_not_get_past_the_lock(tmp_path):
         lock_output_dir(tmp_path / "link")
     program = """
 import sys, time
-from sga_monai.errors import InputError
-from sga_monai.lock import lock_output_dir
+from sga_monai.core.errors import InputError
+from sga_monai.core.folders import lock_output_dir
 try:
     lock_output_dir(sys.argv[1])
 except InputError:
@@ -288,7 +288,7 @@ def test_a_disk_that_becomes_read_only(command, small_disk):
 def test_nan_at_step_seven_ends_the_real_command_with_code_5(command, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import math\n"
-        "import sga_monai.sga as sga\n"
+        "import sga_monai.sga.iteration as sga\n"
         "plain, calls = sga.kl_divergence, [0]\n"
         "def poisoned(*logits):\n"
         "    calls[0] += 1\n"

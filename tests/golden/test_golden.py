@@ -21,7 +21,7 @@ from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 
-from sga_monai.phantom import write_phantom
+from sga_monai.cohorts.phantom import write_phantom
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "bundles/sga/train.json"

@@ -1,0 +1,1 @@
+"""The command ``sga-monai``: each command parses its options, calls one function and prints."""

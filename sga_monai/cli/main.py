@@ -1,0 +1,52 @@
+"""The command ``sga-monai``: phantom, manifests, experiments, audits, bundles for hospitals. Training is a MONAI bundle."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+import typer
+
+from sga_monai import __version__
+from sga_monai.cli import benchmark, manifest, phantom, research, site
+from sga_monai.core.errors import EXIT_INPUT_REFUSED, EXIT_INTERRUPTED, input_error
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+app.command()(phantom.phantom)
+app.add_typer(research.app)
+app.add_typer(site.app)
+app.add_typer(manifest.app, name="manifest")
+app.add_typer(benchmark.app, name="benchmark")
+
+
+def main() -> None:
+    """Run the command; whatever is refused is one sentence and its exit code."""
+    # MONAI tries every reader it knows before ours and warns that a GPU decoder is absent.
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    try:
+        code = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        # What was not refused by us or by click is raised again.
+        reason = input_error(error)
+        if reason is not None:
+            typer.echo(f"sga-monai: {reason}", err=True)
+            sys.exit(reason.exit_code)
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        # A wrong command line; click's own exit code 2 means that rows failed here.
+        show()
+        sys.exit(EXIT_INPUT_REFUSED)
+    sys.exit(code or 0)

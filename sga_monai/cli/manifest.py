@@ -1,0 +1,134 @@
+"""`sga-monai manifest`: build, check and key manifests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sga_monai import __version__
+from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, REASONS, InputError
+
+NAMES = ("hannover-nih", "cohen", "cohen-nih", "siim", "mixture", "nih-pneumonia", "cohen-pneumonia")
+RULES = ("any_appearance", "typical_indeterminate", "typical_only", "opacity_box")
+app = typer.Typer(no_args_is_help=True, help="Build, check and key manifests.")
+
+
+@app.command()
+def build(
+    name: Annotated[str, typer.Argument(help=", ".join(NAMES) + ".")],
+    root: Annotated[Path, typer.Argument(help="Folder that holds the collections; later the dataset_dir.")],
+    out: Annotated[Path | None, typer.Option(help="The manifest; default data_manifests/<name>.csv.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of sampled negatives.")] = 0,
+    rule: Annotated[str, typer.Option(help="SIIM: " + ", ".join(RULES) + ".")] = "any_appearance",
+    drop_unboxed_duplicates: Annotated[bool, typer.Option(help="SIIM: drop images without box beside a boxed one.")] = False,
+    strength: Annotated[float, typer.Option(help="mixture: how strictly the source follows the label, 0 to 1.")] = 1.0,
+) -> None:
+    """Build the manifest of a public collection from its own tables and print an audit."""
+    from sga_monai.cohorts import mixture, public
+    from sga_monai.cohorts.splits import audit
+    from sga_monai.data.manifest import read_manifest, write_manifest
+
+    builders = public.BUILDERS | mixture.BUILDERS
+    if name not in builders:
+        raise InputError(f"no builder {name!r}; there are {', '.join(builders)}")
+    options: dict[str, Any] = {"rule": rule, "drop_unboxed_duplicates": drop_unboxed_duplicates} if name == "siim" else {}
+    file = name.replace("-", "_")
+    if name == "mixture":
+        options, file = {"strength": strength}, f"mixture_r{round(100 * strength):03d}"
+    rows = builders[name](root, seed=seed, **options)
+    path = out or Path("data_manifests") / f"{file}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Checked before it takes the place of an earlier one.
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        write_manifest(draft, [row for row in rows if not row["dropped"]])
+        read_manifest(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    table = Table("", "value", "label 0", "label 1", title=f"{name}, seed {seed}")
+    lines = audit(rows)
+    for group, value, *counts in lines:
+        table.add_row(group, value, *(str(count) for count in counts))
+    Console().print(table)
+    if name == "siim" and not any(root.glob("siim/train/*/*/*.dcm")):
+        typer.echo("no SIIM images here: the study is the unit of splitting; build again beside the images, whose headers name the patient")
+    facts = {
+        "builder": name,
+        "seed": seed,
+        **options,
+        "sga_monai": __version__,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "audit": [list(line) for line in lines],
+    }
+    path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    typer.echo(f"wrote {path.name} and {path.with_suffix('.json').name}")
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="The manifest.")],
+    dataset_dir: Annotated[Path, typer.Option(help="The folder that image is relative to.")],
+    labels: Annotated[bool, typer.Option(help="Whether the manifest has labels, patients and splits.")] = True,
+    voi: Annotated[str, typer.Option(help="dicom or none, as in the evaluation.")] = "dicom",
+    num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
+    contact_sheet: Annotated[Path | None, typer.Option(help="Write a PNG of small pictures with row numbers.")] = None,
+) -> None:
+    """Read every image as an evaluation would; print the flow, what the files are, and what failed."""
+    from sga_monai.cohorts.inspection import FACTS, inspect_manifest, write_contact_sheet
+
+    found = inspect_manifest(file, dataset_dir, labels, voi, num_workers, thumbnails=contact_sheet is not None)
+    console = Console()
+    table = Table("flow", "rows", "label 0", "label 1", title=file.name)
+    for step, counts in found.flow.items():
+        table.add_row(step, *(str(count) for count in counts))
+    console.print(table)
+    table = Table("DICOM keyword", "value", "images")
+    for name, counter in found.facts.items():
+        for value, count in counter.most_common():
+            table.add_row(FACTS[name], value, str(count))
+    console.print(table)
+    if contact_sheet is not None:
+        drawn_count = write_contact_sheet(contact_sheet, found.thumbnails)
+        typer.echo(f"wrote {contact_sheet.name}: {drawn_count} pictures, none with BurnedInAnnotation YES")
+    if found.failures:
+        table = Table("failed", "rows", "reason")
+        for code in dict.fromkeys(code for _, code in found.failures):
+            rows = [str(row) for row, reason in found.failures if reason == code]
+            listed = ", ".join(rows[:5]) + (", ..." if len(rows) > 5 else "")
+            table.add_row(str(len(rows)), listed, f"{code}: {REASONS[code]}")
+        console.print(table)
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+
+
+@app.command()
+def key(out: Annotated[Path, typer.Argument(help="The new file; it stays at the site and is never sent.")]) -> None:
+    """Make the site's key, with which patients are named in every output (option site_key)."""
+    from sga_monai.data.pseudonyms import new_site_key
+
+    new_site_key(out)
+    typer.echo(f"wrote {out.name}, readable by you alone; keep it: another key gives every patient another name")
+
+
+@app.command("from-dicom")
+def from_dicom(
+    folder: Annotated[Path, typer.Argument(help="Folder of images, searched with its subfolders; later the dataset_dir.")],
+    labels: Annotated[Path, typer.Option(help="CSV: label and accession, patient_id or image; label_date, negative_type.")],
+    site: Annotated[str, typer.Option(help="Name of the site in the manifest.")],
+    site_key: Annotated[Path, typer.Option(help="File of `sga-monai manifest key`.")],
+    out: Annotated[Path, typer.Option(help="The manifest.")],
+) -> None:
+    """Write a site's manifest from headers and labels; identifiers are joined and forgotten."""
+    from sga_monai.cohorts.from_dicom import manifest_from_dicom
+
+    counts = manifest_from_dicom(folder, labels, site, site_key, out)
+    table = Table("files", "number", title=out.name)
+    for name, count in sorted(counts.items(), key=lambda item: item[0] != "listed"):
+        table.add_row(name, str(count))
+    Console().print(table)

@@ -1,0 +1,117 @@
+"""Commands of researchers: experiments, saliency, the shortcut audit, and the bundle that hospitals receive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
+
+app = typer.Typer()
+
+
+@app.command()
+def experiment(
+    plan: Annotated[Path, typer.Argument(help="JSON of bundles/sga/experiments/.")],
+    output_dir: Annotated[Path | None, typer.Option(help="Default runs/<plan>. The same command goes on where it was stopped.")] = None,
+    dataset_dir: Annotated[str | None, typer.Option(help="The folder of the collections, where it is not the plan's.")] = None,
+    cache_dir: Annotated[str | None, typer.Option(help="Folder of prepared images: each is decoded once, not in every cell.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at once; each gets its share of the cores.", min=1)] = 1,
+    reuse: Annotated[list[Path] | None, typer.Option(help="Other experiment whose equal cells are copied; repeatable.")] = None,
+) -> None:
+    """Run a plan, methods x conditions x seeds, and collect it: records, tables, comparison with the baseline."""
+    from sga_monai.core.folders import is_finished
+    from sga_monai.experiments.pages import collect_experiment
+    from sga_monai.experiments.plan import read_plan
+    from sga_monai.experiments.runner import run_experiment
+    from sga_monai.experiments.tables import render_text
+
+    given = {"dataset_dir": dataset_dir, "cache_dir": cache_dir}
+    settings = {key: folder for key, folder in given.items() if folder is not None}
+    read, out = read_plan(plan, **settings), output_dir or Path("runs") / plan.stem
+    failed = run_experiment(read, out, jobs, reuse or ())
+    if any(is_finished(out / cell.folder) for cell in read.cells):
+        typer.echo(render_text(collect_experiment(read, out)))
+        typer.echo(f"wrote records.jsonl, results.csv, results.md and results.html in {out.name}/")
+    if failed:
+        for line in failed:
+            typer.echo(f"failed: {line}", err=True)
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+
+
+@app.command()
+def collect(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of sga-monai experiment, or records.jsonl files.")],
+    out: Annotated[Path, typer.Option(help="Folder of README.md, its figures and one records file for each experiment.")],
+) -> None:
+    """Put several experiments on one page, README.md, with the records that it is made of."""
+    from sga_monai.experiments.pages import write_page
+
+    names = write_page(runs, out)
+    typer.echo(f"wrote README.md with {', '.join(names)} in {out.name}/")
+
+
+@app.command()
+def explain(
+    checkpoint: Annotated[list[str], typer.Argument(help="NAME=model.pt of each model, or model.pt alone.")],
+    manifest: Annotated[Path, typer.Option(help="The images; lung_mask and boxes are regions.")],
+    dataset_dir: Annotated[Path, typer.Option(help="The folder that image is relative to.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder of saliency.csv, cases.png and tensorboard/.")],
+    region: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER below dataset_dir, a PNG for each image; repeatable.")] = None,
+    split: Annotated[str, typer.Option(help="Rows of this split.")] = "test",
+    image_size: Annotated[int | None, typer.Option(help="Pixels of a side; default as trained.")] = None,
+    n_cases: Annotated[int, typer.Option(help="Cases in the picture.", min=2)] = 6,
+    limit: Annotated[int, typer.Option(help="Number of images, evenly spaced.", min=1)] = 200,
+) -> None:
+    """Show where models look, side by side on the same cases, and measure it against lungs, boxes and other regions."""
+    from sga_monai.interpret.explain import explain_checkpoints
+    from sga_monai.interpret.explain import render as render_saliency
+
+    pairs = [text.partition("=") if "=" in text else (Path(text).parent.name or "model", "=", text) for text in checkpoint]
+    models = {name: path for name, _, path in pairs}
+    if len(models) < len(checkpoint):
+        raise InputError("two models have the same name; give NAME=model.pt for each")
+    if any("=" not in text for text in region or ()):
+        raise InputError("a region is NAME=FOLDER, as marker=masks/marker/northgate")
+    regions = dict(text.split("=", 1) for text in region or ())
+    table = explain_checkpoints(models, manifest, dataset_dir, output_dir, regions, split, image_size, None, n_cases, limit)
+    typer.echo(render_saliency(table))
+    typer.echo(f"wrote saliency.csv, saliency.json, cases.png and tensorboard/ in {output_dir.name}/")
+
+
+@app.command()
+def audit(
+    checkpoint: Annotated[Path, typer.Argument(help="model.pt of a training.")],
+    manifest: Annotated[list[Path], typer.Option(help="Manifest of a site; may be repeated.")],
+    dataset_dir: Annotated[Path, typer.Option(help="The folder that image and lung_mask are relative to.")],
+    output_dir: Annotated[Path, typer.Option(help="Where audit.json, audit.csv and tensorboard/ are written.")],
+    image_size: Annotated[int | None, typer.Option(help="Pixels of a side; default as trained.")] = None,
+    voi: Annotated[str | None, typer.Option(help="dicom or none; default as trained.")] = None,
+    split: Annotated[str, typer.Option(help="The rows that are taken.")] = "test",
+    num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
+) -> None:
+    """Find shortcuts: score every site with lungs or border taken away and a marker put in, and probe for the site."""
+    from sga_monai.interpret.audit_run import audit_checkpoint
+    from sga_monai.interpret.audit_run import render as render_audit
+
+    table = audit_checkpoint(checkpoint, manifest, dataset_dir, output_dir, image_size, voi, split, num_workers)
+    typer.echo(render_audit(table))
+    typer.echo(f"wrote audit.json, audit.csv and tensorboard/ in {output_dir.name}/")
+
+
+@app.command()
+def package(
+    checkpoint: Annotated[Path, typer.Option(help="model.pt of a finished training.")],
+    out: Annotated[Path, typer.Option(help="Folder of bundles.")] = Path("dist"),
+    nt_checkpoint: Annotated[Path | None, typer.Option(help="model.pt of natural training on the same manifest.")] = None,
+    site_manifest: Annotated[list[Path] | None, typer.Option(help="Manifest of a known site; may be repeated.")] = None,
+    source: Annotated[Path, typer.Option(help="The flat source bundle.")] = Path("bundles/sga"),
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "sga_cxr",
+) -> None:
+    """Make a bundle for hospitals from a finished training: folder and zip, with reference and checksums."""
+    from sga_monai.hospital.package import package_bundle
+
+    folder = package_bundle(checkpoint, out, source, nt_checkpoint, site_manifest or (), name)
+    typer.echo(f"wrote {folder.name}/ and {folder.name}.zip")

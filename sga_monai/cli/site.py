@@ -1,0 +1,114 @@
+"""Commands of a hospital: verify, evaluate, report, release; and the pooling of what hospitals released."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
+
+app = typer.Typer()
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")],
+    public_key: Annotated[Path | None, typer.Option(help="The sender's public key, which came by another way.")] = None,
+) -> None:
+    """Check every file of a bundle before anything of it is parsed; then list what in it is more than data."""
+    from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
+
+    count = verify_bundle(bundle)
+    if public_key is None:
+        typer.echo(f"{count} files are what was packaged. Integrity only, not origin: no signature was checked")
+    else:
+        verify_signature(bundle, public_key)
+        typer.echo(f"{count} files are what was packaged, and signed with this key")
+    lint = lint_bundle(bundle)
+    typer.echo(f"{len(lint.expressions)} expressions that `monai.bundle run` would evaluate; sga-monai evaluate runs none of them:")
+    for line in lint.expressions:
+        typer.echo(f"  {line}")
+    if lint.foreign or lint.code:
+        for line in (*lint.foreign, *lint.code):
+            typer.echo(f"  foreign: {line}")
+        raise InputError("the bundle names code outside monai, torch, ignite and sga_monai, or holds code; do not use it")
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")],
+    manifest: Annotated[Path, typer.Option(help="The site's manifest.")],
+    dataset_dir: Annotated[Path, typer.Option(help="The folder that image is relative to.")],
+    output_dir: Annotated[Path, typer.Option(help="Where everything is written; it stays at the site.")],
+    public_key: Annotated[Path | None, typer.Option(help="The sender's public key.")] = None,
+    site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`.")] = None,
+    failure_limit: Annotated[float, typer.Option(help="Share of failed images above which there is no headline figure.")] = 0.01,
+    num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
+) -> None:
+    """Score a site's images with a bundle: offline, and without running anything of the bundle."""
+    from sga_monai.evaluation.results import render, summarize
+    from sga_monai.hospital.evaluate import evaluate_bundle
+
+    predictions = evaluate_bundle(bundle, manifest, dataset_dir, output_dir, public_key, site_key, failure_limit, num_workers)
+    failed = int(predictions["score"].isna().sum())
+    typer.echo(render(summarize(predictions, failure_limit=failure_limit)))
+    typer.echo(f"{len(predictions)} rows: {len(predictions) - failed} scored, {failed} failed. Next: sga-monai report")
+    if failed:
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+
+
+@app.command()
+def report(
+    output_dir: Annotated[Path, typer.Argument(help="Folder of `sga-monai evaluate`.")],
+    prevalence: Annotated[float | None, typer.Option(help="Of the population, for PPV, NPV and net benefit.")] = None,
+) -> None:
+    """Write report.html and report.json for the hospital."""
+    from sga_monai.hospital.html import write_html
+    from sga_monai.hospital.report import make_report
+
+    figures = make_report(output_dir, prevalence)
+    page = write_html(figures, output_dir)
+    verdict = figures["verdict"]
+    typer.echo(f"{verdict['code']}: {verdict['text']}")
+    for note in verdict["notes"]:
+        typer.echo(f"- {note}")
+    typer.echo(f"wrote {page.name} and report.json")
+
+
+@app.command()
+def release(
+    output_dir: Annotated[Path, typer.Argument(help="Folder of `sga-monai report`.")],
+    out: Annotated[Path, typer.Option(help="The file that may leave.")],
+    site: Annotated[str, typer.Option(help="Alias of the site.")] = "site",
+    min_cell: Annotated[int, typer.Option(help="Smallest number of patients that is shown, at least 10.")] = 10,
+) -> None:
+    """Write the aggregates that may leave the site, and print every one of them."""
+    from sga_monai.hospital.release import make_release, numbers
+
+    content = make_release(output_dir, out, site, min_cell)
+    for place, value in numbers(content):
+        typer.echo(f"{place}: {value}")
+    typer.echo(f"wrote {out.name}; this is all that leaves")
+
+
+@app.command()
+def pool(
+    releases: Annotated[list[Path], typer.Argument(help="release.json of each site.")],
+    out: Annotated[Path, typer.Option(help="Folder of pooled.html and pooled.json.")],
+) -> None:
+    """Pool the sites' releases: random effects, heterogeneity, forest plot."""
+    from sga_monai.hospital.pool import pool_releases
+
+    pooled = pool_releases(releases, out)
+    table = Table("model", "sites", "AUROC", "95 % CI", "I2")
+    for key, model in pooled["models"].items():
+        figure = model["pooled"]
+        table.add_row(
+            key, str(figure["n_sites"]), f"{figure['auroc']:.3f}", f"[{figure['low']:.3f}, {figure['high']:.3f}]", f"{figure['i2']:.0%}"
+        )
+    Console().print(table)
+    typer.echo("wrote pooled.html and pooled.json")

@@ -1,0 +1,79 @@
+"""Files written whole or not at all, and tables that a spreadsheet cannot take for formulas."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sga_monai.core.errors import DISK, DiskError, InputError
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write ``path`` by way of a temporary file beside it, so that a crash or a full disk leaves the old content.
+
+    Args:
+        path: where the content ends up; its folder is made.
+        write: writes the content to the path that it is given.
+
+    Raises:
+        DiskError: naming the file, when the disk will not take it. No temporary file stays.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with temporary.open("r+b") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in DISK:
+            raise DiskError(path.name, error.errno) from None
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, without which a rename may be lost in a power failure."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, whole or not at all.
+
+    Raises:
+        InputError: when a text begins like a formula, which a spreadsheet would run.
+        DiskError: see ``write_whole``.
+    """
+    for column in table.select_dtypes(exclude="number"):
+        for value in (str(column), *table[column].unique()):
+            if isinstance(value, str) and value.startswith(FORMULA):
+                raise InputError(f"{path.name}: a cell of column {column!r} would begin with {value[0]!r}; rename what it names")
+    write_whole(path, lambda temporary: table.to_csv(temporary, index=False, lineterminator="\n"))
+
+
+def plain(value: Any) -> Any:
+    """Plain JSON values: NaN and infinity, which are not JSON, as null; NumPy's numbers as Python's."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

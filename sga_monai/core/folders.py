@@ -1,0 +1,116 @@
+"""Output folders: one run at a time in each, earlier runs moved aside, finished runs recognized."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from sga_monai.core.checks import as_flag
+from sga_monai.core.errors import DiskError, InputError
+
+logger = logging.getLogger(__name__)
+_held: dict[str, int] = {}
+IN_USE = "another run is writing this output_dir; wait for it, stop it, or give another folder"
+
+
+def lock_output_dir(output_dir: str | Path) -> None:
+    """Hold ``output_dir`` until this process ends, however it ends.
+
+    Two locks, both ``flock``, which the system releases when their owner dies: on a hidden file beside the folder, which
+    stays where it is when the folder is renamed, and on the folder itself where it exists, whatever name it has in another
+    container. To be called again when the folder was made. The owner may ask again.
+
+    Raises:
+        InputError: when another process holds it, or ``output_dir`` is a link.
+        DiskError: when neither can be locked.
+    """
+    folder = Path(output_dir)
+    if folder.is_symlink():
+        raise InputError("output_dir is a link; give the folder that it leads to")
+    folder = folder.resolve()
+    beside = folder.with_name(f".{folder.name}.lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _hold(str(beside), os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        # A folder of one's own in somebody else's: its own lock must do.
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise DiskError("the lock of output_dir", error.errno or 0) from None
+    if folder.is_dir():
+        _hold(f"{folder.stat().st_dev}:{folder.stat().st_ino}", os.O_RDONLY, folder)
+
+
+def _hold(key: str, flags: int, path: Path | None = None) -> None:
+    if key in _held:
+        return
+    try:
+        import fcntl
+    except ImportError:
+        logger.warning("this system has no file locks: start one run at a time in output_dir")
+        return
+    descriptor = os.open(path or key, flags, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(IN_USE) from None
+    except OSError:
+        os.close(descriptor)
+        logger.warning("this file system has no locks: start one run at a time in output_dir")
+        return
+    _held[key] = descriptor
+
+
+def _forget() -> None:
+    """In a forked child: the lock is its parent's, and must not outlive it."""
+    for descriptor in _held.values():
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run's training and its final table are complete."""
+    try:
+        finished = json.loads((folder / "run.json").read_text())["finished"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return finished is not None and (folder / "predictions.csv").is_file() and (folder / "results.csv").is_file()
+
+
+def archive_previous_run(output_dir: str, checkpoint: str | None = None, resume: bool | str = False) -> None:
+    """Rename an ``output_dir`` that holds a run to the first free ``output_dir.N``, so that nothing is lost.
+
+    Args:
+        output_dir: the folder.
+        checkpoint: a file that must not move with it.
+        resume: leave it, since the run goes on.
+
+    Raises:
+        InputError: when the folder holds something else than a run, or ``checkpoint``.
+    """
+    folder = Path(output_dir)
+    if not as_flag("resume", resume):
+        _move_aside(folder, checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock_output_dir(folder)
+
+
+def _move_aside(folder: Path, checkpoint: str | None) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not any((folder / name).exists() for name in ("run.json", "model.pt", "predictions.csv", "tensorboard")):
+        raise InputError("output_dir is not empty and holds no run; give another folder")
+    if checkpoint and folder.resolve() in Path(checkpoint).resolve().parents:
+        raise InputError("output_dir is a folder that the checkpoint is in; give another folder")
+    number = next(n for n in range(1, sys.maxsize) if not folder.with_name(f"{folder.name}.{n}").exists())
+    aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    logger.info("an earlier run was in output_dir; it is now %s", aside.name)

@@ -1,0 +1,135 @@
+"""Images read once, prepared and kept in memory or in a cache; an image that cannot be read is named by its row."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import Dataset
+
+from sga_monai.core.errors import InputError, ReadError
+from sga_monai.data.cache import ImageCache
+from sga_monai.data.parallel import read_rows
+from sga_monai.imaging.read import read_bytes, sha256_of
+
+MOST_ERRORS = 5
+META = "image_meta_dict"
+# How the sets of the training manifest begin in the final table.
+INTERNAL = "internal"
+
+
+class CXRDataset(Dataset):
+    """Every row through ``transform`` at construction; later from memory, or memory-mapped from ``cache_dir``.
+
+    Args:
+        data: data dictionaries of ``load_manifest``. Where a row has a ``sha256``, it is compared with the bytes that
+            were decoded.
+        transform: the deterministic preprocessing; its ``LoadImaged`` must have ``image_only`` false.
+        skip_failed: keep the rows that can be read and list the others in ``failures``, instead of refusing all.
+        cache_dir: folder of an ``ImageCache``; ``None`` keeps the images in memory (224 x 224 in float32 are 200 kB).
+        num_workers: processes that read and decode; 0 reads in this one.
+
+    Attributes:
+        failures: ``row, label, patient, set`` and the reason ``code`` of each row that could not be read.
+        sha256: of the file of each kept row.
+
+    Raises:
+        InputError: naming the rows that cannot be read, unless ``skip_failed``; when none can be read.
+        WorkerError: when a reading process died, or one image took longer than 45 s.
+        DiskError: when the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Callable[..., Any],
+        skip_failed: bool = False,
+        cache_dir: str | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        self.cache = None if cache_dir is None else ImageCache(cache_dir, transform)
+        self.failures: list[dict[str, Any]] = []
+        self.sha256: list[str] = []
+        self.images: list[torch.Tensor] = []
+        kept = []
+        for item, result in zip(data, read_rows(data, _Preparation(transform, self.cache), num_workers), strict=True):
+            if "code" in result:
+                facts = {key: item[key] for key in ("row", "label", "patient", "set")}
+                self.failures.append(facts | {"code": result["code"]})
+                continue
+            kept.append({key: value for key, value in item.items() if key != "image"} | {"burned_in": result["burned_in"]})
+            self.sha256.append(result["sha256"])
+            if self.cache is None:
+                self.images.append(torch.from_numpy(result["image"]))
+        if self.failures and not (skip_failed and kept):
+            some = self.failures[:MOST_ERRORS]
+            first = "; ".join(f"{failure['set']} row {failure['row']}: {ReadError(failure['code'])}" for failure in some)
+            raise InputError(f"{len(self.failures)} of {len(data)} images cannot be read: {first}")
+        super().__init__(kept, None)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The data dictionary of one row: ``image`` ``[1, H, W]`` float32, ``label, row, patient, set, burned_in``."""
+        if self.cache is None:
+            return self.data[index] | {"image": self.images[index]}
+        found = self.cache.get(self.sha256[index])
+        if found is None:
+            raise InputError("the cache was changed during the run; start again")
+        return self.data[index] | {"image": torch.from_numpy(np.array(found[0]))}
+
+
+class _Preparation:
+    """From a row to its prepared image, by way of the cache."""
+
+    def __init__(self, transform: Callable[..., Any], cache: ImageCache | None) -> None:
+        self.transform = transform
+        self.cache = cache
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        if self.cache is not None:
+            sha256 = sha256_of(read_bytes(item["image"]))
+            found = self.cache.get(sha256)
+            if found is not None:
+                _compare(item, sha256)
+                return {"sha256": sha256, **found[1]}
+        # MONAI's transforms write into the dictionary they are given.
+        prepared = self.transform(copy.copy(item))
+        if META not in prepared:
+            raise InputError("preprocessing must keep image_meta_dict: set image_only to false in LoadImaged")
+        sha256, burned_in = prepared[META]["sha256"], bool(prepared[META]["burned_in"])
+        _compare(item, sha256)
+        if self.cache is None:
+            return {"sha256": sha256, "burned_in": burned_in, "image": np.array(prepared["image"])}
+        self.cache.put(sha256, np.asarray(prepared["image"]), burned_in=burned_in)
+        return {"sha256": sha256, "burned_in": burned_in}
+
+
+def _compare(item: dict[str, Any], sha256: str) -> None:
+    if item.get("sha256") and item["sha256"] != sha256:
+        raise ReadError("hash")
+
+
+def refuse_same_bytes(datasets: Sequence[CXRDataset]) -> None:
+    """Refuse one file under two rows, in one set or in two: a leak, or a case counted twice.
+
+    Two external sets of one dataset may share files: each has its own figures, and nothing is trained or chosen on them.
+
+    Args:
+        datasets: datasets that must not share a file.
+
+    Raises:
+        InputError: naming the two rows.
+    """
+    seen: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for number, dataset in enumerate(datasets):
+        for item, sha256 in zip(dataset.data, dataset.sha256, strict=True):
+            for other, first in seen.setdefault(sha256, []):
+                names = first["set"], item["set"]
+                external = not any(name == INTERNAL or str(name).startswith(f"{INTERNAL} (") for name in names)
+                if other != number or names[0] == names[1] or not external:
+                    raise InputError(
+                        f"{names[0]} row {first['row']} and {names[1]} row {item['row']} are the same file, byte for byte; remove one"
+                    )
+            seen[sha256].append((number, item))

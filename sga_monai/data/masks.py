@@ -1,0 +1,84 @@
+"""Lung masks of a manifest: PNG files beside the images, in which any value above zero is lung."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sga_monai.core.errors import InputError, ReadError
+from sga_monai.imaging.raster import read_picture
+from sga_monai.imaging.read import read_bytes
+
+
+def find_lung_masks(rows: Iterable[Mapping[str, str]], dataset_dir: str | Path, name: str) -> dict[int, Path]:
+    """The mask file of each row that has one.
+
+    Args:
+        rows: of ``read_manifest``.
+        dataset_dir: the folder that ``lung_mask`` is relative to; nothing outside it is opened.
+        name: of the manifest, for messages.
+
+    Returns:
+        Paths by row number; rows without ``lung_mask`` are left out.
+
+    Raises:
+        InputError: naming the first row whose mask is no file inside ``dataset_dir``.
+    """
+    root = Path(dataset_dir).resolve()
+    found = {}
+    for row in rows:
+        if not row.get("lung_mask"):
+            continue
+        try:
+            path = (root / row["lung_mask"]).resolve()
+            inside = path.is_relative_to(root) and path.is_file()
+        except (OSError, ValueError, RuntimeError):
+            inside = False
+        if not inside:
+            raise InputError(f"{name}: the lung_mask of row {row['row']} is no file inside dataset_dir; restore it or leave the cell empty")
+        found[int(row["row"])] = path
+    return found
+
+
+def lung_reader(
+    rows: Iterable[Mapping[str, str]], dataset_dir: str | Path, name: str, image_size: int
+) -> Callable[[int], Tensor | None] | None:
+    """A function from a row's number to its mask (see ``read_lung_mask``), or to ``None``; ``None`` where no row has a mask.
+
+    Raises:
+        InputError: see ``find_lung_masks``.
+    """
+    masks = find_lung_masks(rows, dataset_dir, name)
+    if not masks:
+        return None
+    return lambda row: read_lung_mask(masks[row], row, name, image_size) if row in masks else None
+
+
+def read_lung_mask(path: Path, row: int, name: str, image_size: int) -> Tensor:
+    """A mask as bool ``[1, image_size, image_size]``; see ``read_mask``.
+
+    Raises:
+        InputError: naming the row, when the file is no picture, or lung is nowhere or everywhere.
+    """
+    try:
+        mask = read_mask(path, image_size)
+    except ReadError:
+        raise InputError(f"{name}: the lung_mask of row {row} cannot be read as a PNG; restore it or leave the cell empty") from None
+    if mask.all() or not mask.any():
+        raise InputError(f"{name}: the lung_mask of row {row} marks nothing or everything as lung; correct it or leave the cell empty")
+    return mask[None]
+
+
+def read_mask(path: Path, image_size: int) -> Tensor:
+    """A PNG as bool ``[image_size, image_size]``, true above zero, by nearest neighbor over the whole picture.
+
+    Raises:
+        ReadError: when the file is no picture.
+    """
+    mask = read_picture(read_bytes(path)) > 0
+    index = [((np.arange(image_size) + 0.5) * size / image_size).astype(np.int64) for size in mask.shape]
+    return torch.from_numpy(mask[np.ix_(*index)])

@@ -1,0 +1,60 @@
+"""The key with which a site names its patients in every output, and which never leaves it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from sga_monai.core.errors import InputError
+
+
+def patient_key(patient_id: str, key: bytes) -> str:
+    """A patient's name in every output: the first 16 hexadecimal digits of HMAC-SHA256 (RFC 2104) under the site's key.
+
+    A plain hash would not do: all record numbers of a hospital can be tried in minutes.
+
+    Args:
+        patient_id: stripped and casefolded first, so that one patient has one key.
+        key: of ``read_site_key``; another key gives another name, so two sites' names cannot be matched.
+    """
+    return hmac.new(key, patient_id.strip().casefold().encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def new_site_key(path: str | Path) -> None:
+    """Write a new random key of 256 bits, readable by its owner alone. It stays at the site.
+
+    Raises:
+        InputError: when the file exists; patients' names would change.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise InputError("this site key exists already; another would rename every patient") from None
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        stream.write(secrets.token_hex(32) + "\n")
+
+
+def read_site_key(path: str | Path) -> bytes:
+    """The key in a file of ``new_site_key``.
+
+    Raises:
+        InputError: when the file is missing, is no key, or can be read by others.
+    """
+    try:
+        if os.name == "posix" and os.stat(path).st_mode & 0o077:
+            raise InputError("site_key can be read by others; restrict it to its owner with chmod 600")
+        key = bytes.fromhex(Path(path).read_text(encoding="ascii").strip())
+    except OSError:
+        raise InputError("site_key: no such file; make one with sga-monai manifest key") from None
+    except UnicodeDecodeError:
+        key = b""
+    except InputError:
+        raise
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise InputError("site_key is no key of sga-monai manifest key; give the right file")
+    return key

@@ -1,0 +1,70 @@
+"""An experiment's records as SVG figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from sga_monai.core.figures import figure_style, inline_svg, subplots
+from sga_monai.evaluation.predictions import VALIDATION
+from sga_monai.experiments.plan import ALL
+from sga_monai.experiments.selection import Record
+from sga_monai.experiments.tables import set_title
+
+# Okabe and Ito's colors, which the color-blind can tell apart.
+COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a")
+
+
+def svg(records: Sequence[Record]) -> Markup:
+    """The picture: curves along the axis, or intervals by method where there is none. Equal records give equal bytes."""
+    with figure_style(text=True):
+        return inline_svg(_curves(records) if records[0]["axis"] else _intervals(records))
+
+
+def _curves(records: Sequence[Record]) -> Figure:
+    """One panel a set, one curve a method: AUROC against the axis."""
+    head, means = records[0], [record for record in records if record["kind"] == "mean" and record["set"] != VALIDATION]
+    names = list(dict.fromkeys(mean["set"] for mean in means))
+    figure, axes = subplots(1, max(len(names), 1), size=(2.6 * max(len(names), 1) + 0.9, 2.9), sharey=True)
+    places = [float(condition) for condition in head["condition"]]
+    # Side by side, or the intervals hide each other.
+    step = 0.008 * ((max(places) - min(places)) or 1.0)
+    for axis, name in zip(axes[0], names, strict=False):
+        for i, method in enumerate(head["method"]):
+            line = [mean for mean in means if mean["set"] == name and mean["method"] == method and mean["auroc"]["value"] is not None]
+            x = [float(mean["condition"]) + step * (i - len(head["method"]) / 2) for mean in line]
+            color = COLORS[i % len(COLORS)]
+            axis.plot(x, [mean["auroc"]["value"] for mean in line], "o-", ms=3, lw=1.3, color=color, label=method)
+            for place, mean in zip(x, line, strict=True):
+                if mean["auroc"]["low"] is not None:
+                    axis.plot([place, place], [max(mean["auroc"]["low"], 0), min(mean["auroc"]["high"], 1)], lw=0.7, color=color)
+        axis.axhline(0.5, color="#dddddd", lw=1, zorder=0)
+        axis.set(title=set_title(means, name), xlabel=head["axis"], ylim=(-0.02, 1.03))
+    axes[0][0].set_ylabel("AUROC, mean over seeds, 95 % interval")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    return figure
+
+
+def _intervals(records: Sequence[Record]) -> Figure:
+    """One panel a set: mean and interval of each method, and each seed as a small dot."""
+    head, means = records[0], [record for record in records if record["kind"] == "mean" and record["set"] != VALIDATION]
+    names = list(dict.fromkeys(mean["set"] for mean in means))
+    rows = list(dict.fromkeys((mean["method"], mean["condition"]) for mean in means))
+    size = (2.3 * max(len(names), 1) + 1.2, 0.9 + 0.25 * len(rows))
+    figure, axes = subplots(1, max(len(names), 1), size=size, sharey=True)
+    for axis, name in zip(axes[0], names, strict=False):
+        for mean in (mean for mean in means if mean["set"] == name and mean["auroc"]["value"] is not None):
+            y = len(rows) - rows.index((mean["method"], mean["condition"]))
+            color = COLORS[head["method"].index(mean["method"]) % len(COLORS)]
+            area = mean["auroc"]
+            if area["low"] is not None:
+                axis.plot([max(area["low"], 0), min(area["high"], 1)], [y, y], lw=1.3, color=color)
+            axis.plot(list(mean["each_seed"].values()), [y] * len(mean["each_seed"]), "|", ms=6, color=color, alpha=0.6)
+            axis.plot(area["value"], y, "o", ms=4, color=color)
+        axis.axvline(0.5, color="#dddddd", lw=1, zorder=0)
+        axis.set(title=set_title(means, name), xlabel="AUROC", xlim=(-0.02, 1.03))
+    axes[0][0].set_yticks(range(len(rows), 0, -1), [method if condition == ALL else f"{method}, {condition}" for method, condition in rows])
+    return figure

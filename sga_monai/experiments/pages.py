@@ -1,0 +1,82 @@
+"""Pages of experiments, made from their records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from sga_monai.core.display import page_templates
+from sga_monai.core.errors import InputError
+from sga_monai.core.files import write_csv, write_whole
+from sga_monai.core.folders import is_finished
+from sga_monai.experiments.dashboards import write_dashboards
+from sga_monai.experiments.figures import svg
+from sga_monai.experiments.plan import Plan
+from sga_monai.experiments.records import experiment_records, read_records, write_records
+from sga_monai.experiments.selection import Record
+from sga_monai.experiments.tables import NOTE, flat_rows, markdown, rows_of, tables
+
+PAGE = "# Results\n\nWritten by `sga-monai collect` from the records (`*.jsonl`) in this folder."
+
+
+def collect_experiment(plan: Plan, output_dir: str | Path) -> list[Record]:
+    """Write ``records.jsonl``, ``results.csv``, ``results.md``, ``results.html`` and ``tensorboard/`` of an experiment.
+
+    It may be unfinished; the tables then say so.
+
+    Returns:
+        The records; see ``experiment_records``.
+    """
+    out = Path(output_dir)
+    runs = {cell: out / cell.folder for cell in plan.cells if is_finished(out / cell.folder)}
+    records = experiment_records(plan, runs)
+    write_whole(out / "records.jsonl", lambda path: write_records(path, records))
+    write_csv(out / "results.csv", flat_rows(records))
+    write_whole(out / "results.md", lambda path: path.write_text(markdown(records), encoding="utf-8"))
+    page = (
+        page_templates("experiments")
+        .get_template("experiment.html.jinja")
+        .render(head=records[0], tables=tables(records), lines=rows_of(records), note=NOTE, picture=svg(records))
+    )
+    write_whole(out / "results.html", lambda path: path.write_text(page, encoding="utf-8"))
+    write_dashboards(records, runs, out)
+    return records
+
+
+def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
+    """Write ``README.md``, ``<name>.jsonl`` and ``<name>.svg`` of several experiments into ``out``.
+
+    Args:
+        sources: folders of ``collect_experiment``, records files, or ``out`` itself for what is there already.
+        out: the folder.
+
+    Returns:
+        Names of the experiments on the page: all whose records are in ``out`` afterwards.
+
+    Raises:
+        InputError: when there are no records, or ``out`` has another ``README.md``.
+    """
+    out = Path(out)
+    if (out / "README.md").is_file() and not (out / "README.md").read_text(encoding="utf-8").startswith(PAGE):
+        raise InputError("out has a README.md that sga-monai collect did not write; give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    for source in map(Path, sources):
+        if source.resolve() == out.resolve():
+            continue
+        records = read_records(source / "records.jsonl" if source.is_dir() else source)
+        write_whole(out / f"{records[0]['name']}.jsonl", partial(write_records, records=records))
+    found = [read_records(path) for path in sorted(out.glob("*.jsonl"))]
+    if not found:
+        raise InputError("no records in this folder; give the folders of sga-monai experiment")
+    for records in found:
+        write_whole(out / f"{records[0]['name']}.svg", partial(Path.write_text, data=svg(records), encoding="utf-8"))
+    write_whole(out / "README.md", lambda path: path.write_text(page(found), encoding="utf-8"))
+    return [records[0]["name"] for records in found]
+
+
+def page(found: Sequence[Sequence[Record]]) -> str:
+    """The Markdown page of several experiments."""
+    parts = [PAGE, NOTE]
+    parts += [markdown(records, f"{records[0]['name']}.svg") for records in found]
+    return "\n\n".join(parts).rstrip() + "\n"

@@ -1,0 +1,169 @@
+"""An experiment's plan: methods x conditions x seeds, each cell one ordinary bundle run in its own folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from sga_monai.core.errors import InputError
+from sga_monai.core.files import FORMULA
+
+SETTINGS = {"type": "object", "additionalProperties": {"type": ["number", "string", "boolean", "null", "array"]}}
+SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["title", "question", "settings", "methods", "seeds"],
+    "properties": {
+        "title": {"type": "string", "minLength": 1},
+        "question": {"type": "string", "minLength": 1},
+        "config_file": {"type": "string"},
+        "settings": SETTINGS,
+        "methods": {"type": "object", "minProperties": 1, "additionalProperties": SETTINGS},
+        "conditions": {"type": "object", "minProperties": 1, "additionalProperties": SETTINGS},
+        "axis": {"type": "string"},
+        "seeds": {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "integer", "minimum": 0}},
+        "baseline": {"type": "string"},
+        "selection_set": {"type": "string", "minLength": 1},
+        "phantoms": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "confounding": {"type": "number", "minimum": 0, "maximum": 1},
+                    "seed": {"type": "integer", "minimum": 0},
+                    "external_images": {"type": "integer", "minimum": 2},
+                    "scale": {"type": "integer", "minimum": 1},
+                },
+            },
+        },
+    },
+}
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a plan.
+
+    Attributes:
+        method: its name.
+        condition: its name; "all" where the plan has none.
+        seed: of the run.
+        settings: overrides of the configuration by id, the seed included.
+    """
+
+    method: str
+    condition: str
+    seed: int
+    settings: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def folder(self) -> str:
+        """Path of the run's folder below the experiment's."""
+        return f"{slug(self.method)}/{slug(self.condition)}/seed_{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.method}, {self.condition}, seed {self.seed}" if self.condition != ALL else f"{self.method}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan as read.
+
+    Attributes:
+        name: of its file, without ending.
+        title: of tables and figures.
+        question: what the experiment is to answer.
+        config_file: of the bundle.
+        cells: in the order in which they run: seed by seed, so that an experiment that was stopped is whole up to a seed.
+        baseline: the method that the others are compared with.
+        selection_set: the external set that may choose among the methods, and is therefore no result; empty for none.
+        axis: name of the numbers that the conditions' names are; empty where they are none.
+        phantoms: folders to draw when they are absent, with the options of ``write_phantom``.
+    """
+
+    name: str
+    title: str
+    question: str
+    config_file: str
+    cells: tuple[Cell, ...]
+    baseline: str
+    selection_set: str
+    axis: str
+    phantoms: Mapping[str, Mapping[str, Any]]
+
+
+def read_plan(path: str | Path, **settings: Any) -> Plan:
+    """Read and check a plan.
+
+    Args:
+        path: JSON with ``title, question, settings, methods, seeds`` and, where wanted, ``config_file, conditions, axis,
+            baseline, selection_set, phantoms``. Overrides are merged in the order settings, condition, method.
+        settings: overrides that the machine decides, such as ``dataset_dir``; they win over the plan's ``settings``.
+
+    Raises:
+        InputError: when the file is missing, not JSON or not a plan, the baseline is no method, the selection set no external set,
+            two cells have one folder, or a table could not show a name.
+    """
+    name = Path(path).name
+    try:
+        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        jsonschema.validate(content, SCHEMA)
+    except FileNotFoundError:
+        raise InputError(f"no plan {name}; the committed ones are in bundles/sga/experiments") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} is not JSON ({error})") from None
+    except jsonschema.ValidationError as error:
+        place = ".".join(map(str, error.absolute_path)) or "the plan"
+        raise InputError(f"{name}: {place}: {error.message}") from None
+    methods, conditions = content["methods"], content.get("conditions", {ALL: {}})
+    baseline = content.get("baseline", next(iter(methods)))
+    if baseline not in methods:
+        raise InputError(f"{name}: baseline {baseline!r} is none of the methods {', '.join(methods)}")
+    axis = content.get("axis", "")
+    if axis and not all(re.fullmatch(r"\d+(\.\d+)?", condition) for condition in conditions):
+        raise InputError(f"{name}: with an axis every condition must be a number, zero or more")
+    cells = tuple(
+        Cell(method, condition, seed, {**content["settings"], **conditions[condition], **methods[method], **settings, "seed": seed})
+        for seed in content["seeds"]
+        for condition in conditions
+        for method in methods
+    )
+    for named in (*methods, *conditions):
+        if named.startswith(FORMULA):
+            raise InputError(f"{name}: {named!r} begins with {named[0]!r}, and a spreadsheet would take it for a formula; rename it")
+    if any(slug(method) == "tensorboard" for method in methods):
+        raise InputError(f"{name}: a method's name must not be tensorboard, which is the dashboards' folder; rename it")
+    if len({cell.folder for cell in cells}) < len(cells):
+        raise InputError(f"{name}: two methods or two conditions have the same name but for case and punctuation; rename one")
+    for cell in cells:
+        if "output_dir" in cell.settings or "resume" in cell.settings:
+            raise InputError(f"{name}: output_dir and resume are the experiment's to set; remove them")
+    config_file = content.get("config_file", "bundles/sga/train.json")
+    try:
+        defaults = json.loads(Path(config_file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{name}: config_file {config_file} is no JSON file here; start in the folder that it is relative to") from None
+    selection_set = content.get("selection_set", "")
+    for cell in cells if selection_set else ():
+        external = (defaults | dict(cell.settings)).get("external_manifests") or []
+        names = [Path(manifest).stem for manifest in ([external] if isinstance(external, str) else external)]
+        if selection_set not in names or len(names) < 2:
+            listed = ", ".join(names) or "none"
+            raise InputError(f"{name}: selection_set {selection_set!r} must be one of two or more external_manifests; there are {listed}")
+    phantoms = content.get("phantoms", {})
+    return Plan(Path(path).stem, content["title"], content["question"], config_file, cells, baseline, selection_set, axis, phantoms)
+
+
+def slug(name: str) -> str:
+    """A name as a folder's."""
+    return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_.") or "_"

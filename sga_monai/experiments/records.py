@@ -1,0 +1,186 @@
+"""From an experiment's runs to records: one JSON line a cell, one a mean over seeds, one a selection.
+
+Every figure of the tables, pages and pictures is in the records, so that they can be drawn again without the runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sga_monai.core.errors import InputError
+from sga_monai.core.files import plain
+from sga_monai.evaluation.predictions import INTERNAL, VALIDATION
+from sga_monai.experiments.plan import Cell, Plan
+from sga_monai.experiments.selection import Record, is_reported, selections
+from sga_monai.statistics.discrimination import auroc
+from sga_monai.statistics.seeds import SeedMean, combine, holm, mean_auroc, mean_difference
+
+
+def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
+    """All records of an experiment.
+
+    Args:
+        plan: of ``read_plan``.
+        runs: the folder of each finished cell.
+
+    Returns:
+        One of kind "experiment", then one of kind "cell" for each run, "mean" for each method, condition and set (AUROC
+        over seeds and patients, difference from internal, difference from the baseline with Holm's p over all of the
+        experiment's comparisons on reported sets), and "selection" for each condition and rule.
+    """
+    cells = [cell for cell in plan.cells if cell in runs]
+    head: Record = {
+        "kind": "experiment",
+        "name": plan.name,
+        "title": plan.title,
+        "question": plan.question,
+        "baseline": plan.baseline,
+        "selection_set": plan.selection_set,
+        "axis": plan.axis,
+        "n_cells": len(plan.cells),
+        "n_finished": len(cells),
+        **{key: list(dict.fromkeys(getattr(cell, key) for cell in plan.cells)) for key in ("method", "condition", "seed")},
+    }
+    records = [head, *(_cell(cell, runs[cell]) for cell in cells)]
+    scores = {cell: pd.read_csv(runs[cell] / "predictions.csv") for cell in cells}
+    means = []
+    for condition in head["condition"]:
+        by_method: dict[str, dict[int, pd.DataFrame]] = {}
+        for cell in cells:
+            if cell.condition == condition:
+                by_method.setdefault(cell.method, {})[cell.seed] = scores[cell]
+        means += _means(condition, by_method, plan.baseline)
+    compared = [mean for mean in means if mean["against_baseline"] and is_reported(mean["set"], plan.selection_set)]
+    for mean, p in zip(compared, holm([mean["against_baseline"]["p"] for mean in compared]), strict=True):
+        mean["against_baseline"]["p_holm"] = p
+    records += means
+    for condition in head["condition"]:
+        records += selections(condition, [mean for mean in means if mean["condition"] == condition], plan.selection_set)
+    result: list[Record] = [plain(record) for record in records]
+    return result
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Write records, one JSON object a line."""
+    path.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in records), encoding="utf-8")
+
+
+def read_records(path: Path) -> list[Record]:
+    """The inverse of ``write_records``.
+
+    Raises:
+        InputError: when the file is missing or no records file.
+    """
+    try:
+        records: list[Record] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if records[0]["kind"] == "experiment":
+            return records
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        pass
+    raise InputError(f"{path.name} holds no records; run sga-monai experiment first")
+
+
+def _cell(cell: Cell, folder: Path) -> Record:
+    card = json.loads((folder / "run.json").read_text())
+    results = pd.read_csv(folder / "results.csv")
+    identity = card["identity"]
+    figures = ["n_positive", "n_negative", "n_patients", "n_failed", "auroc", "ci_low", "ci_high"]
+    return {
+        "kind": "cell",
+        "method": cell.method,
+        "condition": cell.condition,
+        "seed": cell.seed,
+        "settings": identity["settings"],
+        "epochs": card["epoch"],
+        "best_epoch": (card["best"] or {}).get("epoch"),
+        "sets": {line["set"]: {key: line[key] for key in figures} for line in results.to_dict("records")},
+        "model_sha256": card["model_sha256"],
+        "data": identity["data"],
+        "code": identity["code"],
+        "git_revision": card["git_revision"],
+        "machine": identity["machine"],
+        "duration_s": card["duration_s"],
+        "finished": card["finished"],
+    }
+
+
+def _means(condition: str, by_method: Mapping[str, Mapping[int, pd.DataFrame]], baseline: str) -> list[Record]:
+    lines: list[Record] = []
+    for method, frames in by_method.items():
+        inside: tuple[SeedMean, list[float]] | None = None
+        first = next(iter(frames.values()))
+        # Internal before the others, which are compared with it.
+        names = sorted(first["set"].unique(), key=lambda name: (name != VALIDATION, name != INTERNAL))
+        for name in names:
+            tables = {seed: _scores(frame, name) for seed, frame in frames.items()}
+            joined, rows = _join(tables)
+            mean = mean_auroc(joined, rows["label"], rows["patient"])
+            each = [auroc(scores, rows["label"], rows["patient"]).auroc for scores in joined]
+            difference = None
+            if name == INTERNAL:
+                inside = (mean, each)
+            elif inside and name != VALIDATION:
+                difference = asdict(_drop(mean, each, *inside))
+            line = {
+                "kind": "mean",
+                "method": method,
+                "condition": condition,
+                "set": name,
+                "n_positive": int((rows["label"] == 1).sum()),
+                "n_negative": int((rows["label"] == 0).sum()),
+                "n_patients": int(rows["patient"].nunique()),
+                "auroc": asdict(mean),
+                "each_seed": dict(zip(map(str, frames), each, strict=True)),
+                "auroc_difference": difference,
+                "against_baseline": None,
+            }
+            if method != baseline and baseline in by_method:
+                line["against_baseline"] = _against(tables, {s: _scores(f, name) for s, f in by_method[baseline].items()})
+            lines.append(line)
+    return lines
+
+
+def _scores(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    chosen = frame[(frame["set"] == name) & frame["score"].notna()]
+    return chosen.set_index("row")[["score", "label", "patient"]].sort_index()
+
+
+def _join(tables: Mapping[Any, pd.DataFrame]) -> tuple[np.ndarray, pd.DataFrame]:
+    """Scores ``[S, N]`` on the rows that every table has, and those rows' label and patient.
+
+    Raises:
+        InputError: when a row has another label or patient in another table: the runs had other manifests.
+    """
+    rows = next(iter(tables.values()))
+    for table in tables.values():
+        rows = rows.loc[rows.index.intersection(table.index)]
+    for table in tables.values():
+        if not table.loc[rows.index, ["label", "patient"]].equals(rows[["label", "patient"]]):
+            raise InputError("two runs of one set were tested on other rows: their manifests differ; run them again in a new output_dir")
+    return np.stack([table.loc[rows.index, "score"].to_numpy() for table in tables.values()]), rows[["label", "patient"]]
+
+
+def _drop(outside: SeedMean, each_outside: Sequence[float], inside: SeedMean, each_inside: Sequence[float]) -> SeedMean:
+    """External minus internal AUROC (the paper's sign): other patients, the same seeds."""
+    changes = np.subtract(each_outside, each_inside)
+    seeds = float(changes.var(ddof=1)) / len(changes) if len(changes) > 1 else math.nan
+    # An internal AUROC of 1 has no estimable variance, and then neither has the difference.
+    known = not math.isnan(inside.low) and not math.isnan(outside.low)
+    patients = inside.sd_patients**2 + outside.sd_patients**2 if known else math.nan
+    return combine(float(changes.mean()), patients, seeds, len(changes))
+
+
+def _against(tables: Mapping[int, pd.DataFrame], baseline: Mapping[int, pd.DataFrame]) -> Record | None:
+    common = [seed for seed in tables if seed in baseline]
+    if not common:
+        return None
+    joined, rows = _join({(kind, s): t[s] for kind, t in enumerate((tables, baseline)) for s in common})
+    return asdict(mean_difference(joined[: len(common)], joined[len(common) :], rows["label"], rows["patient"]))

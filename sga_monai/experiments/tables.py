@@ -1,0 +1,157 @@
+"""An experiment's records as text and Markdown tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from sga_monai.core.display import table_text
+from sga_monai.evaluation.predictions import INTERNAL
+from sga_monai.experiments.plan import ALL
+from sga_monai.experiments.selection import ORACLE, Record, is_reported
+
+NOTE = (
+    "AUROC is the mean over seeds; 95 % intervals are over patients and, with several seeds, over seeds (with Satterthwaite's degrees of "
+    "freedom); n+ and n- are images. difference = external minus internal, average = of internal and the mean of the external sets, "
+    "as in the paper. A figure without an interval has none that can be estimated: inside or outside no pair of images is in the wrong "
+    'order. "-" is no figure: one class only, or no such set.'
+)
+
+
+def markdown(records: Sequence[Record], picture: str | None = None) -> str:
+    """One experiment as a Markdown section, with a link to ``picture`` where given."""
+    head = records[0]
+    parts = [f"## {head['title']}", head["question"]]
+    if picture:
+        parts.append(f"![{head['title']}]({picture})")
+    for title, columns, rows in tables(records):
+        lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        parts += [f"**{title}**", "\n".join(lines)]
+    parts.append("\n".join(f"- {line}" for line in rows_of(records)))
+    return "\n\n".join(parts) + "\n"
+
+
+def render_text(records: Sequence[Record]) -> str:
+    """The tables for a terminal."""
+    texts = []
+    for title, columns, rows in tables(records):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+        for i, column in enumerate(columns):
+            table.add_column(column, justify="left" if i == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        texts.append(table_text(table, 240))
+    return "\n".join([*texts, *rows_of(records)])
+
+
+def tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, columns and rows of each table."""
+    head, means = records[0], [record for record in records if record["kind"] == "mean"]
+    if not means:
+        return []
+    sets = {mean["set"]: mean for mean in means}
+    outside = [name for name in sets if is_reported(name, head.get("selection_set", ""))]
+    conditions = head["condition"] != [ALL]
+    first = ["method", *([head["axis"] or "condition"] if conditions else []), "seeds"]
+    columns = [*first, *(f"{name} ({sets[name]['n_positive']}+, {sets[name]['n_negative']}-)" for name in sets)]
+    columns += [*(f"difference {name}" for name in outside), *(["average"] if outside else [])]
+    rows, compared = [], []
+    for condition in head["condition"]:
+        for method in head["method"]:
+            of = {mean["set"]: mean for mean in means if (mean["method"], mean["condition"]) == (method, condition)}
+            if not of:
+                continue
+            start = [method, *([condition] if conditions else [])]
+            row = [*start, str(next(iter(of.values()))["auroc"]["n_seeds"])]
+            row += [_estimate(of[name]["auroc"]) if name in of else "-" for name in sets]
+            row += [_estimate(of[name]["auroc_difference"], True) if name in of else "-" for name in outside]
+            if outside:
+                values = [of[name]["auroc"]["value"] for name in (INTERNAL, *outside) if name in of]
+                known = len(values) > 1 and None not in values and INTERNAL in of
+                row.append(f"{(values[0] + sum(values[1:]) / len(values[1:])) / 2:.3f}" if known else "-")
+            rows.append(row)
+            for name in outside:
+                other = of[name]["against_baseline"] if name in of else None
+                if other:
+                    compared.append([*start, name, _estimate(other, True), _p(other["p"]), _p(other.get("p_holm"))])
+    tables = [("AUROC", columns, rows)]
+    if compared:
+        tables.append((f"AUROC minus that of {head['baseline']}", [*first[:-1], "set", "minus", "p", "p (Holm)"], compared))
+    return tables
+
+
+def rows_of(records: Sequence[Record]) -> list[str]:
+    """What must be said beside the tables: selection, extent, command, versions."""
+    head, cells = records[0], [record for record in records if record["kind"] == "cell"]
+    means = [record for record in records if record["kind"] == "mean" and is_reported(record["set"], head.get("selection_set", ""))]
+    lines = []
+    for record in records:
+        if record["kind"] == "selection":
+            where = f" at {record['condition']}" if record["condition"] != ALL else ""
+            tie = " (a tie: this rule cannot tell them apart)" if len(record["chosen"]) > 1 else ""
+            # What the choice is worth where it was not made; the oracle has no such place.
+            honest = ORACLE not in record["rule"]
+            worth = [mean for mean in means if honest and [mean["method"], mean["condition"]] == [*record["chosen"], record["condition"]]]
+            outside = "; " * bool(worth) + ", ".join(f"{mean['set']} {_estimate(mean['auroc'])}" for mean in worth)
+            lines.append(f"Chosen{where} by {record['rule']}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}{outside}.")
+    if head.get("selection_set"):
+        lines.append(f"{head['selection_set']} chooses and is no result: not in the average, nor among the comparisons.")
+    seeds = sorted({cell["seed"] for cell in cells})
+    lines.append(f"{head['n_finished']} of {head['n_cells']} cells, seeds {', '.join(map(str, seeds)) or 'none'}.")
+    if any(mean["auroc"]["n_seeds"] == 1 for mean in means):
+        where = "" if len(seeds) == 1 else ' where "seeds" is 1'
+        lines.append(f"One seed{where}: intervals and p are over patients alone and say nothing of how much another training would differ.")
+    if cells:
+        settings = cells[0]["settings"]
+        same = {
+            key: value for key, value in settings.items() if key != "seed" and all(cell["settings"].get(key) == value for cell in cells)
+        }
+        epochs = sorted({cell["epochs"] for cell in cells})
+        lines.append(f"Epochs {', '.join(map(str, epochs))}; " + ", ".join(f"{key} {value}" for key, value in same.items()) + ".")
+        codes = sorted({f"{cell['git_revision'] or 'no revision'} (code {cell['code']['digest']})" for cell in cells})
+        packages = sorted({", ".join(f"{name} {number}" for name, number in cell["code"]["versions"].items()) for cell in cells})
+        machines = sorted(
+            {f"{cell['machine']['platform']}, {cell['machine']['device']}, {cell['machine']['threads']} threads" for cell in cells}
+        )
+        lines.append(f"Code: {'; '.join(codes)}. Versions: {'; '.join(packages)}. Machine: {'; '.join(machines)}.")
+    command = f"sga-monai experiment bundles/sga/experiments/{head['name']}.json --jobs 2"
+    lines.append(f"Repeat: `{command}`, with `--dataset-dir` where it reads collections; hashes of data and models are in the records.")
+    return lines
+
+
+def set_title(means: Sequence[Record], name: str) -> str:
+    mean = next(mean for mean in means if mean["set"] == name)
+    return f"{name} ({mean['n_positive']}+, {mean['n_negative']}-)"
+
+
+def flat_rows(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each run and set, for those who want to calculate."""
+    rows: list[dict[str, Any]] = [
+        {"method": record["method"], "condition": record["condition"], "seed": record["seed"], "set": name, **figures}
+        for record in records
+        if record["kind"] == "cell"
+        for name, figures in record["sets"].items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _estimate(estimate: Mapping[str, Any] | None, signed: bool = False) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "-"
+    form = "+.3f" if signed else ".3f"
+    if estimate["low"] is None:
+        return f"{estimate['value']:{form}}"
+    ends = (estimate["low"], estimate["high"]) if signed else (max(estimate["low"], 0), min(estimate["high"], 1))
+    return f"{estimate['value']:{form}} [{ends[0]:{form}}, {ends[1]:{form}}]"
+
+
+def _p(p: float | None) -> str:
+    if p is None or math.isnan(p):
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,40 @@
+"""A packaged model is validated at a site, and only aggregates leave it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sga_monai.core.lazy import lazy_index
+
+if TYPE_CHECKING:
+    from sga_monai.hospital.evaluate import evaluate_bundle
+    from sga_monai.hospital.html import write_html
+    from sga_monai.hospital.package import package_bundle
+    from sga_monai.hospital.pool import pool_releases
+    from sga_monai.hospital.release import make_release
+    from sga_monai.hospital.report import make_report
+    from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
+
+__all__ = [
+    "evaluate_bundle",
+    "lint_bundle",
+    "make_release",
+    "make_report",
+    "package_bundle",
+    "pool_releases",
+    "verify_bundle",
+    "verify_signature",
+    "write_html",
+]
+_MODULES = {
+    "evaluate_bundle": "evaluate",
+    "lint_bundle": "verify",
+    "make_release": "release",
+    "make_report": "report",
+    "package_bundle": "package",
+    "pool_releases": "pool",
+    "verify_bundle": "verify",
+    "verify_signature": "verify",
+    "write_html": "html",
+}
+__getattr__, __dir__ = lazy_index(__name__, _MODULES)

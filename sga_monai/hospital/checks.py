@@ -1,0 +1,110 @@
+"""Cross-checks of a site's predictions: do its images look like the internal ones, and is it the lungs that are read?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sga_monai.evaluation.predictions import FEATURES
+from sga_monai.statistics.discrimination import auroc
+from sga_monai.statistics.estimates import mean_change
+from sga_monai.statistics.feature_shift import chance_distance, frechet_distance
+from sga_monai.statistics.probes import METADATA, metadata_auroc
+from sga_monai.statistics.separability import site_auroc
+
+PSI_FLAG = 0.2
+
+
+def drift(scored: pd.DataFrame, reference: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Population stability index and Kolmogorov-Smirnov distance of the prepared images against the internal ones.
+
+    Args:
+        scored: the scored rows of ``evaluate_bundle``'s predictions.
+        reference: of ``read_reference``.
+
+    Returns:
+        ``feature, psi, ks`` and ``flag`` (an index above 0.2) of each known feature.
+    """
+    table = []
+    for name in FEATURES:
+        known = reference["features"].get(name)
+        if not known:
+            continue
+        edges, expected = np.asarray(known["edges"]), np.asarray(known["shares"])
+        values = scored[name].to_numpy()
+        observed = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(expected)) / len(values)
+        # An empty bin would make the index infinite; half an image stands in for none.
+        p, q = (np.maximum(shares, 0.5 / len(values)) for shares in (observed, expected))
+        psi = float(((p - q) * np.log(p / q)).sum())
+        ks = float(abs(np.cumsum(observed) - np.cumsum(expected)).max())
+        table.append({"feature": name, "psi": psi, "ks": ks, "flag": psi > PSI_FLAG})
+    return table
+
+
+def embedding_distance(site: Mapping[str, Any] | None, internal: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """How far the network's features are from the internal ones.
+
+    Args:
+        site: of ``read_embedding``.
+        internal: the same of the internal images.
+
+    Returns:
+        ``distance`` of ``frechet_distance``, ``chance`` of ``chance_distance``, and the numbers of images ``n`` and
+        ``n_internal``; ``None`` where either side is unknown. No limit is set: none is known above which a model fails.
+    """
+    if site is None or internal is None:
+        return None
+    chance = chance_distance(site["n"], internal["n"])
+    return {"distance": frechet_distance(site, internal), "chance": chance, "n": site["n"], "n_internal": internal["n"]}
+
+
+def site_probe(scored: pd.DataFrame, internal: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Can this site be told from the internal images by the network's features?
+
+    Args:
+        scored: the scored rows of ``evaluate_bundle``'s predictions.
+        internal: ``embedding`` of ``read_reference``.
+
+    Returns:
+        ``value, low, high, n`` of ``site_auroc``; ``None`` where the bundle has no profile, or with too few patients.
+    """
+    profile = (internal or {}).get("profile")
+    if profile is None or "site_score" not in scored:
+        return None
+    return site_auroc(scored["site_score"], scored["label"], scored["patient"], profile)
+
+
+def shortcut_audit(scored: pd.DataFrame) -> dict[str, Any]:
+    """Can the label be read where no lung is, or from the files' metadata alone? Does a planted marker move the score?
+
+    Args:
+        scored: the scored rows of ``evaluate_bundle``'s predictions.
+
+    Returns:
+        ``value, low, high`` of the AUROC and ``n`` images under ``center_blank``, ``border_blank``, ``metadata_only`` and,
+        where images have lung masks, ``lungs_blank`` and ``only_lungs`` (else ``None``); under ``tag`` those of the mean
+        change of the logit difference, with the scores' standard deviation ``score_sd``.
+    """
+    audit: dict[str, Any] = {}
+    for name in ("center_blank", "border_blank", "lungs_blank", "only_lungs"):
+        column = f"score_{name}"
+        if column not in scored or not scored[column].notna().any():
+            audit[name] = None
+            continue
+        rows = scored[scored[column].notna()]
+        figure = auroc(rows[column], rows["label"], rows["patient"])
+        audit[name] = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "n": len(rows)}
+    audit["tag"] = _tag(scored) if "score_tag" in scored else None
+    columns = {key: scored[key].fillna("") for key in METADATA if key in scored}
+    audit["metadata_only"] = metadata_auroc(columns, scored["label"], scored["patient"])
+    return audit
+
+
+def _tag(scored: pd.DataFrame) -> dict[str, Any]:
+    """Mean change of the logit difference when a lead letter is planted, and the scores' standard deviation beside it."""
+    mean = mean_change(scored["score_tag"], scored["score"], scored["patient"])
+    sd = float(scored["score"].std(ddof=0))
+    return {"value": mean.value, "low": mean.low, "high": mean.high, "n": len(scored), "score_sd": sd}

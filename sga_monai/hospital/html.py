@@ -1,0 +1,110 @@
+"""report.json as one self-contained page: inline SVG, no scripts, nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from sga_monai.core.display import page_templates
+from sga_monai.core.figures import figure_style, inline_svg, subplots
+from sga_monai.core.files import write_whole
+
+BLUE, GRAY, RED = "#1f5a99", "#8a8a8a", "#b3402a"
+
+
+def write_html(report: Mapping[str, Any], output_dir: str | Path) -> Path:
+    """Write ``report.html`` beside ``report.json``; heat maps are taken from ``heatmaps/``.
+
+    Returns:
+        The page's path.
+    """
+    out = Path(output_dir)
+    environment = page_templates("hospital")
+    environment.filters["figure"] = _figure
+    environment.filters["interval"] = _interval
+    with figure_style():
+        drawn = {name: draw(report) for name, draw in FIGURES.items()}
+        figures = {name: inline_svg(figure) for name, figure in drawn.items() if figure is not None}
+    heat_maps = [base64.b64encode(path.read_bytes()).decode() for path in sorted((out / "heatmaps").glob("row_*.png"))]
+    page = environment.get_template("report.html.jinja").render(report=report, figures=figures, heat_maps=heat_maps)
+    write_whole(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    return out / "report.html"
+
+
+def _roc(report: Mapping[str, Any]) -> Figure | None:
+    model = report["models"]["sga"]
+    if model["roc"] is None:
+        return None
+    figure, ((axis,),) = subplots(size=(3.1, 2.9))
+    axis.plot([0, 1], [0, 1], color="#dddddd", lw=1)
+    axis.plot(*zip(*model["internal_roc"], strict=True), color=GRAY, lw=1.2, ls="--", label="internal")
+    axis.plot(*zip(*model["roc"], strict=True), color=BLUE, lw=1.6, label="this site")
+    axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+    axis.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _calibration(report: Mapping[str, Any]) -> Figure | None:
+    fit = report["models"]["sga"]["calibration"]
+    if fit is None:
+        return None
+    figure, ((axis,),) = subplots(size=(3.1, 2.9))
+    axis.plot([0, 1], [0, 1], color="#dddddd", lw=1)
+    for p, observed, n in fit["bins"]:
+        half = 1.96 * math.sqrt(max(observed * (1 - observed), 1e-4) / n)
+        axis.plot([p, p], [max(observed - half, 0), min(observed + half, 1)], color=BLUE, lw=1)
+    axis.plot([line[0] for line in fit["bins"]], [line[1] for line in fit["bins"]], "o", color=BLUE, ms=4)
+    axis.set(xlabel="predicted probability", ylabel="share of positives", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    return figure
+
+
+def _decision(report: Mapping[str, Any]) -> Figure | None:
+    lines = report["models"]["sga"]["net_benefit"]
+    if lines is None:
+        return None
+    figure, ((axis,),) = subplots(size=(3.1, 2.9))
+    thresholds, model, treat_all = zip(*lines, strict=True)
+    axis.axhline(0, color=GRAY, lw=1, label="treat none")
+    axis.plot(thresholds, treat_all, color=GRAY, ls="--", lw=1.2, label="treat all")
+    axis.plot(thresholds, model, color=BLUE, lw=1.6, label="by the model")
+    axis.set(xlabel="threshold probability", ylabel="net benefit", ylim=(min(-0.05, min(model) - 0.02), None))
+    axis.legend(frameon=False)
+    return figure
+
+
+def _forest(report: Mapping[str, Any]) -> Figure | None:
+    rows = [("all", report["models"]["sga"]["auroc"])]
+    rows += [(f"{line['by']}: {line['level']}", line["auroc"]) for line in report["subgroups"]]
+    rows = [(name, estimate) for name, estimate in rows if estimate["value"] is not None]
+    if not rows:
+        return None
+    figure, ((axis,),) = subplots(size=(6.6, 0.5 + 0.22 * len(rows)))
+    for y, (name, estimate) in enumerate(reversed(rows)):
+        color = RED if name == "all" else BLUE
+        if estimate["low"] is not None:
+            axis.plot([estimate["low"], estimate["high"]], [y, y], color=color, lw=1.2)
+        axis.plot(estimate["value"], y, "s", color=color, ms=4)
+    axis.axvline(0.5, color="#dddddd", lw=1, zorder=0)
+    axis.set(yticks=range(len(rows)), yticklabels=[name for name, _ in reversed(rows)], xlabel="AUROC, 95 % interval", xlim=(0, 1.02))
+    return figure
+
+
+FIGURES = {"roc": _roc, "calibration": _calibration, "decision": _decision, "forest": _forest}
+
+
+def _figure(value: float | None, digits: int = 3, signed: bool = False) -> str:
+    return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def _interval(estimate: Mapping[str, Any] | None, digits: int = 3, signed: bool = False) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "not estimable"
+    text = _figure(estimate["value"], digits, signed)
+    if estimate["low"] is None or estimate["high"] is None:
+        return f"{text} [not estimable]"
+    return f"{text} [{_figure(estimate['low'], digits, signed)}, {_figure(estimate['high'], digits, signed)}]"

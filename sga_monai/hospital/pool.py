@@ -1,0 +1,58 @@
+"""Several sites' releases as one: random effects on the logit of the AUROC, heterogeneity, a forest plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sga_monai.core.display import page_templates
+from sga_monai.core.errors import InputError
+from sga_monai.core.files import plain, write_whole
+from sga_monai.hospital.release import check_release
+from sga_monai.statistics.pooling import pool_aurocs
+
+
+def pool_releases(paths: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
+    """Pool ``release.json`` files; write ``pooled.json`` and ``pooled.html`` to ``out``.
+
+    Raises:
+        InputError: when a file is no release, two are of one site, or they are of different bundles.
+    """
+    releases = []
+    for path in paths:
+        try:
+            release = json.loads(Path(path).read_text())
+        except (OSError, ValueError):
+            raise InputError(f"{Path(path).name} is no release.json") from None
+        check_release(release)
+        releases.append(release)
+    if len({release["site"] for release in releases}) < len(releases):
+        raise InputError("two releases are of the same site; give each site its own alias")
+    if len({release["bundle"]["sha256sums"] for release in releases}) > 1:
+        raise InputError("the releases are of different bundles; pool only sites that ran the same")
+    models = {}
+    for key in ("sga", "nt"):
+        sites = [(release["site"], release["models"].get(key, {}).get("auroc")) for release in releases]
+        usable = [
+            (site, estimate)
+            for site, estimate in sites
+            if estimate and None not in estimate.values() and 0 < estimate["low"] <= estimate["high"] < 1
+        ]
+        if len(usable) < 2:
+            continue
+        models[key] = {
+            "sites": [{"site": site, **estimate} for site, estimate in usable],
+            "pooled": plain(asdict(pool_aurocs([e for _, e in usable]))),
+        }
+    if "sga" not in models:
+        raise InputError("pooling needs at least two sites with an estimable AUROC")
+    cohort = {key: sum(release["cohort"][key] for release in releases) for key in ("patients", "positive_patients", "negative_patients")}
+    pooled = {"schema": "sga_monai pooled 1", "bundle": releases[0]["bundle"], "n_sites": len(releases), "cohort": cohort, "models": models}
+    folder = Path(out)
+    write_whole(folder / "pooled.json", lambda path: path.write_text(json.dumps(pooled, indent=1, sort_keys=True) + "\n"))
+    page = page_templates("hospital").get_template("pooled.html.jinja").render(pooled=pooled)
+    write_whole(folder / "pooled.html", lambda path: path.write_text(page, encoding="utf-8"))
+    return pooled

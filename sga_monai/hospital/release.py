@@ -1,0 +1,211 @@
+"""release.json: the only file that leaves a site. Aggregates of patients, small cells hidden, checked against a schema."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from sga_monai.core.errors import InputError
+from sga_monai.core.files import write_whole
+
+MIN_CELL = 10
+NUMBER = {"type": ["number", "null"]}
+COUNT = {"type": "integer", "minimum": MIN_CELL}
+
+
+def _record(**properties: Any) -> dict[str, Any]:
+    """A JSON object with exactly these fields."""
+    return {"type": "object", "additionalProperties": False, "required": list(properties), "properties": properties}
+
+
+ESTIMATE = _record(value=NUMBER, low=NUMBER, high=NUMBER)
+MODEL = _record(
+    auroc=ESTIMATE,
+    auprc=ESTIMATE,
+    auroc_difference=ESTIMATE,
+    sensitivity=ESTIMATE,
+    specificity=ESTIMATE,
+    ppv=ESTIMATE,
+    npv=ESTIMATE,
+    slope=ESTIMATE,
+    intercept=ESTIMATE,
+    brier=ESTIMATE,
+    ece=ESTIMATE,
+    roc={"type": "array", "items": {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2}, "maxItems": 21},
+    net_benefit={"type": "array", "items": {"type": "array", "items": NUMBER, "minItems": 3, "maxItems": 3}, "maxItems": 10},
+)
+TEXT = {"type": "string", "pattern": "^[A-Za-z0-9 _.+/()-]{1,64}$"}
+SUBGROUP = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["by", "level", "suppressed"],
+    "properties": {
+        "by": TEXT,
+        "level": TEXT,
+        "suppressed": {"type": "boolean"},
+        "patients": COUNT,
+        "positive_patients": COUNT,
+        "negative_patients": COUNT,
+        "auroc": ESTIMATE,
+    },
+}
+SCHEMA = _record(
+    schema={"const": "sga_monai release 1"},
+    site=TEXT,
+    bundle=_record(
+        name=TEXT, version=TEXT, sha256sums={"type": "string", "pattern": "^[0-9a-f]{64}$"}, signature_verified={"type": "boolean"}
+    ),
+    software={"type": "object", "additionalProperties": TEXT, "propertyNames": TEXT},
+    min_cell={"type": "integer", "minimum": MIN_CELL},
+    prevalence=NUMBER,
+    cohort=_record(patients=COUNT, positive_patients=COUNT, negative_patients=COUNT),
+    failed_patients={"anyOf": [{"const": 0}, COUNT, {"const": "suppressed"}]},
+    models={"type": "object", "additionalProperties": False, "required": ["sga"], "properties": {"sga": MODEL, "nt": MODEL}},
+    sga_minus_nt={"anyOf": [ESTIMATE, {"type": "null"}]},
+    difference_in_differences={"anyOf": [ESTIMATE, {"type": "null"}]},
+    subgroups={"type": "array", "items": SUBGROUP},
+    drift={"type": "array", "items": _record(feature=TEXT, psi=NUMBER, flag={"type": "boolean"})},
+    shortcut_audit=_record(center_blank=ESTIMATE, border_blank=ESTIMATE, metadata_only={"anyOf": [ESTIMATE, {"type": "null"}]}),
+    verdict=TEXT,
+)
+
+
+def make_release(output_dir: str | Path, path: str | Path, site: str = "site", min_cell: int = MIN_CELL) -> dict[str, Any]:
+    """Write the aggregates of a report that may leave the site.
+
+    Patients are counted, not images. A level of a subgroup is hidden when its patients, positives or negatives are fewer
+    than ``min_cell``, and so are further levels until what is hidden cannot be had by subtraction. Rates have three
+    decimals, two below 100 patients; no counts of right and wrong calls, no single score, no extreme value. Whatever the
+    schema does not know cannot get in, and nothing is written when it fails.
+
+    Args:
+        output_dir: with ``report.json`` of ``make_report``.
+        path: the new file.
+        site: an alias without identifiers.
+        min_cell: smallest number of patients that is shown, at least 10.
+
+    Raises:
+        InputError: when there is no report, it is not reportable, a class has fewer than ``min_cell`` patients, or
+            ``min_cell`` is below 10.
+    """
+    if isinstance(min_cell, bool) or not isinstance(min_cell, int) or min_cell < MIN_CELL:
+        raise InputError(f"min_cell must be {MIN_CELL} or more, got {min_cell!r}")
+    try:
+        report = json.loads((Path(output_dir) / "report.json").read_text())
+    except (OSError, ValueError):
+        raise InputError("no report.json in this folder; run sga-monai report first") from None
+    if not report["failures"]["reportable"]:
+        raise InputError("the report is not reportable: too many images failed")
+    cohort = {key: report["cohort"][key] for key in ("patients", "positive_patients", "negative_patients")}
+    if min(cohort.values()) < min_cell:
+        raise InputError(f"a class has fewer than {min_cell} patients: nothing may leave")
+    digits = 3 if cohort["patients"] >= 100 else 2
+    failed = [line["patients"] for line in report["flow"] if line["step"].startswith("failed")]
+    comparison = report["comparison"] or {}
+    audit = report["shortcut_audit"]
+    release = {
+        "schema": "sga_monai release 1",
+        "site": site,
+        "bundle": report["bundle"],
+        "software": report["software"],
+        "min_cell": min_cell,
+        "prevalence": report["prevalence"],
+        "cohort": cohort,
+        "failed_patients": 0 if not failed else sum(failed) if min(failed) >= min_cell else "suppressed",
+        "models": {key: _model(model, cohort, min_cell, digits) for key, model in report["models"].items()},
+        "sga_minus_nt": _estimate(comparison.get("sga_minus_nt"), digits),
+        "difference_in_differences": _estimate(comparison.get("difference_in_differences"), digits),
+        "subgroups": suppress(report["subgroups"], cohort, min_cell, digits),
+        "drift": [{"feature": line["feature"], "psi": round(line["psi"], 2), "flag": line["flag"]} for line in report["drift"]],
+        "shortcut_audit": {key: _estimate(audit[key], digits) for key in ("center_blank", "border_blank", "metadata_only")},
+        "verdict": report["verdict"]["code"],
+    }
+    check_release(release)
+    write_whole(Path(path), lambda temporary: temporary.write_text(json.dumps(release, indent=1, sort_keys=True) + "\n"))
+    return release
+
+
+def check_release(release: Any) -> None:
+    """Compare with the schema.
+
+    Raises:
+        InputError: naming the field that must not be there, or is not as it must be.
+    """
+    error = next(iter(jsonschema.Draft202012Validator(SCHEMA).iter_errors(release)), None)
+    if error is not None:
+        place = "/".join(str(part) for part in error.absolute_path) or "the file"
+        raise InputError(f"release: {place} is not what may leave a site; nothing was written")
+
+
+def suppress(subgroups: list[Mapping[str, Any]], cohort: Mapping[str, int], min_cell: int, digits: int = 3) -> list[dict[str, Any]]:
+    """Hide small levels, and as many others of the same grouping as subtraction from the cohort would need.
+
+    Args:
+        subgroups: ``by, level, patients, positive_patients, negative_patients, auroc`` of each level.
+        cohort: the totals that are shown.
+        min_cell: smallest number that is shown.
+        digits: of the AUROC.
+    """
+    result = []
+    for by in dict.fromkeys(line["by"] for line in subgroups):
+        levels = [line for line in subgroups if line["by"] == by]
+        # Every kind of negative is compared with all positives, so only negatives add up to the cohort.
+        keys = ("negative_patients",) if by == "negative_type" else ("patients", "positive_patients", "negative_patients")
+        hidden = {line["level"] for line in levels if min(line[key] for key in keys) < min_cell}
+        while hidden and len(hidden) < len(levels):
+            shown = [line for line in levels if line["level"] not in hidden]
+            # What is left of the cohort is the sum of the hidden levels and of patients whose level is unknown.
+            left = [cohort[key] - sum(line[key] for line in shown) for key in keys]
+            if len(hidden) > 1 and min(left) >= min_cell:
+                break
+            hidden.add(min(shown, key=lambda line: line["patients"])["level"])
+        for line in levels:
+            entry: dict[str, Any] = {"by": by, "level": line["level"], "suppressed": line["level"] in hidden}
+            if not entry["suppressed"]:
+                entry |= {key: line[key] for key in ("patients", "positive_patients", "negative_patients")}
+                entry["auroc"] = _estimate(line["auroc"], digits)
+            result.append(entry)
+    return result
+
+
+def numbers(release: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every value of a release with its place, for the person who approves it."""
+    stack: list[tuple[str, Any]] = [("", release)]
+    while stack:
+        place, value = stack.pop(0)
+        if isinstance(value, Mapping):
+            stack[:0] = [(f"{place}.{key}" if place else str(key), inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            stack[:0] = [(f"{place}[{i}]", inner) for i, inner in enumerate(value)]
+        else:
+            yield place, value
+
+
+def _model(model: Mapping[str, Any], cohort: Mapping[str, int], min_cell: int, digits: int) -> dict[str, Any]:
+    point, fit = model["operating_point"], model["calibration"]
+    positive, negative = cohort["positive_patients"], cohort["negative_patients"]
+    grid = []
+    for fpr, tpr in model["roc"]:
+        # A point near an end would show what a handful of patients scored.
+        cells = (fpr * negative, (1 - fpr) * negative, tpr * positive, (1 - tpr) * positive)
+        grid.append([fpr, round(tpr, digits) if min(cells) >= min_cell else None])
+    return {
+        **{key: _estimate(model[key], digits) for key in ("auroc", "auprc", "auroc_difference")},
+        **{key: _estimate(point[key], digits) for key in ("sensitivity", "specificity", "ppv", "npv")},
+        **{key: _estimate(fit[key], digits) for key in ("slope", "intercept", "brier", "ece")},
+        "roc": grid,
+        "net_benefit": [[_round(value, digits) for value in line] for line in model["net_benefit"]],
+    }
+
+
+def _estimate(estimate: Mapping[str, Any] | None, digits: int) -> dict[str, Any] | None:
+    return None if estimate is None else {key: _round(estimate[key], digits) for key in ("value", "low", "high")}
+
+
+def _round(value: float | None, digits: int) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, digits)

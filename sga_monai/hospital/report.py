@@ -1,0 +1,195 @@
+"""A site's evaluation as figures: report.json. Every number that the HTML shows is in it, and nothing about one case."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sga_monai.core.errors import InputError
+from sga_monai.core.files import plain, write_whole
+from sga_monai.data.manifest import age_band
+from sga_monai.evaluation.embedding import read_embedding
+from sga_monai.evaluation.predictions import GROUPS
+from sga_monai.evaluation.results import summarize
+from sga_monai.hospital.checks import drift, embedding_distance, shortcut_audit, site_probe
+from sga_monai.hospital.reference import FPR_GRID, read_reference, roc_on_grid
+from sga_monai.hospital.verdict import give_verdict, planning_half_width
+from sga_monai.statistics.calibration import assess_calibration
+from sga_monai.statistics.decisions import net_benefit, operating_point
+from sga_monai.statistics.discrimination import (
+    Auroc,
+    auroc,
+    average_precision,
+    difference_in_differences,
+    paired_difference,
+)
+from sga_monai.statistics.estimates import Estimate, difference
+
+THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 11))
+
+
+def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict[str, Any]:
+    """Compute ``report.json`` of an evaluation and write it beside the predictions.
+
+    Args:
+        output_dir: of ``evaluate_bundle``.
+        prevalence: of the population in which the model would be used, for PPV, NPV and net benefit; the cohort's,
+            which is not a clinical one, when ``None``.
+
+    Raises:
+        InputError: when the evaluation is missing, unfinished or damaged, or ``prevalence`` is not in (0, 1).
+    """
+    out = Path(output_dir)
+    try:
+        run = json.loads((out / "run.json").read_text())
+        predictions = pd.read_csv(out / "predictions.csv", dtype={key: str for key in GROUPS}, keep_default_na=True)
+    except (OSError, ValueError):
+        raise InputError("no evaluation in this folder; run sga-monai evaluate first") from None
+    if run.get("finished") is None:
+        raise InputError("the evaluation is not finished; give the same command again")
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise InputError(f"prevalence must be in (0, 1), got {prevalence!r}")
+    reference, embedding = read_reference(out / "reference.json"), read_embedding(out / "embedding.json")
+    scored = predictions[predictions["score"].notna()]
+    summary = summarize(predictions, failure_limit=run["failure_limit"]).iloc[0]
+    models = {"sga": _model(scored, "score", reference["models"]["sga"], prevalence)}
+    comparison = None
+    if "score_nt" in scored:
+        models["nt"] = _model(scored, "score_nt", reference["models"]["nt"], prevalence)
+        comparison = _comparison(scored, reference)
+    report = {
+        "schema": "sga_monai report 1",
+        "bundle": run["bundle"],
+        "software": run["software"],
+        "manifest_sha256": run["manifest_sha256"],
+        "prevalence": prevalence,
+        "flow": _flow(predictions),
+        "failures": _failures(predictions, run["failure_limit"], summary),
+        "cohort": _cohort(scored),
+        "models": models,
+        "comparison": comparison,
+        "subgroups": _subgroups(scored),
+        "drift": drift(scored, reference),
+        "embedding": embedding_distance(embedding, reference.get("embedding")),
+        "site_probe": site_probe(scored, reference.get("embedding")),
+        "shortcut_audit": shortcut_audit(scored),
+        "planning": {"half_width_at_0.8": planning_half_width(summary)},
+    }
+    report["verdict"] = give_verdict(report)
+    report = plain(report)
+    write_whole(out / "report.json", lambda path: path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n"))
+    return report
+
+
+def _model(scored: pd.DataFrame, column: str, reference: Mapping[str, Any], prevalence: float | None) -> dict[str, Any]:
+    score, label, patient = scored[column], scored["label"], scored["patient"]
+    probability = 1 / (1 + np.exp(-score.to_numpy()))
+    figure = auroc(score, label, patient)
+    inside = Auroc(
+        _nan(reference["auroc"]), _nan(reference["variance"]), math.nan, math.nan,
+        reference["n_positive"], reference["n_negative"], reference["n_patients"],
+    )  # fmt: skip
+    both = label.nunique() == 2
+    fit = assess_calibration(probability, label, patient) if both else None
+    point = operating_point(score, label, reference["threshold"], patient, prevalence)
+    return {
+        "auroc": {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "variance": figure.variance},
+        "auprc": asdict(average_precision(score, label, patient)) if both else None,
+        "operating_point": asdict(point),
+        "calibration": asdict(fit) if fit else None,
+        "net_benefit": [
+            [t, *map(float, line)] for t, line in zip(THRESHOLDS, net_benefit(probability, label, THRESHOLDS, prevalence), strict=True)
+        ]
+        if both
+        else None,
+        "roc": [list(pair) for pair in zip(FPR_GRID, roc_on_grid(score, label), strict=True)] if both else None,
+        "internal": {key: getattr(inside, key) for key in ("auroc", "variance", "n_positive", "n_negative", "n_patients")},
+        "internal_roc": [list(pair) for pair in zip(FPR_GRID, reference["roc"], strict=True)],
+        "auroc_difference": asdict(difference(figure.auroc - inside.auroc, figure.variance + inside.variance)),
+    }
+
+
+def _comparison(scored: pd.DataFrame, reference: Mapping[str, Any]) -> dict[str, Any]:
+    paired = paired_difference(scored["score"], scored["score_nt"], scored["label"], scored["patient"])
+    inside = reference["paired"]
+    did = None
+    if inside is not None and scored["label"].nunique() == 2:
+        did = asdict(difference_in_differences(paired, Estimate(*(_nan(inside[key]) for key in ("value", "low", "high")))))
+    return {"sga_minus_nt": asdict(paired), "internal_sga_minus_nt": inside, "difference_in_differences": did}
+
+
+def _flow(predictions: pd.DataFrame) -> list[dict[str, Any]]:
+    steps = [("listed", predictions)]
+    for code, rows in predictions[predictions["score"].isna()].groupby("error", sort=True):
+        steps.append((f"failed: {code}", rows))
+    steps.append(("scored", predictions[predictions["score"].notna()]))
+    return [{"step": step, **_counts(rows)} for step, rows in steps]
+
+
+def _counts(rows: pd.DataFrame) -> dict[str, int]:
+    return {
+        "images": len(rows),
+        "patients": int(rows["patient"].nunique()),
+        "positive_patients": int(rows.loc[rows["label"] == 1, "patient"].nunique()),
+        "negative_patients": int(rows.loc[rows["label"] == 0, "patient"].nunique()),
+    }
+
+
+def _cohort(scored: pd.DataFrame) -> dict[str, Any]:
+    clustered = bool(scored["patient"].duplicated().any())
+    return _counts(scored) | {
+        "positive": int((scored["label"] == 1).sum()),
+        "negative": int((scored["label"] == 0).sum()),
+        "clustered": clustered,
+    }
+
+
+def _failures(predictions: pd.DataFrame, limit: float, summary: pd.Series) -> dict[str, Any]:
+    return {
+        "failed": int(summary["n_failed"]),
+        "failed_positive": int(summary["n_failed_positive"]),
+        "failed_negative": int(summary["n_failed_negative"]),
+        "share": float(predictions["score"].isna().mean()),
+        "limit": limit,
+        "reportable": bool(summary["reportable"]),
+        "auroc_worst_case": float(summary["auroc_worst_case"]),
+    }
+
+
+def _subgroups(scored: pd.DataFrame) -> list[dict[str, Any]]:
+    table = []
+    for by in GROUPS:
+        if by not in scored or not scored[by].notna().any():
+            continue
+        levels = scored[by].fillna("missing")
+        levels = levels.map(_age_band) if by == "age" else levels
+        for level, rows in scored.groupby(levels, sort=True):
+            # Who is negative is a property of the negatives: all positives are compared with each kind.
+            if by == "negative_type":
+                rows = pd.concat([rows[rows["label"] == 0], scored[scored["label"] == 1]])
+                if level == "missing" and not (rows["label"] == 0).any():
+                    continue
+            figure = auroc(rows["score"], rows["label"], rows["patient"])
+            estimate = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high}
+            table.append({"by": by, "level": str(level), **_counts(rows), "auroc": estimate})
+    return table
+
+
+def _age_band(age: str) -> str:
+    """18-39, 40-64, ... 90+ of a number of years; a band stays."""
+    try:
+        years = float(age)
+    except ValueError:
+        return age
+    return age_band(years)
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)

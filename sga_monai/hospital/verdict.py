@@ -1,0 +1,79 @@
+"""The verdict of a report: does the model keep its performance at this site?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from sga_monai.statistics.discrimination import hanley_mcneil_half_width
+
+ENOUGH_POSITIVES, ENOUGH_PRECISION = 100, 0.05
+# With fewer patients of a class an AUROC of 0 or 1 may be chance.
+ENOUGH_FOR_CONTROLS = 10
+
+
+def planning_half_width(summary: pd.Series) -> float | None:
+    """Half of the 95 % interval that an AUROC of 0.8 would have with this many images; ``None`` without both classes."""
+    if not summary["n_positive"] or not summary["n_negative"]:
+        return None
+    return hanley_mcneil_half_width(0.8, int(summary["n_positive"]), int(summary["n_negative"]))
+
+
+def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
+    """In words, the cautious reading first."""
+    model, cohort, audit = report["models"]["sga"], report["cohort"], report["shortcut_audit"]
+    area, inside = model["auroc"], model["internal"]
+    drop_low, drop_high = _drop_interval(model)
+    half = (area["high"] - area["low"]) / 2
+    known = "cannot be estimated" if math.isnan(half) else f"is known to +/- {half:.2f} (at most {ENOUGH_PRECISION:.2f})"
+    notes = []
+    if not report["failures"]["reportable"]:
+        code, text = "not reportable", "Too many images failed: no figure of this report can be relied upon."
+    elif cohort["positive_patients"] < ENOUGH_POSITIVES or not half <= ENOUGH_PRECISION:
+        code = "inconclusive"
+        text = (
+            f"The site is too small for a conclusion: {cohort['positive_patients']} positive patients (at least {ENOUGH_POSITIVES} are "
+            f"needed), and the AUROC {known}. The figures below are indications."
+        )
+    elif drop_high < 0:
+        code, text = "worse", f"The model works worse here than inside: AUROC {area['value']:.2f} against {inside['auroc']:.2f}."
+    elif drop_low > -ENOUGH_PRECISION:
+        code = "holds"
+        text = f"No drop of the AUROC by {ENOUGH_PRECISION:.2f} or more: {area['value']:.2f} against {inside['auroc']:.2f} inside."
+    else:
+        code, text = "inconclusive", "The difference from the internal AUROC cannot be told from no difference."
+    blanked = audit["lungs_blank"] or audit["center_blank"]
+    enough = min(cohort["positive_patients"], cohort["negative_patients"]) >= ENOUGH_FOR_CONTROLS
+    if enough and _tells(blanked):
+        notes.append(f"Shortcut suspected: with the lungs blanked the AUROC is still {blanked['value']:.2f}, where 0.5 is right.")
+    metadata = audit["metadata_only"]
+    if metadata and _tells(metadata):
+        notes.append(f"Confounded cohort: view, manufacturer and sex alone give an AUROC of {metadata['value']:.2f}.")
+    if any(line["flag"] for line in report["drift"]):
+        notes.append("The images differ from the internal ones (see drift).")
+    if report["prevalence"] is None:
+        notes.append("PPV, NPV and net benefit are at the cohort's prevalence, which is not a clinical one.")
+    return {"code": code, "text": text, "notes": notes}
+
+
+def _drop_interval(model: Mapping[str, Any]) -> tuple[float, float]:
+    """Ends of site minus internal AUROC; NaN where there are none.
+
+    An internal AUROC of 1 has no variance, and is common. Were the true one below 0.025^(1/k), then k independent pairs of
+    patients would all be in the right order with a probability below 2.5 %; at most it is 1.
+    """
+    area, inside, drop = model["auroc"], model["internal"], model["auroc_difference"]
+    if inside["auroc"] != 1:
+        return drop["low"], drop["high"]
+    pairs = max(min(inside["n_positive"], inside["n_negative"], inside["n_patients"] // 2), 1)
+    return area["low"] - 1, area["high"] - 0.025 ** (1 / pairs)
+
+
+def _tells(estimate: Mapping[str, float]) -> bool:
+    """Whether an AUROC that should be 0.5 is surely not: the interval beyond 0.4 to 0.6, or an AUROC of 0 or 1, which has none."""
+    if math.isnan(estimate["low"]):
+        return estimate["value"] in (0.0, 1.0)
+    return estimate["low"] > 0.6 or estimate["high"] < 0.4

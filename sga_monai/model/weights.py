@@ -1,0 +1,76 @@
+"""The model of a finished training: its weights, and how its images were prepared."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sga_monai.core.errors import InputError
+
+# A packaged bundle and the audit take no smaller one: nothing of a chest is left to see.
+MIN_IMAGE_SIZE = 16
+
+
+def load_best_model(network: torch.nn.Module, checkpoint: str, image_size: int | None = None, voi: str | None = None) -> torch.nn.Module:
+    """Load a plain state dict into ``network`` and return it.
+
+    Args:
+        network: gets the weights.
+        checkpoint: path of a ``model.pt``.
+        image_size: with which images are prepared; compared with ``run.json`` beside the checkpoint where both are there.
+        voi: the same.
+
+    Raises:
+        InputError: when the file is missing, damaged, not finite, or does not fit the network, or the images would not be
+            prepared as in the training.
+    """
+    if not Path(checkpoint).is_file():
+        raise InputError("checkpoint: no such file; train first, or give the path of a model.pt")
+    given = {name: value for name, value in (("image_size", image_size), ("voi", voi)) if value is not None}
+    trained = _run_settings(checkpoint) if given else {}
+    for name, value in given.items():
+        if trained.get(name, value) != value:
+            raise InputError(f"checkpoint: it was trained with {name} {trained[name]}, not {value}; give --{name} {trained[name]}")
+    data = Path(checkpoint).read_bytes()
+    card = Path(checkpoint).with_suffix(".json")
+    if card.is_file() and json.loads(card.read_text()).get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
+        raise InputError("checkpoint: the weights are not those that model.json beside them describes; train again")
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except Exception:
+        # Whatever a foreign file makes of torch's reader.
+        raise InputError("checkpoint: not a state dict of this network; give the model.pt of a training run") from None
+    if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+        raise InputError("checkpoint: the weights are NaN or infinite; train again")
+    return network
+
+
+def preparation_settings(checkpoint: str | Path, image_size: int | None = None, voi: str | None = None) -> tuple[int, str]:
+    """``image_size`` and ``voi`` with which a model was trained: given, or of ``run.json`` beside it, or 224 and "dicom".
+
+    Raises:
+        InputError: when the card is damaged or ``image_size`` is no whole number of 16 or more.
+    """
+    settings = _run_settings(checkpoint) if image_size is None or voi is None else {}
+    size = settings.get("image_size", 224) if image_size is None else image_size
+    if isinstance(size, bool) or not isinstance(size, int) or size < MIN_IMAGE_SIZE:
+        raise InputError(f"image_size must be a whole number, {MIN_IMAGE_SIZE} or more, got {size!r}")
+    return size, settings.get("voi", "dicom") if voi is None else voi
+
+
+def _run_settings(checkpoint: str | Path) -> dict[str, Any]:
+    """``image_size`` and ``voi`` of ``run.json`` beside the checkpoint; empty where there is none."""
+    card = Path(checkpoint).with_name("run.json")
+    if not card.is_file():
+        return {}
+    try:
+        settings = json.loads(card.read_text())["identity"]["settings"]
+        return {"image_size": int(settings["image_size"]), "voi": str(settings["voi"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError("run.json beside the checkpoint is damaged; give image_size and voi") from None

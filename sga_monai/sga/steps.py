@@ -1,0 +1,179 @@
+"""The steps of Algorithm 1 as pure functions of tensors: saliency, mask, fill, attack, divergence.
+
+Equations are those of Li et al. (see ``sga.py``, which puts the steps together). No function leaves a trace in the network:
+parameters receive no gradient, and ``frozen_statistics`` keeps modes, buffers and the random state.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sga_monai.sga import lp_ball as perturbation
+
+
+def input_gradient(network: nn.Module, image: Tensor, label: Tensor, target: str = "label") -> Tensor:
+    """Gradient of each image's class score with respect to its pixels (Eq. 2).
+
+    Args:
+        network: maps ``[B, C, H, W]`` to logits ``[B, K]``, in the mode it should have (see ``frozen_statistics``).
+        image: ``[B, C, H, W]``.
+        label: ``[B]``, class numbers.
+        target: "label" takes the logit of ``label``, "predicted" the largest logit.
+
+    Returns:
+        ``[B, C, H, W]``; parameters receive no gradient.
+    """
+    image = image.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = network(image).float()
+        chosen = label if target == "label" else logits.argmax(dim=1)
+        score = logits.gather(1, chosen.view(-1, 1)).sum()
+    return torch.autograd.grad(score, image)[0]
+
+
+def border(image: Tensor, border_width: float) -> Tensor:
+    """The pixels nearer to an edge than ``border_width`` of that side, ``[1, 1, H, W]`` bool; all of them for 0.5."""
+    ends = [torch.arange(side, device=image.device) for side in image.shape[2:]]
+    near = [torch.minimum(end, end.flip(0)) < border_width * len(end) for end in ends]
+    return (near[0][:, None] | near[1][None, :])[None, None]
+
+
+def lowest_mask(
+    gradient: Tensor,
+    mask_fraction: float,
+    order: str = "signed",
+    generator: torch.Generator | None = None,
+    region: Tensor | None = None,
+) -> Tensor:
+    """The floor(``mask_fraction`` * H * W) pixels of lowest gradient in each image, ``[B, 1, H, W]`` bool (Eq. 3).
+
+    Args:
+        gradient: ``[B, C, H, W]``; channels are summed, since they share one mask.
+        mask_fraction: in [0, 1).
+        order: "signed" (most negative first), "magnitude" (nearest zero first), "highest" or "highest_magnitude" (the
+            pixels that these two would mask last) or "random" (any, whatever the gradient). Ties go to the first in
+            raster order.
+        generator: source of the random order; the global one when ``None``.
+        region: ``[1, 1, H, W]`` bool; only its pixels are masked, and ``mask_fraction`` is a share of them.
+    """
+    batch, _, height, width = gradient.shape
+    n_pixels = height * width if region is None else int(region.sum())
+    # 0.29 * 100 is 28.999999999999996 in floating point; rounding first makes the floor the one a reader expects.
+    n_masked = math.floor(round(mask_fraction * n_pixels, 6))
+    value = gradient.sum(dim=1).flatten(1)
+    if order.endswith("magnitude"):
+        value = value.abs()
+    if order.startswith("highest"):
+        value = -value
+    elif order == "random":
+        value = torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device)
+    if region is not None:
+        value = value.masked_fill(~region.flatten(1), math.inf)
+    lowest = value.argsort(dim=1, stable=True)[:, :n_masked]
+    mask = torch.zeros_like(value, dtype=torch.bool).scatter_(1, lowest, True)
+    return mask.view(batch, 1, height, width)
+
+
+def fill_masked(
+    image: Tensor,
+    mask: Tensor,
+    fill: str = "image_range",
+    generator: torch.Generator | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
+    """X~: ``image`` with random values where ``mask`` is true and bit-equal elsewhere (Eq. 3).
+
+    Args:
+        image: ``[B, C, H, W]``.
+        mask: ``[B, 1, H, W]`` bool.
+        fill: "image_range" draws uniformly between minimum and maximum of each image and channel, "value_range"
+            between the ends of ``value_range``, "image_mean" puts the mean of each image and channel.
+        generator: source of the random values; the global one when ``None``.
+        value_range: used by fill "value_range".
+    """
+    if fill == "image_mean":
+        values = image.mean(dim=(2, 3), keepdim=True)
+    else:
+        low, high = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
+        if fill == "value_range":
+            low, high = torch.full_like(low, value_range[0]), torch.full_like(high, value_range[1])
+        uniform = torch.rand(image.shape, generator=generator, dtype=image.dtype, device=image.device)
+        values = torch.clamp(low + uniform * (high - low), low, high)
+    return torch.where(mask, values, image)
+
+
+def adversarial_example(
+    network: nn.Module,
+    masked: Tensor,
+    label: Tensor,
+    epsilon: Tensor,
+    norm: float = math.inf,
+    attack_steps: int = 1,
+    random_start: bool = False,
+    generator: torch.Generator | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    clean_logits: Tensor | None = None,
+    attack: str = "ce",
+    region: Tensor | None = None,
+) -> Tensor:
+    """X': the image around ``masked`` that raises the cross-entropy most (Eq. 4 and 5), inside ``value_range``.
+
+    One step without random start is FGSM, several are PGD with step size 2.5 * radius / ``attack_steps`` (Madry et
+    al., ICLR 2018), one step after a random start has 1.25 * radius (Wong et al., ICLR 2020).
+
+    Args:
+        network: maps ``[B, C, H, W]`` to logits ``[B, K]``, in the mode it should have.
+        masked: X~, ``[B, C, H, W]``.
+        label: ``[B]``, class numbers.
+        epsilon: ``[B, 1, 1, 1]`` or ``[1, 1, 1, 1]``, in units of ``value_range``; see ``perturbation.radius``.
+        norm: p of the ball: 0, 1, 2, inf or any p > 1.
+        attack_steps: number of gradient steps, at least 1.
+        random_start: begin at a random point of the ball.
+        generator: source of the random start; the global one when ``None``.
+        value_range: lowest and highest pixel value.
+        clean_logits: f(X), ``[B, K]``, for attack "kl".
+        attack: what is raised: "ce", "kl" (KL of f(X) and f(X'), as TRADES does) or "noise" (nothing: the direction is
+            random, the length the same).
+        region: ``[1, 1, H, W]`` bool; only its pixels are moved, and only they count in the radius.
+
+    Returns:
+        ``[B, C, H, W]``, detached; ``||X' - X~||_p`` is at most the radius.
+    """
+    n_values = masked[0].numel() if region is None else masked.shape[1] * int(region.sum())
+    radius = perturbation.radius(epsilon, norm, n_values, value_range)
+    if attack_steps == 1:
+        step = 1.25 * radius if random_start else radius
+    else:
+        step = 2.5 * radius / attack_steps
+    d = torch.zeros_like(masked)
+    if random_start:
+        d = perturbation.random_start(masked, radius, norm, generator, value_range, region)
+    for _ in range(attack_steps):
+        image = (masked + d).clamp(*value_range).requires_grad_(True)
+        if attack == "noise":
+            gradient = torch.randn(image.shape, generator=generator, dtype=image.dtype, device=image.device)
+        else:
+            with torch.enable_grad():
+                logits = network(image).float()
+                if attack == "kl":
+                    if clean_logits is None:
+                        raise ValueError("attack kl needs clean_logits")
+                    loss = len(label) * kl_divergence(clean_logits, logits)
+                else:
+                    loss = F.cross_entropy(logits, label, reduction="sum")
+            gradient = torch.autograd.grad(loss, image)[0]
+        if region is not None:
+            gradient = gradient * region
+        d = d + perturbation.steepest_step(gradient, image.detach(), step, norm, value_range)
+        d = perturbation.project(d, masked, radius, norm, value_range)
+    return (masked + d).clamp(*value_range)
+
+
+def kl_divergence(clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:
+    """KL(f(X) || f(X')), mean over the batch (Eq. 6). ``F.kl_div`` takes its second distribution first."""
+    clean, adversarial = F.log_softmax(clean_logits, dim=1), F.log_softmax(adversarial_logits, dim=1)
+    return F.kl_div(adversarial, clean, log_target=True, reduction="batchmean")

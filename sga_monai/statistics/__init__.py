@@ -1,0 +1,61 @@
+"""Statistics from arrays of scores, labels and patients; no files, no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sga_monai.core.lazy import lazy_index
+
+if TYPE_CHECKING:
+    from sga_monai.statistics.calibration import assess_calibration
+    from sga_monai.statistics.decisions import net_benefit, operating_point, youden_threshold
+    from sga_monai.statistics.discrimination import auroc, auroc_difference, average_precision, paired_difference
+    from sga_monai.statistics.estimates import Estimate, cluster_bootstrap
+    from sga_monai.statistics.pooling import pool_aurocs
+    from sga_monai.statistics.probes import metadata_auroc, site_probe
+    from sga_monai.statistics.seeds import holm, mean_auroc, mean_difference
+    from sga_monai.statistics.separability import site_auroc, site_scores, source_profile
+
+__all__ = [
+    "Estimate",
+    "assess_calibration",
+    "auroc",
+    "auroc_difference",
+    "average_precision",
+    "cluster_bootstrap",
+    "holm",
+    "mean_auroc",
+    "mean_difference",
+    "metadata_auroc",
+    "net_benefit",
+    "operating_point",
+    "paired_difference",
+    "pool_aurocs",
+    "site_auroc",
+    "site_probe",
+    "site_scores",
+    "source_profile",
+    "youden_threshold",
+]
+_MODULES = {
+    "Estimate": "estimates",
+    "assess_calibration": "calibration",
+    "auroc": "discrimination",
+    "auroc_difference": "discrimination",
+    "average_precision": "discrimination",
+    "cluster_bootstrap": "estimates",
+    "holm": "seeds",
+    "mean_auroc": "seeds",
+    "mean_difference": "seeds",
+    "metadata_auroc": "probes",
+    "net_benefit": "decisions",
+    "operating_point": "decisions",
+    "paired_difference": "discrimination",
+    "pool_aurocs": "pooling",
+    "site_auroc": "separability",
+    "site_probe": "probes",
+    "site_scores": "separability",
+    "source_profile": "separability",
+    "youden_threshold": "decisions",
+}
+__getattr__, __dir__ = lazy_index(__name__, _MODULES)

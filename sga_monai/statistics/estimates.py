@@ -1,0 +1,121 @@
+"""Estimates with intervals: differences, the cluster bootstrap, means by patient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm, t
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval and, for a comparison, its p-value; NaN where not estimable."""
+
+    value: float
+    low: float
+    high: float
+    p: float = math.nan
+
+
+def difference(value: float, variance: float, confidence: float = 0.95) -> Estimate:
+    """A difference with a normal interval and a two-sided p-value."""
+    if not variance > 0:
+        return Estimate(value, math.nan, math.nan)
+    half = float(norm.ppf(0.5 + confidence / 2)) * math.sqrt(variance)
+    return Estimate(value, value - half, value + half, float(2 * norm.sf(abs(value) / math.sqrt(variance))))
+
+
+def cluster_bootstrap(
+    statistic: Callable[[NDArray[np.int64]], float], patient: ArrayLike, n_samples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """A figure with a percentile interval from resampled patients.
+
+    Args:
+        statistic: from the number of times that each image is in the sample, ``[N]``, to a figure; NaN where it is not
+            estimable in a sample.
+        patient: ``[N]``, any keys; a patient is drawn with all images.
+        n_samples: number of samples.
+        confidence: of the interval.
+        seed: of the samples.
+
+    Returns:
+        Ends are NaN when more than one sample in twenty is not estimable; all is NaN where there is no image.
+    """
+    keys, cluster = np.unique(np.asarray(patient), return_inverse=True)
+    if not len(keys):
+        return Estimate(math.nan, math.nan, math.nan)
+    rng = np.random.default_rng(seed)
+    value = statistic(np.ones(len(cluster), dtype=np.int64))
+    drawn = rng.multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=n_samples)
+    samples = np.array([statistic(counts[cluster]) for counts in drawn])
+    usable = samples[~np.isnan(samples)]
+    if math.isnan(value) or len(usable) < 0.95 * n_samples:
+        return Estimate(value, math.nan, math.nan)
+    low, high = np.quantile(usable, (0.5 - confidence / 2, 0.5 + confidence / 2))
+    return Estimate(value, float(low), float(high))
+
+
+def mean_change(after: ArrayLike, before: ArrayLike, patient: ArrayLike) -> Estimate:
+    """Mean of ``after`` minus ``before``, ``[N]``, with an interval from resampled patients."""
+    change = np.subtract(np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64))
+    return cluster_bootstrap(lambda counts: float(np.average(change, weights=counts)), patient)
+
+
+@dataclass(frozen=True)
+class PatientMean:
+    """A mean over images with its interval, in which patients are the clusters.
+
+    Attributes:
+        value: the mean of the images that have a figure; NaN when none has.
+        low: lower end of the interval; NaN with fewer than two patients or without any variation between them.
+        high: upper end.
+        n_images: images that have a figure.
+        n_patients: patients of these images.
+        n_missing: images without a figure, left out.
+    """
+
+    value: float
+    low: float
+    high: float
+    n_images: int
+    n_patients: int
+    n_missing: int
+
+
+def patient_mean(values: ArrayLike, patient: ArrayLike, confidence: float = 0.95) -> PatientMean:
+    """Mean of figures of images, each image counting the same, with a patient-clustered t interval.
+
+    The variance is the cluster-robust one of a mean, G / (G - 1) * sum over G patients of (sum of residuals)^2 / N^2;
+    quantiles are those of t with G - 1 degrees of freedom. With one image a patient it is the plain t interval.
+
+    Args:
+        values: ``[N]``; NaN is left out and counted.
+        patient: ``[N]``, any keys.
+        confidence: level of the interval, in (0, 1).
+
+    Raises:
+        ValueError: when lengths differ or a value is infinite.
+    """
+    figures, patient = np.asarray(values, dtype=np.float64), np.asarray(patient)
+    if figures.ndim != 1 or figures.shape != patient.shape:
+        raise ValueError("values and patient must be [N] of the same length")
+    if np.isinf(figures).any():
+        raise ValueError("values must be finite or NaN")
+    used = ~np.isnan(figures)
+    n = int(used.sum())
+    keys, cluster = np.unique(patient[used], return_inverse=True)
+    counts = (n, len(keys), len(figures) - n)
+    if not n:
+        return PatientMean(math.nan, math.nan, math.nan, *counts)
+    mean = float(figures[used].mean())
+    sums = np.bincount(cluster, figures[used] - mean, len(keys))
+    # Residuals of equal values may sum to a rounding error instead of zero.
+    if len(keys) < 2 or np.abs(sums).max() <= 1e-12 * np.abs(figures[used]).sum():
+        return PatientMean(mean, math.nan, math.nan, *counts)
+    variance = len(keys) / (len(keys) - 1) * float((sums**2).sum()) / n**2
+    half = float(t.ppf(0.5 + confidence / 2, len(keys) - 1)) * math.sqrt(variance)
+    return PatientMean(mean, mean - half, mean + half, *counts)

@@ -1,0 +1,45 @@
+"""What is attached to the trainer: checkpoints, seeds, stopping, progress and logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sga_monai.core.lazy import lazy_index
+
+if TYPE_CHECKING:
+    from sga_monai.training.best_model import BestModelSaver
+    from sga_monai.training.checkpoint import Checkpoints
+    from sga_monai.training.epochs import EpochSampler, EpochSeeds
+    from sga_monai.training.progress import TrainingProgress
+    from sga_monai.training.review import ReviewPanel
+    from sga_monai.training.run_record import RunRecord, identify
+    from sga_monai.training.scalars import ScalarWriter
+    from sga_monai.training.stopping import EarlyStopping, RobustOverfitting
+
+__all__ = [
+    "BestModelSaver",
+    "Checkpoints",
+    "EarlyStopping",
+    "EpochSampler",
+    "EpochSeeds",
+    "ReviewPanel",
+    "RobustOverfitting",
+    "RunRecord",
+    "ScalarWriter",
+    "TrainingProgress",
+    "identify",
+]
+_MODULES = {
+    "BestModelSaver": "best_model",
+    "Checkpoints": "checkpoint",
+    "EarlyStopping": "stopping",
+    "EpochSampler": "epochs",
+    "EpochSeeds": "epochs",
+    "ReviewPanel": "review",
+    "RobustOverfitting": "stopping",
+    "RunRecord": "run_record",
+    "ScalarWriter": "scalars",
+    "TrainingProgress": "progress",
+    "identify": "run_record",
+}
+__getattr__, __dir__ = lazy_index(__name__, _MODULES)

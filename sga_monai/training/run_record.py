@@ -1,0 +1,162 @@
+"""run.json: what a training was, so that it can be repeated, resumed and believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from sga_monai.core.files import write_whole
+from sga_monai.core.provenance import code_digest, describe, git_revision, versions
+from sga_monai.data.dataset import CXRDataset
+
+# More epochs change nothing in the epochs before, as long as no schedule looks ahead.
+NOT_IDENTITY = ("max_epochs",)
+
+
+def identify(
+    settings: Mapping[str, Any],
+    iteration: Any,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    datasets: Sequence[CXRDataset],
+    transform: Any,
+    manifest: str,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What decides every bit of a training's result.
+
+    Args:
+        settings: hyper-parameters by name.
+        iteration: the training step; its attributes are recorded, so that an override inside a section counts too.
+        network: its structure is recorded.
+        optimizer: its class and defaults are recorded.
+        datasets: training and validation data; the SHA-256 of their files are recorded, in order.
+        transform: the preprocessing.
+        manifest: the file whose SHA-256 is recorded.
+        num_workers: processes that read.
+        device: where the network is.
+        config: of ``resolved_config``: sections of the configuration, so that any override counts.
+
+    Returns:
+        ``settings, config, objects, data, code`` (a difference there makes another run) and ``machine`` (a difference there may
+        change the last bits). Plain values only.
+    """
+    images = [hashlib.sha256(" ".join(dataset.sha256).encode()).hexdigest() for dataset in datasets]
+    return {
+        "settings": describe({key: value for key, value in settings.items() if key not in NOT_IDENTITY}),
+        "config": describe({key: value for key, value in (config or {}).items() if key not in settings}),
+        "objects": {
+            "iteration": describe(iteration),
+            "network": hashlib.sha256(str(network).encode()).hexdigest()[:16],
+            "optimizer": describe({"class": type(optimizer), **optimizer.defaults}),
+            "transform": describe(transform),
+        },
+        "data": {"manifest_sha256": hashlib.sha256(Path(manifest).read_bytes()).hexdigest(), "images_sha256": images},
+        "code": {"digest": code_digest(), "versions": versions()},
+        "machine": {
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "num_workers": num_workers,
+            "python": platform.python_version(),
+            "platform": f"{platform.system()} {platform.machine()}",
+        },
+    }
+
+
+class RunRecord:
+    """Writes ``run.json`` at the start, after every epoch and at the end of a training.
+
+    It holds ``identity``, ``git_revision``, ``started`` and ``finished`` (UTC; null while it runs), ``duration_s``,
+    ``peak_memory_mb``, ``epoch`` (completed), ``max_epochs``, ``resumed_after_epoch``, ``best`` and the ``sha256`` of ``model.pt``.
+
+    Args:
+        output_dir: where ``run.json`` goes.
+        identity: of ``identify``.
+        evaluator: its best metric is recorded.
+    """
+
+    def __init__(self, output_dir: str, identity: Mapping[str, Any], evaluator: Engine) -> None:
+        self.path = Path(output_dir) / "run.json"
+        self.identity = identity
+        self.evaluator = evaluator
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer, after ``Checkpoints``."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.complete)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Begin the card."""
+        self.began = time.monotonic()
+        self.epoch = engine.state.epoch
+        earlier = self._earlier() if self.epoch else {}
+        self.before = float(earlier.get("duration_s") or 0.0)
+        self.facts: dict[str, Any] = {
+            "identity": self.identity,
+            "git_revision": git_revision(),
+            "started": earlier.get("started") or _now(),
+            "finished": None,
+            "resumed_after_epoch": self.epoch or None,
+        }
+        self.write(engine)
+
+    def complete(self, engine: Engine) -> None:
+        """Count an epoch: a run that ends between two has not completed the next."""
+        self.epoch = engine.state.epoch
+        self.write(engine)
+
+    def _earlier(self) -> dict[str, Any]:
+        """The card of the run that is resumed; its time counts too."""
+        try:
+            card: dict[str, Any] = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return card
+
+    def finish(self, engine: Engine) -> None:
+        """Say that the training is complete."""
+        self.facts["finished"] = _now()
+        self.write(engine)
+
+    def write(self, engine: Engine) -> None:
+        """Write the card as it stands."""
+        state: Any = self.evaluator.state
+        model = self.path.with_name("model.pt")
+        facts = self.facts | {
+            "duration_s": round(self.before + time.monotonic() - self.began, 1),
+            "peak_memory_mb": _peak_memory_mb(),
+            "epoch": self.epoch,
+            "max_epochs": engine.state.max_epochs,
+            # MONAI's -1 means none yet.
+            "best": {"val_auroc": float(state.best_metric), "epoch": int(state.best_metric_epoch)} if state.best_metric_epoch > 0 else None,
+            "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest() if model.is_file() else None,
+        }
+        write_whole(self.path, lambda path: path.write_text(json.dumps(facts, indent=4, allow_nan=False) + "\n"))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _peak_memory_mb() -> float | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    # Kilobytes on Linux, bytes on macOS.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)

@@ -1,0 +1,163 @@
+"""Reasons to stop a training before its last epoch: no better validation AUROC, or robust overfitting."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys as Keys
+from torch import nn
+
+from sga_monai.core.checks import as_count
+from sga_monai.core.errors import InputError
+from sga_monai.model.modes import frozen_statistics
+from sga_monai.sga.iteration import SGAIteration
+from sga_monai.sga.steps import adversarial_example
+
+logger = logging.getLogger(__name__)
+
+
+class EarlyStopping:
+    """Stops when ``val_auroc`` has not been better for ``patience`` validations. NaN is never better.
+
+    Args:
+        evaluator: whose metric is watched.
+        patience: number of validations; 0 never stops.
+    """
+
+    def __init__(self, evaluator: Engine, patience: int = 0) -> None:
+        self.evaluator = evaluator
+        self.patience = as_count("early_stopping_patience", patience)
+        self.best = -math.inf
+        self.waited = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer, after the ``ValidationHandler`` and before ``Checkpoints``."""
+        if self.patience:
+            engine.add_event_handler(Events.EPOCH_STARTED, self.check)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.watch)
+
+    def check(self, engine: Engine) -> None:
+        """End a run that was resumed after it had stopped."""
+        if self.waited >= self.patience:
+            engine.terminate()
+
+    def watch(self, engine: Engine) -> None:
+        """Count one validation."""
+        if self.evaluator.state.epoch != engine.state.epoch:
+            return
+        value = float(self.evaluator.state.metrics["val_auroc"])
+        if value > self.best:
+            self.best, self.waited = value, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            logger.info("stopped: val_auroc has not been better for %d validations", self.waited)
+            engine.terminate()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best value and validations waited."""
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """The inverse."""
+        self.best, self.waited = state_dict["best"], state_dict["waited"]
+
+
+class RobustOverfitting:
+    """Accuracy on validation images under PGD, every ``interval`` epochs; stops when it has fallen by ``drop``.
+
+    Adversarially trained networks lose robustness on new images while they still gain it on those of the training
+    (Rice et al., "Overfitting in adversarially robust deep learning", ICML 2020). The attack is the training's own at
+    the upper end of ``epsilon_range``, with ten steps and no random start, in eval mode.
+
+    Args:
+        iteration: the training step whose norm and ``epsilon_range`` are used.
+        network: the trained network; it is left as it was.
+        dataset: validation dataset.
+        interval: epochs between two measurements; 0 never measures.
+        drop: fall of the accuracy from its best that ends the training, in (0, 1]; ``None`` only measures.
+        batch_size: images at once.
+        summary_writer: TensorBoard writer of ``val_pgd_accuracy``.
+    """
+
+    def __init__(
+        self,
+        iteration: SGAIteration,
+        network: nn.Module,
+        dataset: Sequence[Mapping[str, Any]],
+        interval: int = 0,
+        drop: float | None = None,
+        batch_size: int = 64,
+        summary_writer: Any = None,
+    ) -> None:
+        if drop is not None and (isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 < drop <= 1):
+            raise InputError(f"robust_drop must be in (0, 1] or null, got {drop!r}")
+        self.iteration = iteration
+        self.network = network
+        self.dataset = dataset
+        self.interval = as_count("robust_interval", interval)
+        self.drop = drop
+        self.batch_size = batch_size
+        self.writer = summary_writer
+        self.best = -math.inf
+        self.stopped = False
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer, before ``Checkpoints``."""
+        if self.interval:
+            engine.add_event_handler(Events.EPOCH_STARTED, self.check)
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.measure)
+
+    def check(self, engine: Engine) -> None:
+        """End a run that was resumed after it had stopped."""
+        if self.stopped:
+            engine.terminate()
+
+    def measure(self, engine: Engine) -> None:
+        """Measure, log, and stop when the accuracy has fallen too far."""
+        value = self.accuracy()
+        logger.info("epoch %d val_pgd_accuracy %.4f", engine.state.epoch, value)
+        if self.writer is not None:
+            self.writer.add_scalar("val_pgd_accuracy", value, engine.state.epoch)
+        self.best = max(self.best, value)
+        if self.drop is not None and self.best - value >= self.drop:
+            self.stopped = True
+            logger.info("stopped: val_pgd_accuracy fell from %.4f to %.4f", self.best, value)
+            engine.terminate()
+
+    def accuracy(self) -> float:
+        """Share of validation images that are right under attack."""
+        device = next(self.network.parameters()).device
+        right = 0
+        epsilon = torch.full((1, 1, 1, 1), self.iteration.epsilon_range[1], device=device)
+        for first in range(0, len(self.dataset), self.batch_size):
+            items = [self.dataset[i] for i in range(first, min(first + self.batch_size, len(self.dataset)))]
+            image = torch.stack([torch.as_tensor(item[Keys.IMAGE]) for item in items]).to(device)
+            label = torch.tensor([int(item[Keys.LABEL]) for item in items], device=device)
+            with frozen_statistics(self.network):
+                attacked = adversarial_example(
+                    self.network,
+                    image,
+                    label,
+                    epsilon,
+                    self.iteration.norm,
+                    attack_steps=10,
+                    value_range=self.iteration.value_range,
+                    region=self.iteration.region(image),
+                )
+                with torch.no_grad():
+                    right += int((self.network(attacked).argmax(dim=1) == label).sum())
+        return right / len(self.dataset)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best accuracy, and whether the run was stopped."""
+        return {"best": self.best, "stopped": self.stopped}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """The inverse."""
+        self.best, self.stopped = state_dict["best"], state_dict["stopped"]
