@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from monai.engines import SupervisedTrainer
 from PIL import Image
 from pydicom import uid
 from torch import nn
@@ -144,3 +145,24 @@ def dicom_file(tmp_path: Path):
         return path
 
     return write
+
+
+def batches(n: int = 3, batch: int = 4, size: int = 12, seed: int = 0) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [{"image": torch.rand(batch, 1, size, size, generator=generator), "label": torch.arange(batch) % 2} for _ in range(n)]
+
+
+def train(network: nn.Module, iteration, data, epochs: int = 2, **options) -> SupervisedTrainer:
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=epochs,
+        train_data_loader=data,
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9),
+        loss_function=nn.CrossEntropyLoss(),
+        iteration_update=iteration,
+        decollate=False,
+        **options,
+    )
+    trainer.run()
+    return trainer

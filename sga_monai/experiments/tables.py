@@ -126,6 +126,7 @@ def rows_of(records: Sequence[Record]) -> list[str]:
 
 
 def set_title(means: Sequence[Record], name: str) -> str:
+    """A set's name with its numbers of positives and negatives."""
     mean = next(mean for mean in means if mean["set"] == name)
     return f"{name} ({mean['n_positive']}+, {mean['n_negative']}-)"
 

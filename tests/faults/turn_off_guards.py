@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKPOINT, FAULTS = "tests/test_checkpoint.py", "tests/faults/test_faults.py"
+CHECKPOINT, FAULTS = "tests/training/test_checkpoint.py", "tests/faults/test_faults.py"
 # Guard, module of sga_monai, the text that is it, what stands there without it, where a test must fail.
 GUARDS = [
     ("fsync of the file", "training/checkpoint", "            os.fsync(stream.fileno())\n", "", CHECKPOINT),

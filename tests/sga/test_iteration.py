@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import LinearNet, TinyNet
+from conftest import LinearNet, TinyNet, batches, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
@@ -16,27 +16,6 @@ from torch import nn
 from sga_monai.core.errors import InputError
 from sga_monai.sga.iteration import SGAIteration
 from sga_monai.sga.iteration import iteration as sga
-
-
-def batches(n: int = 3, batch: int = 4, size: int = 12, seed: int = 0) -> list[dict[str, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [{"image": torch.rand(batch, 1, size, size, generator=generator), "label": torch.arange(batch) % 2} for _ in range(n)]
-
-
-def train(network: nn.Module, iteration, data, epochs: int = 2, **options) -> SupervisedTrainer:
-    trainer = SupervisedTrainer(
-        device=torch.device("cpu"),
-        max_epochs=epochs,
-        train_data_loader=data,
-        network=network,
-        optimizer=torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9),
-        loss_function=nn.CrossEntropyLoss(),
-        iteration_update=iteration,
-        decollate=False,
-        **options,
-    )
-    trainer.run()
-    return trainer
 
 
 def test_mask_and_fgsm_on_a_linear_net_by_hand():

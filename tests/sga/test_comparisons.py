@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LinearNet, TinyNet, equal
-from test_sga import batches, train
+from conftest import LinearNet, TinyNet, batches, equal, train
 
 from sga_monai.core.errors import InputError
 from sga_monai.sga.comparisons import BORDER, CORNER, GroupWeights, border_and_marker, mixup
