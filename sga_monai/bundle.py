@@ -25,6 +25,7 @@ from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.process import end_on_sigterm, install_plain_errors
 from sga_monai.data.manifest import check_external, load_manifest, read_manifest
 from sga_monai.model.weights import MIN_IMAGE_SIZE
+from sga_monai.sga.iteration import SGAIteration
 
 logger = logging.getLogger(__name__)
 # Ids of train.json on which no weight depends, or that the run card holds as hashes or as the machine's.
@@ -82,6 +83,16 @@ def prepare(
         phantom.ensure_phantom(manifest, dataset_dir)
     if positive and "max_epochs" in positive and not pretrained_weights:
         logger.info("no pretrained_weights: training starts from random weights")
+
+
+def hyper_parameters(iteration: SGAIteration, **run: Any) -> dict[str, Any]:
+    """All hyper-parameters of a training by their ids, for ``run.json`` and TensorBoard.
+
+    Args:
+        iteration: the training step, whose options are flat ids too.
+        run: those of the run itself, as ``max_epochs``.
+    """
+    return run | {key: value for key, value in iteration.settings.items() if key != "value_range"}
 
 
 def check_overrides(arguments: Sequence[str]) -> None:

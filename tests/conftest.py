@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pydicom import uid
 from torch import nn
 
 from sga_monai.cohorts.phantom import write_phantom
+from sga_monai.sga import Attack, Augmentation, Domain, GroupWeights, Masking, Objective, SGAIteration
 
 # As many threads in all as there would be without pytest-xdist's workers, which would otherwise wait for each other.
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
@@ -166,3 +168,13 @@ def train(network: nn.Module, iteration, data, epochs: int = 2, **options) -> Su
     )
     trainer.run()
     return trainer
+
+
+def iteration(**flat: object) -> SGAIteration:
+    """An ``SGAIteration`` from options by their ids in train.json."""
+    parts = {"masking": Masking, "attack": Attack, "objective": Objective, "domain": Domain}
+    given = {}
+    for part, kind in parts.items():
+        given[part] = kind(**{field.name: flat.pop(field.name) for field in fields(kind) if field.name in flat})
+    given["augmentation"] = Augmentation(flat.pop("augmentation", None))
+    return SGAIteration(**given, groups=GroupWeights(flat.pop("group_dro_step", 0.0)), **flat)

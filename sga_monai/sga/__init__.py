@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING
 from sga_monai.core.lazy import lazy_index
 
 if TYPE_CHECKING:
-    from sga_monai.sga.comparisons import GroupWeights, border_and_marker, mixup
-    from sga_monai.sga.iteration import SGAIteration
-    from sga_monai.sga.steps import adversarial_example, fill_masked, input_gradient, kl_divergence, lowest_mask
+    from sga_monai.sga.comparisons import Augmentation, GroupWeights, border_and_marker, mixup
+    from sga_monai.sga.iteration import SGAIteration, Views
+    from sga_monai.sga.options import Attack, Domain, Masking, Objective, Terms
+    from sga_monai.sga.steps import fill_masked, input_gradient, kl_divergence, lowest_mask
 
 __all__ = [
+    "Attack",
+    "Augmentation",
+    "Domain",
     "GroupWeights",
+    "Masking",
+    "Objective",
     "SGAIteration",
-    "adversarial_example",
+    "Terms",
+    "Views",
     "border_and_marker",
     "fill_masked",
     "input_gradient",
@@ -23,9 +30,15 @@ __all__ = [
     "mixup",
 ]
 _MODULES = {
+    "Attack": "options",
+    "Augmentation": "comparisons",
+    "Domain": "options",
     "GroupWeights": "comparisons",
+    "Masking": "options",
+    "Objective": "options",
     "SGAIteration": "iteration",
-    "adversarial_example": "steps",
+    "Terms": "options",
+    "Views": "iteration",
     "border_and_marker": "comparisons",
     "fill_masked": "steps",
     "input_gradient": "steps",

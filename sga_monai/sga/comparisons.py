@@ -1,17 +1,20 @@
-"""What SGA is compared with besides its own special cases: augmentations of a mini-batch, and weights of groups.
+"""Comparison methods besides SGA's own special cases: augmentations of a mini-batch, and group DRO.
 
-Pure functions of a generator, so that a resumed training draws the same.
+Augmentations are pure functions of a generator, so that a resumed training draws the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sga_monai.core import checks as check
 
 # Mixup's Beta(alpha, alpha); 0.2 is the value of Zhang et al. for ImageNet.
 MIXUP_ALPHA = 0.2
@@ -77,6 +80,26 @@ def border_and_marker(image: Tensor, label: Tensor, generator: torch.Generator |
 AUGMENTATIONS = {"mixup": mixup, "border_and_marker": border_and_marker}
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """An augmentation of a mini-batch by its name.
+
+    Args:
+        augmentation: ``None`` for none, "mixup" or "border_and_marker".
+    """
+
+    augmentation: str | None = None
+
+    def __post_init__(self) -> None:
+        check.choice("augmentation", self.augmentation, (None, *AUGMENTATIONS))
+
+    def __call__(self, image: Tensor, label: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Images ``[B, C, H, W]`` and targets, ``[B]`` or, after mixup, ``[B, K]``."""
+        if self.augmentation is None:
+            return image, label
+        return AUGMENTATIONS[self.augmentation](image, label, generator)
+
+
 class GroupWeights:
     """Weights of the groups (site, label) by exponentiated gradient ascent on their losses: group DRO.
 
@@ -84,11 +107,11 @@ class GroupWeights:
     with the mean weight when its first image comes.
 
     Args:
-        step: eta of the ascent, positive.
+        group_dro_step: eta of the ascent, zero or more; 0 turns the weights off.
     """
 
-    def __init__(self, step: float) -> None:
-        self.step = step
+    def __init__(self, group_dro_step: float = 0.0) -> None:
+        self.group_dro_step = check.number("group_dro_step", group_dro_step, low=0)
         self._weights: dict[str, float] = {}
 
     def loss(self, losses: Tensor, site: Sequence[Any], label: Tensor) -> Tensor:
@@ -103,7 +126,7 @@ class GroupWeights:
         means = {key: losses[torch.tensor([k == key for k in keys], device=losses.device)].mean() for key in sorted(set(keys))}
         for key in means:
             self._weights.setdefault(key, sum(self._weights.values()) / len(self._weights) if self._weights else 1.0)
-        ascent = {key: self.step * float(means[key].detach()) if key in means else 0.0 for key in self._weights}
+        ascent = {key: self.group_dro_step * float(means[key].detach()) if key in means else 0.0 for key in self._weights}
         # Less the largest exponent, which the division below cancels and which could overflow.
         grown = {key: w * math.exp(ascent[key] - max(ascent.values())) for key, w in self._weights.items()}
         total = sum(grown.values())
@@ -115,5 +138,5 @@ class GroupWeights:
         return dict(self._weights)
 
     def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
-        """The inverse."""
+        """Restore what ``state_dict`` returned."""
         self._weights = {str(key): float(value) for key, value in state_dict.items()}

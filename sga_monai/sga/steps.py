@@ -1,7 +1,7 @@
-"""The steps of Algorithm 1 as pure functions of tensors: saliency, mask, fill, attack, divergence.
+"""The steps of Algorithm 1 as pure functions of tensors: saliency, mask, fill and divergence.
 
-Equations are those of Li et al. (see ``sga.py``, which puts the steps together). No function leaves a trace in the network:
-parameters receive no gradient, and ``frozen_statistics`` keeps modes, buffers and the random state.
+Equations are those of Li et al. (see ``iteration.py``, which puts the steps together; the attack is ``options.Attack``).
+Parameters receive no gradient.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sga_monai.sga import lp_ball as perturbation
-
 
 def input_gradient(network: nn.Module, image: Tensor, label: Tensor, target: str = "label") -> Tensor:
     """Gradient of each image's class score with respect to its pixels (Eq. 2).
 
     Args:
-        network: maps ``[B, C, H, W]`` to logits ``[B, K]``, in the mode it should have (see ``frozen_statistics``).
+        network: maps ``[B, C, H, W]`` to logits ``[B, K]``, in eval mode or within ``frozen_statistics``.
         image: ``[B, C, H, W]``.
         label: ``[B]``, class numbers.
-        target: "label" takes the logit of ``label``, "predicted" the largest logit.
+        target: "label" takes the logit of ``label``, "predicted" the largest logit, "difference" the logit of ``label`` minus
+            the largest other one.
 
     Returns:
         ``[B, C, H, W]``; parameters receive no gradient.
@@ -30,8 +29,10 @@ def input_gradient(network: nn.Module, image: Tensor, label: Tensor, target: str
     image = image.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = network(image).float()
-        chosen = label if target == "label" else logits.argmax(dim=1)
+        chosen = logits.argmax(dim=1) if target == "predicted" else label
         score = logits.gather(1, chosen.view(-1, 1)).sum()
+        if target == "difference":
+            score = score - logits.scatter(1, label.view(-1, 1), -torch.inf).amax(dim=1).sum()
     return torch.autograd.grad(score, image)[0]
 
 
@@ -104,73 +105,6 @@ def fill_masked(
         uniform = torch.rand(image.shape, generator=generator, dtype=image.dtype, device=image.device)
         values = torch.clamp(low + uniform * (high - low), low, high)
     return torch.where(mask, values, image)
-
-
-def adversarial_example(
-    network: nn.Module,
-    masked: Tensor,
-    label: Tensor,
-    epsilon: Tensor,
-    norm: float = math.inf,
-    attack_steps: int = 1,
-    random_start: bool = False,
-    generator: torch.Generator | None = None,
-    value_range: tuple[float, float] = (0.0, 1.0),
-    clean_logits: Tensor | None = None,
-    attack: str = "ce",
-    region: Tensor | None = None,
-) -> Tensor:
-    """X': the image around ``masked`` that raises the cross-entropy most (Eq. 4 and 5), inside ``value_range``.
-
-    One step without random start is FGSM, several are PGD with step size 2.5 * radius / ``attack_steps`` (Madry et
-    al., ICLR 2018), one step after a random start has 1.25 * radius (Wong et al., ICLR 2020).
-
-    Args:
-        network: maps ``[B, C, H, W]`` to logits ``[B, K]``, in the mode it should have.
-        masked: X~, ``[B, C, H, W]``.
-        label: ``[B]``, class numbers.
-        epsilon: ``[B, 1, 1, 1]`` or ``[1, 1, 1, 1]``, in units of ``value_range``; see ``perturbation.radius``.
-        norm: p of the ball: 0, 1, 2, inf or any p > 1.
-        attack_steps: number of gradient steps, at least 1.
-        random_start: begin at a random point of the ball.
-        generator: source of the random start; the global one when ``None``.
-        value_range: lowest and highest pixel value.
-        clean_logits: f(X), ``[B, K]``, for attack "kl".
-        attack: what is raised: "ce", "kl" (KL of f(X) and f(X'), as TRADES does) or "noise" (nothing: the direction is
-            random, the length the same).
-        region: ``[1, 1, H, W]`` bool; only its pixels are moved, and only they count in the radius.
-
-    Returns:
-        ``[B, C, H, W]``, detached; ``||X' - X~||_p`` is at most the radius.
-    """
-    n_values = masked[0].numel() if region is None else masked.shape[1] * int(region.sum())
-    radius = perturbation.radius(epsilon, norm, n_values, value_range)
-    if attack_steps == 1:
-        step = 1.25 * radius if random_start else radius
-    else:
-        step = 2.5 * radius / attack_steps
-    d = torch.zeros_like(masked)
-    if random_start:
-        d = perturbation.random_start(masked, radius, norm, generator, value_range, region)
-    for _ in range(attack_steps):
-        image = (masked + d).clamp(*value_range).requires_grad_(True)
-        if attack == "noise":
-            gradient = torch.randn(image.shape, generator=generator, dtype=image.dtype, device=image.device)
-        else:
-            with torch.enable_grad():
-                logits = network(image).float()
-                if attack == "kl":
-                    if clean_logits is None:
-                        raise ValueError("attack kl needs clean_logits")
-                    loss = len(label) * kl_divergence(clean_logits, logits)
-                else:
-                    loss = F.cross_entropy(logits, label, reduction="sum")
-            gradient = torch.autograd.grad(loss, image)[0]
-        if region is not None:
-            gradient = gradient * region
-        d = d + perturbation.steepest_step(gradient, image.detach(), step, norm, value_range)
-        d = perturbation.project(d, masked, radius, norm, value_range)
-    return (masked + d).clamp(*value_range)
 
 
 def kl_divergence(clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
-from sga_monai.core.checks import as_count
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.figures import figure_image, subplots
 from sga_monai.model.modes import frozen_statistics
-from sga_monai.sga.iteration import SGAIteration
+from sga_monai.sga.iteration import SGAIteration, Views
 from sga_monai.sga.steps import input_gradient
 
 
@@ -41,7 +41,7 @@ class ReviewPanel:
         n_cases: int = 4,
         interval: int = 5,
     ) -> None:
-        self.interval = as_count("review_interval", interval)
+        self.interval = check.whole("review_interval", interval, low=0)
         self.writer = summary_writer
         self.iteration = iteration
         self.network = network
@@ -69,36 +69,36 @@ class ReviewPanel:
         image, label = self.image.to(device), self.label.to(device)
         # The same random values each time, so that pictures of two epochs differ by the network alone.
         generator = torch.Generator(device).manual_seed(self.iteration.seed)
-        stages = self.iteration.stages(self.network, image, label, generator)
+        views = self.iteration.views(self.network, image, label, generator)
         with frozen_statistics(self.network):
             gradient = input_gradient(self.network, image, label)
             with torch.no_grad():
                 probability = self.network(image).softmax(1)[:, 1]
-        figure = draw_panel(image, stages, gradient, label, probability)
+        figure = draw_panel(image, views, gradient, label, probability)
         self.writer.add_image("review/validation_cases", figure_image(figure), epoch, dataformats="HWC")
 
 
-def draw_panel(image: Tensor, stages: Mapping[str, Tensor], gradient: Tensor, label: Tensor, probability: Tensor) -> Figure:
+def draw_panel(image: Tensor, views: Views, gradient: Tensor, label: Tensor, probability: Tensor) -> Figure:
     """One row a case: X, mask, X~, perturbation, X' and the input gradient.
 
     Args:
         image: ``[B, 1, H, W]`` in [0, 1].
-        stages: ``mask, masked, adversarial`` and ``epsilon`` of ``SGAIteration.stages``.
+        views: of ``SGAIteration.views``.
         gradient: ``[B, 1, H, W]``, shown by magnitude.
         label: ``[B]``.
         probability: ``[B]``, of the positive class.
     """
-    perturbation = stages["adversarial"] - stages["masked"]
+    perturbation = views.adversarial - views.masked
     bound = float(perturbation.abs().max()) or 1.0
     saliency = gradient.abs().sum(1, keepdim=True)
     saliency = saliency / saliency.amax((2, 3), keepdim=True).clamp(min=torch.finfo(saliency.dtype).tiny)
     gray = {"cmap": "gray", "vmin": 0, "vmax": 1}
     columns = (
         ("X", image, gray),
-        ("mask", stages["mask"].float(), gray),
-        ("X~ (masked)", stages["masked"], gray),
+        ("mask", views.mask.float(), gray),
+        ("X~ (masked)", views.masked, gray),
         (f"perturbation (+/- {bound:.3f})", perturbation, {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}),
-        ("X' (adversarial)", stages["adversarial"], gray),
+        ("X' (adversarial)", views.adversarial, gray),
         ("saliency |gradient|", saliency.sqrt(), {"cmap": "inferno", "vmin": 0, "vmax": 1}),
     )
     figure, axes = subplots(len(image), 6, size=(13.2, 2.35 * len(image)))

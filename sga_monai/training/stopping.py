@@ -12,11 +12,10 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 
-from sga_monai.core.checks import as_count
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.model.modes import frozen_statistics
 from sga_monai.sga.iteration import SGAIteration
-from sga_monai.sga.steps import adversarial_example
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ class EarlyStopping:
 
     def __init__(self, evaluator: Engine, patience: int = 0) -> None:
         self.evaluator = evaluator
-        self.patience = as_count("early_stopping_patience", patience)
+        self.patience = check.whole("early_stopping_patience", patience, low=0)
         self.best = -math.inf
         self.waited = 0
 
@@ -100,7 +99,7 @@ class RobustOverfitting:
         self.iteration = iteration
         self.network = network
         self.dataset = dataset
-        self.interval = as_count("robust_interval", interval)
+        self.interval = check.whole("robust_interval", interval, low=0)
         self.drop = drop
         self.batch_size = batch_size
         self.writer = summary_writer
@@ -134,22 +133,13 @@ class RobustOverfitting:
         """Share of validation images that are right under attack."""
         device = next(self.network.parameters()).device
         right = 0
-        epsilon = torch.full((1, 1, 1, 1), self.iteration.epsilon_range[1], device=device)
+        attack = self.iteration.attack.strongest()
         for first in range(0, len(self.dataset), self.batch_size):
             items = [self.dataset[i] for i in range(first, min(first + self.batch_size, len(self.dataset)))]
             image = torch.stack([torch.as_tensor(item[Keys.IMAGE]) for item in items]).to(device)
             label = torch.tensor([int(item[Keys.LABEL]) for item in items], device=device)
             with frozen_statistics(self.network):
-                attacked = adversarial_example(
-                    self.network,
-                    image,
-                    label,
-                    epsilon,
-                    self.iteration.norm,
-                    attack_steps=10,
-                    value_range=self.iteration.value_range,
-                    region=self.iteration.region(image),
-                )
+                attacked = attack(self.network, image, label, attack.draw(image), self.iteration.domain)
                 with torch.no_grad():
                     right += int((self.network(attacked).argmax(dim=1) == label).sum())
         return right / len(self.dataset)

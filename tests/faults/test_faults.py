@@ -288,7 +288,7 @@ def test_a_disk_that_becomes_read_only(command, small_disk):
 def test_nan_at_step_seven_ends_the_real_command_with_code_5(command, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import math\n"
-        "import sga_monai.sga.iteration as sga\n"
+        "import sga_monai.sga.options as sga\n"
         "plain, calls = sga.kl_divergence, [0]\n"
         "def poisoned(*logits):\n"
         "    calls[0] += 1\n"
@@ -328,7 +328,7 @@ def test_resume_refuses_what_changed(command, phantom_dir, tmp_path):
     assert run(command(out, epochs=1))[0] == 0
     for options, text in (
         (("--mask_fraction", "0.2"), "settings.mask_fraction: was 0.1, is 0.2"),
-        (("--train#iteration#kl_weight", "2.0"), "objects.iteration.kl_weight: was 1.0, is 2.0"),
+        (("--train#iteration#objective#kl_weight", "2.0"), "objects.iteration.objective.kl_weight: was 1.0, is 2.0"),
         (("--optimizer#momentum", "0.5"), "objects.optimizer.momentum: was 0.9, is 0.5"),
         (("--train#trainer#accumulation_steps", "2"), "config.train.trainer.accumulation_steps: was absent, is 2"),
     ):

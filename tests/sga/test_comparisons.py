@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LinearNet, TinyNet, batches, equal, train
+from conftest import LinearNet, TinyNet, batches, equal, iteration, train
 
 from sga_monai.core.errors import InputError
 from sga_monai.sga.comparisons import BORDER, CORNER, GroupWeights, border_and_marker, mixup
-from sga_monai.sga.iteration import SGAIteration
-from sga_monai.sga.iteration import iteration as sga
+from sga_monai.sga.options import Attack
+from sga_monai.sga.steps import kl_divergence
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -76,19 +76,19 @@ def test_group_weights_by_hand():
 
 def test_group_dro_trains_and_its_weights_are_state():
     data = [batch | {"site": torch.tensor([0, 0, 1, 1])} for batch in batches()]
-    iteration = SGAIteration(kl_weight=0, group_dro_step=0.1)
-    train(TinyNet(), iteration, data)
-    weights = iteration.state_dict()["groups"]
+    step = iteration(kl_weight=0, group_dro_step=0.1)
+    train(TinyNet(), step, data)
+    weights = step.state_dict()["groups"]
     assert set(weights) == {"0-0", "0-1", "1-0", "1-1"}
     assert sum(weights.values()) == pytest.approx(1)
     with pytest.raises(InputError, match="needs the site"):
-        train(TinyNet(), SGAIteration(kl_weight=0, group_dro_step=0.1), batches())
+        train(TinyNet(), iteration(kl_weight=0, group_dro_step=0.1), batches())
 
 
 def test_random_mask_is_exact_and_blind_to_the_network():
     data = batches(1)[0]
-    iteration = SGAIteration(mask_fraction=0.25, saliency_order="random", epsilon_range=[0, 0])
-    masks = [iteration.stages(network, data["image"], data["label"], generator(1))["mask"] for network in (TinyNet(), TinyNet())]
+    step = iteration(mask_fraction=0.25, saliency_order="random", epsilon_range=[0, 0])
+    masks = [step.views(network, data["image"], data["label"], generator(1)).mask for network in (TinyNet(), TinyNet())]
     assert torch.equal(*masks)
     assert (masks[0].sum((1, 2, 3)) == 36).all()
 
@@ -98,8 +98,7 @@ def test_noise_has_the_size_of_the_attack_and_not_its_direction():
     epsilon = torch.full((1, 1, 1, 1), 0.03)
     for norm in (math.inf, 2):
         attack, noise = (
-            sga.adversarial_example(network, image, label, epsilon, norm, generator=generator(), attack=kind) - image
-            for kind in ("ce", "noise")
+            Attack(norm=norm, attack=kind)(network, image, label, epsilon, generator=generator()) - image for kind in ("ce", "noise")
         )
         torch.testing.assert_close(*(d.flatten(1).norm(norm, dim=1) for d in (attack, noise)))
         assert float(attack.sign().unique()[0]) == -1
@@ -112,10 +111,9 @@ def test_trades_raises_kl_more_than_noise():
     clean = network(image).detach()
     values = {}
     for kind in ("kl", "noise"):
-        out = sga.adversarial_example(
-            network, image, label, torch.full((1, 1, 1, 1), 0.05), math.inf, 5, True, generator(), clean_logits=clean, attack=kind
-        )
-        values[kind] = float(sga.kl_divergence(clean, network(out)))
+        attack = Attack(attack=kind, attack_steps=5, random_start=True)
+        out = attack(network, image, label, torch.full((1, 1, 1, 1), 0.05), generator=generator(), clean_logits=clean)
+        values[kind] = float(kl_divergence(clean, network(out)))
         assert float((out - image).abs().max()) <= 0.05 + 1e-6
     assert values["kl"] > 3 * values["noise"]
 
@@ -124,9 +122,9 @@ def test_adversarial_ce_is_the_loss_of_the_attacked_image_alone():
     torch.manual_seed(0)
     network, data = TinyNet(batch_norm=False, dropout=0), batches(1)
     before = copy.deepcopy(network)
-    iteration = SGAIteration(mask_fraction=0, objective="adversarial_ce", epsilon_range=[0.05, 0.05])
-    trainer = train(network, iteration, data, epochs=1)
-    d = sga.adversarial_example(before, data[0]["image"], data[0]["label"], torch.full((1, 1, 1, 1), 0.05))
+    step = iteration(mask_fraction=0, objective="adversarial_ce", epsilon_range=[0.05, 0.05])
+    trainer = train(network, step, data, epochs=1)
+    d = Attack()(before, data[0]["image"], data[0]["label"], torch.full((1, 1, 1, 1), 0.05))
     torch.testing.assert_close(trainer.state.output["loss"].detach(), F.cross_entropy(before(d), data[0]["label"]).detach())
 
 
@@ -136,7 +134,7 @@ def test_augmented_training_repeats():
         for _ in range(2):
             torch.manual_seed(0)
             network = TinyNet(dropout=0)
-            train(network, SGAIteration(kl_weight=0, **options), batches())
+            train(network, iteration(kl_weight=0, **options), batches())
             states.append(network.state_dict())
         assert equal(*states)
 
@@ -155,4 +153,4 @@ def test_augmented_training_repeats():
 )
 def test_what_does_not_go_together_is_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        SGAIteration(**arguments)
+        iteration(**arguments)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import LinearNet, TinyNet, batches, train
+from conftest import LinearNet, TinyNet, batches, iteration, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
@@ -14,8 +14,10 @@ from monai.engines.utils import IterationEvents
 from torch import nn
 
 from sga_monai.core.errors import InputError
-from sga_monai.sga.iteration import SGAIteration
-from sga_monai.sga.iteration import iteration as sga
+from sga_monai.model.modes import frozen_statistics
+from sga_monai.sga import lp_ball
+from sga_monai.sga.options import FILLS, Attack
+from sga_monai.sga.steps import border, fill_masked, input_gradient, kl_divergence, lowest_mask
 
 
 def test_mask_and_fgsm_on_a_linear_net_by_hand():
@@ -23,13 +25,13 @@ def test_mask_and_fgsm_on_a_linear_net_by_hand():
     network = LinearNet(weight)
     image = torch.tensor([[[[0.2, 0.98], [0.5, 0.0]]]])
     label = torch.tensor([1])
-    gradient = sga.input_gradient(network, image, label)
+    gradient = input_gradient(network, image, label)
     assert torch.equal(gradient[0, 0], weight)
-    mask = sga.lowest_mask(gradient, 0.5)
+    mask = lowest_mask(gradient, 0.5)
     assert mask[0, 0].tolist() == [[False, True], [True, False]]
-    assert sga.lowest_mask(gradient, 0.5, "magnitude")[0, 0].tolist() == [[False, False], [True, True]]
+    assert lowest_mask(gradient, 0.5, "magnitude")[0, 0].tolist() == [[False, False], [True, True]]
     # CE of label 1 falls with w . x, so FGSM goes against w, and stops at the ends of [0, 1].
-    adversarial = sga.adversarial_example(network, image, label, torch.full((1, 1, 1, 1), 0.05))
+    adversarial = Attack()(network, image, label, torch.full((1, 1, 1, 1), 0.05))
     torch.testing.assert_close(adversarial[0, 0], torch.tensor([[0.15, 1.0], [0.5, 0.0]]))
     assert network.weight.grad is None
 
@@ -37,8 +39,8 @@ def test_mask_and_fgsm_on_a_linear_net_by_hand():
 def test_saliency_target_predicted():
     network = LinearNet(torch.tensor([[1.0, 2.0]]))
     image = torch.ones(1, 1, 1, 2)
-    assert torch.equal(sga.input_gradient(network, image, torch.tensor([0])), torch.zeros_like(image))
-    assert torch.equal(sga.input_gradient(network, image, torch.tensor([0]), "predicted")[0, 0, 0], torch.tensor([1.0, 2.0]))
+    assert torch.equal(input_gradient(network, image, torch.tensor([0])), torch.zeros_like(image))
+    assert torch.equal(input_gradient(network, image, torch.tensor([0]), "predicted")[0, 0, 0], torch.tensor([1.0, 2.0]))
 
 
 @settings(max_examples=40, deadline=None)
@@ -48,18 +50,18 @@ def test_saliency_target_predicted():
     height=st.integers(1, 12),
     width=st.integers(1, 12),
     fraction=st.floats(0, 0.99),
-    fill=st.sampled_from(sga.CHOICES["fill"]),
+    fill=st.sampled_from(FILLS),
 )
 def test_only_the_lowest_pixels_change(seed, batch, height, width, fraction, fill):
     generator = torch.Generator().manual_seed(seed)
     image = torch.rand(batch, 1, height, width, generator=generator) * 0.5 + 0.2
     gradient = torch.randint(-3, 4, image.shape, generator=generator).float()
-    mask = sga.lowest_mask(gradient, fraction)
+    mask = lowest_mask(gradient, fraction)
     n = math.floor(round(fraction * height * width, 6))
     assert mask.flatten(1).sum(1).tolist() == [n] * batch
     for values, chosen in zip(gradient.flatten(1), mask.flatten(1), strict=True):
         assert n == 0 or n == height * width or values[chosen].max() <= values[~chosen].min()
-    masked = sga.fill_masked(image, mask, fill, generator)
+    masked = fill_masked(image, mask, fill, generator)
     assert torch.equal(masked[~mask], image[~mask])
     if fill == "image_range":
         assert (masked.amin((2, 3)) >= image.amin((2, 3))).all()
@@ -67,19 +69,19 @@ def test_only_the_lowest_pixels_change(seed, batch, height, width, fraction, fil
 
 
 def test_ties_are_masked_in_raster_order():
-    mask = sga.lowest_mask(torch.zeros(1, 1, 4, 5), 0.29)
+    mask = lowest_mask(torch.zeros(1, 1, 4, 5), 0.29)
     assert mask.flatten().nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
 
 
 def test_floor_is_the_one_a_reader_expects():
-    assert int(sga.lowest_mask(torch.zeros(1, 1, 10, 10), 0.29).sum()) == 29
+    assert int(lowest_mask(torch.zeros(1, 1, 10, 10), 0.29).sum()) == 29
 
 
 def test_kl_direction():
     p, q = torch.tensor([0.9, 0.1]), torch.tensor([0.5, 0.5])
     expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
     other = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
-    value = float(sga.kl_divergence(p.log().repeat(3, 1), q.log().repeat(3, 1)))
+    value = float(kl_divergence(p.log().repeat(3, 1), q.log().repeat(3, 1)))
     assert value == pytest.approx(expected, rel=1e-6)
     assert abs(value - other) > 0.1
 
@@ -91,15 +93,15 @@ def test_adversarial_stays_in_ball_and_box(norm, attack_steps, random_start):
     network = TinyNet().eval()
     image, label = batches(1)[0].values()
     image = (image * 1.4 - 0.2).clamp(0, 1)
-    step = SGAIteration(0.2, 1.0, (0.03, 0.03), norm, attack_steps, random_start)
-    stages = step.stages(network, image, label, torch.Generator().manual_seed(0))
-    d = (stages["adversarial"] - stages["masked"]).double()
-    radius = float(sga.perturbation.radius(torch.tensor(0.03), step.norm, image[0].numel()))
-    assert float(sga.perturbation.lp_norm(d, step.norm).max()) <= radius * (1 + 1e-5) + 1e-6
-    assert float(stages["adversarial"].min()) >= 0
-    assert float(stages["adversarial"].max()) <= 1
+    step = iteration(mask_fraction=0.2, epsilon_range=(0.03, 0.03), norm=norm, attack_steps=attack_steps, random_start=random_start)
+    views = step.views(network, image, label, torch.Generator().manual_seed(0))
+    d = (views.adversarial - views.masked).double()
+    radius = float(lp_ball.radius(torch.tensor(0.03), step.attack.norm, image[0].numel()))
+    assert float(lp_ball.lp_norm(d, step.attack.norm).max()) <= radius * (1 + 1e-5) + 1e-6
+    assert float(views.adversarial.min()) >= 0
+    assert float(views.adversarial.max()) <= 1
     with torch.no_grad():
-        losses = [nn.functional.cross_entropy(network(stages[key]), label) for key in ("masked", "adversarial")]
+        losses = [nn.functional.cross_entropy(network(getattr(views, key)), label) for key in ("masked", "adversarial")]
     assert losses[1] > losses[0]
 
 
@@ -118,29 +120,29 @@ class Scaled(nn.Module):
 def test_value_range_is_only_a_unit(norm):
     network = TinyNet().eval()
     image, label = batches(1)[0].values()
-    stages = []
+    views = []
     for top in (1.0, 4.0):
-        step = SGAIteration(0.2, 1.0, (0.03, 0.03), norm, value_range=(0, top))
+        step = iteration(mask_fraction=0.2, epsilon_range=(0.03, 0.03), norm=norm, value_range=(0, top))
         scaled = Scaled(network, top)
-        stages.append(step.stages(scaled, top * image, label, torch.Generator().manual_seed(0)))
-    assert torch.equal(stages[0]["epsilon"], stages[1]["epsilon"])
-    torch.testing.assert_close(stages[1]["adversarial"] / 4, stages[0]["adversarial"], rtol=0, atol=1e-5)
+        views.append(step.views(scaled, top * image, label, torch.Generator().manual_seed(0)))
+    assert torch.equal(views[0].epsilon, views[1].epsilon)
+    torch.testing.assert_close(views[1].adversarial / 4, views[0].adversarial, rtol=0, atol=1e-5)
 
 
 def test_a_mask_of_no_pixel_is_refused():
     image, label = batches(1)[0].values()
     with pytest.raises(InputError, match="less than one pixel"):
-        SGAIteration(mask_fraction=1e-4).stages(TinyNet(), image, label)
+        iteration(mask_fraction=1e-4).views(TinyNet(), image, label)
 
 
 def test_border_by_hand():
     image = torch.zeros(1, 1, 5, 8)
-    assert sga.border(image, 0.25)[0, 0].int().tolist() == [[1] * 8, [1] * 8, [1, 1, 0, 0, 0, 0, 1, 1], [1] * 8, [1] * 8]
-    assert sga.border(image, 0.5).all()
+    assert border(image, 0.25)[0, 0].int().tolist() == [[1] * 8, [1] * 8, [1, 1, 0, 0, 0, 0, 1, 1], [1] * 8, [1] * 8]
+    assert border(image, 0.5).all()
     # A share of the border: floor(0.3 * 36) of the lowest, none of them inside.
     gradient = torch.ones_like(image)
     gradient[..., 2, 2:6] = -1
-    mask = sga.lowest_mask(gradient, 0.3, region=sga.border(image, 0.25))
+    mask = lowest_mask(gradient, 0.3, region=border(image, 0.25))
     assert int(mask.sum()) == 10
     assert not mask[..., 2, 2:6].any()
 
@@ -150,14 +152,22 @@ def test_border_by_hand():
 def test_nothing_changes_inside_the_border(norm, attack):
     network = TinyNet().eval()
     image, label = batches(1)[0].values()
-    step = SGAIteration(0.5, 1.0, (0.3, 0.3), norm, 3, True, attack=attack, border_width=0.2)
-    stages = step.stages(network, image, label, torch.Generator().manual_seed(0))
-    region = sga.border(image, 0.2).expand_as(image)
-    assert torch.equal(stages["adversarial"][~region], image[~region])
-    assert not torch.equal(stages["adversarial"][region], stages["masked"][region])
-    d = (stages["adversarial"] - stages["masked"]).double()
-    radius = float(sga.perturbation.radius(torch.tensor(0.3), step.norm, int(region[0].sum())))
-    assert float(sga.perturbation.lp_norm(d, step.norm).max()) <= radius * (1 + 1e-5) + 1e-6
+    step = iteration(
+        mask_fraction=0.5,
+        epsilon_range=(0.3, 0.3),
+        norm=norm,
+        attack_steps=3,
+        random_start=True,
+        attack=attack,
+        border_width=0.2,
+    )
+    views = step.views(network, image, label, torch.Generator().manual_seed(0))
+    region = border(image, 0.2).expand_as(image)
+    assert torch.equal(views.adversarial[~region], image[~region])
+    assert not torch.equal(views.adversarial[region], views.masked[region])
+    d = (views.adversarial - views.masked).double()
+    radius = float(lp_ball.radius(torch.tensor(0.3), step.attack.norm, int(region[0].sum())))
+    assert float(lp_ball.lp_norm(d, step.attack.norm).max()) <= radius * (1 + 1e-5) + 1e-6
 
 
 def test_kl_weight_zero_is_plain_training_bit_for_bit():
@@ -167,7 +177,7 @@ def test_kl_weight_zero_is_plain_training_bit_for_bit():
     torch.manual_seed(1)
     train(plain, None, data)
     torch.manual_seed(1)
-    trainer = train(natural, SGAIteration(kl_weight=0), data)
+    trainer = train(natural, iteration(kl_weight=0), data)
     for key, value in plain.state_dict().items():
         assert torch.equal(value, natural.state_dict()[key]), key
     assert "kl_loss" not in trainer.state.output
@@ -176,13 +186,13 @@ def test_kl_weight_zero_is_plain_training_bit_for_bit():
 def test_at_and_sg_limits():
     network = TinyNet()
     image, label = batches(1)[0].values()
-    at = SGAIteration(mask_fraction=0).stages(network, image, label)
-    assert torch.equal(at["masked"], image)
-    assert not at["mask"].any()
-    assert not torch.equal(at["adversarial"], image)
-    sg = SGAIteration(epsilon_range=(0, 0)).stages(network, image, label)
-    assert torch.equal(sg["adversarial"], sg["masked"])
-    assert not torch.equal(sg["masked"], image)
+    at = iteration(mask_fraction=0).views(network, image, label)
+    assert torch.equal(at.masked, image)
+    assert not at.mask.any()
+    assert not torch.equal(at.adversarial, image)
+    sg = iteration(epsilon_range=(0, 0)).views(network, image, label)
+    assert torch.equal(sg.adversarial, sg.masked)
+    assert not torch.equal(sg.masked, image)
 
 
 @pytest.mark.parametrize("attack_mode", ["eval", "train"])
@@ -198,9 +208,9 @@ def test_saliency_and_attack_leave_no_trace(attack_mode, fails):
     kept = image.clone()
     if fails:
         network.fc.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("boom")))
-    step = SGAIteration(attack_mode=attack_mode, attack_steps=2, random_start=True)
+    step = iteration(attack_mode=attack_mode, attack_steps=2, random_start=True)
     try:
-        step.perturb(network, image, label, torch.Generator().manual_seed(0))
+        step.views(network, image, label, torch.Generator().manual_seed(0))
     except RuntimeError:
         assert fails
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -217,8 +227,8 @@ def test_train_mode_attack_uses_batch_statistics():
     image, label = batches(1)[0].values()
     gradients = []
     for mode in ("eval", "train"):
-        with sga.frozen_statistics(network, mode):
-            gradients.append(sga.input_gradient(network, image, label))
+        with frozen_statistics(network, mode):
+            gradients.append(input_gradient(network, image, label))
     assert not torch.allclose(*gradients)
 
 
@@ -227,7 +237,7 @@ def test_accumulation_equals_a_large_batch():
     small = [{key: value[i : i + 2] for key, value in large[0].items()} for i in range(0, 8, 2)]
     one = TinyNet(False, 0.0)
     many = copy.deepcopy(one)
-    step = SGAIteration(mask_fraction=0, epsilon_range=(0.03, 0.03))
+    step = iteration(mask_fraction=0, epsilon_range=(0.03, 0.03))
     train(one, step, large, epochs=3)
     train(many, step, small, epochs=3, accumulation_steps=4)
     for key, value in one.state_dict().items():
@@ -237,7 +247,7 @@ def test_accumulation_equals_a_large_batch():
 def test_epoch_end_closes_an_accumulated_step():
     network = TinyNet(False, 0.0)
     before = copy.deepcopy(network.state_dict())
-    train(network, SGAIteration(), batches(3), epochs=1, accumulation_steps=4)
+    train(network, iteration(), batches(3), epochs=1, accumulation_steps=4)
     assert any(not torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
@@ -253,7 +263,7 @@ def test_events_and_output():
         network,
         torch.optim.SGD(network.parameters(), lr=0.1),
         nn.CrossEntropyLoss(),
-        iteration_update=SGAIteration(kl_weight=2.0),
+        iteration_update=iteration(kl_weight=2.0),
         decollate=False,
     )
     for event in (
@@ -277,7 +287,7 @@ def test_runs_repeat_and_draws_follow_seed_and_iteration():
     results = []
     for seed in (0, 0, 1):
         network = copy.deepcopy(start)
-        train(network, SGAIteration(seed=seed), batches())
+        train(network, iteration(seed=seed), batches())
         results.append(network.state_dict())
     assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
     assert any(not torch.equal(value, results[2][key]) for key, value in results[0].items())
@@ -285,8 +295,8 @@ def test_runs_repeat_and_draws_follow_seed_and_iteration():
 
 def test_epsilon_per_sample():
     image, label = batches(1)[0].values()
-    step = SGAIteration(epsilon_per="sample")
-    epsilon = step.stages(TinyNet(), image, label, torch.Generator().manual_seed(0))["epsilon"]
+    step = iteration(epsilon_per="sample")
+    epsilon = step.views(TinyNet(), image, label, torch.Generator().manual_seed(0)).epsilon
     assert epsilon.shape == (4, 1, 1, 1)
     assert len(epsilon.unique()) == 4
 
@@ -296,14 +306,14 @@ def test_detach_clean_changes_gradients_only():
     states = []
     for detach_clean in (False, True):
         network = copy.deepcopy(start)
-        train(network, SGAIteration(detach_clean=detach_clean, kl_weight=50.0, epsilon_range=(0.5, 0.5)), batches(1), epochs=1)
+        train(network, iteration(detach_clean=detach_clean, kl_weight=50.0, epsilon_range=(0.5, 0.5)), batches(1), epochs=1)
         states.append(network.fc.weight.detach())
     assert not torch.equal(*states)
 
 
 def test_bf16_trains_in_float32_parameters():
     network = TinyNet()
-    trainer = train(network, SGAIteration(precision="bf16"), batches())
+    trainer = train(network, iteration(precision="bf16"), batches())
     assert math.isfinite(float(trainer.state.output["loss"]))
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
 
@@ -333,16 +343,16 @@ def test_bf16_trains_in_float32_parameters():
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
-        SGAIteration(**arguments)
+        iteration(**arguments)
 
 
 def test_refuses_images_outside_the_value_range():
     data = batches(1)
     data[0]["image"] = data[0]["image"] * 255
     with pytest.raises(ValueError, match="outside value_range"):
-        train(TinyNet(), SGAIteration(), data)
+        train(TinyNet(), iteration(), data)
 
 
 def test_refuses_amp():
     with pytest.raises(ValueError, match="precision"):
-        train(TinyNet(), SGAIteration(), batches(1), amp=True)
+        train(TinyNet(), iteration(), batches(1), amp=True)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sga_monai.sga.iteration import lp_ball as P
+from sga_monai.sga import lp_ball as P
 
 NORMS = (0.0, 1.0, 1.5, 2.0, 3.0, 50.0, math.inf)
 

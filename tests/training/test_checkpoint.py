@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TinyNet, equal
+from conftest import TinyNet, equal, iteration
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
@@ -29,7 +29,6 @@ from sga_monai.core.files import write_whole
 from sga_monai.core.provenance import describe, differences
 from sga_monai.model.scores import score_and_label
 from sga_monai.model.weights import load_best_model
-from sga_monai.sga.iteration import SGAIteration
 from sga_monai.training import checkpoint
 from sga_monai.training.best_model import BestModelSaver
 from sga_monai.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
@@ -236,10 +235,10 @@ def build(
     best.attach(evaluator)
     sampler = EpochSampler(dataset, 5)
     early = EarlyStopping(evaluator, options.pop("patience", 0))
-    iteration = SGAIteration(seed=5, **options)
+    step = iteration(seed=5, **options)
     trainer = SupervisedTrainer(
         device, max_epochs, DataLoader(dataset, batch_size=8, sampler=sampler, num_workers=num_workers), network, optimizer,
-        nn.CrossEntropyLoss(), iteration_update=iteration, decollate=False,
+        nn.CrossEntropyLoss(), iteration_update=step, decollate=False,
     )  # fmt: skip
     EpochSeeds(5, sampler, dataset).attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: scheduler.step())
@@ -247,7 +246,7 @@ def build(
     early.attach(trainer)
     members = {"best_model": best, "early_stopping": early, "scheduler": scheduler}
     Checkpoints(str(out), network, optimizer, members, evaluator, identity or {"settings": {"a": 1}}, resume).attach(trainer)
-    parts = {"network": network, "optimizer": optimizer, "best": best, "early": early, "iteration": iteration}
+    parts = {"network": network, "optimizer": optimizer, "best": best, "early": early, "iteration": step}
     return SimpleNamespace(trainer=trainer, evaluator=evaluator, **parts)
 
 
@@ -395,13 +394,13 @@ def test_what_is_not_finite_stops_before_the_optimizer(tmp_path, monkeypatch, wh
         if what == "image":
             engine.state.batch["image"][3, 0, 0, 0] = math.nan
         elif what == "loss":
-            monkeypatch.setattr("sga_monai.sga.iteration.kl_divergence", lambda *_: torch.tensor(math.inf, requires_grad=True))
+            monkeypatch.setattr("sga_monai.sga.options.kl_divergence", lambda *_: torch.tensor(math.inf, requires_grad=True))
         elif what == "gradient":
             run.network.fc.weight.register_hook(lambda gradient: gradient * math.nan)
         elif what == "saliency":
-            monkeypatch.setattr("sga_monai.sga.iteration.input_gradient", lambda network, image, *_: torch.full_like(image, math.nan))
+            monkeypatch.setattr("sga_monai.sga.options.input_gradient", lambda network, image, *_: torch.full_like(image, math.nan))
         else:
-            monkeypatch.setattr("sga_monai.sga.iteration.adversarial_example", lambda network, image, *_: image * math.nan)
+            monkeypatch.setattr("sga_monai.sga.options.Attack.__call__", lambda self, network, image, *_: image * math.nan)
 
     run.trainer.add_event_handler(Events.ITERATION_STARTED, at_the_seventh)
     message = f"epoch 2, iteration 7, rows .*: the {what} is NaN or infinite, and the step was not taken"
@@ -497,7 +496,7 @@ class Middle(torch.nn.Module):
 def test_robust_overfitting_attacks_where_the_training_does():
     items = [{"image": torch.full((1, 16, 16), 0.49 + 0.02 * label), "label": label} for label in (0, 1)]
     for border_width, expected in ((0.5, 0.0), (0.25, 1.0)):
-        assert RobustOverfitting(SGAIteration(border_width=border_width), Middle(), items, 1).accuracy() == expected
+        assert RobustOverfitting(iteration(border_width=border_width), Middle(), items, 1).accuracy() == expected
 
 
 def test_orders_and_seeds_depend_on_seed_and_epoch_alone():
@@ -534,5 +533,5 @@ def test_records_and_flags():
     assert [as_flag("x", value) for value in (True, False, "true", "False")] == [True, False, True, False]
     with pytest.raises(InputError, match="resume must be true or false, got 'yes'"):
         as_flag("resume", "yes")
-    assert describe(SGAIteration(mask_fraction=0.2))["mask_fraction"] == 0.2
+    assert describe(iteration(mask_fraction=0.2))["masking"]["mask_fraction"] == 0.2
     assert checkpoint.KEPT == 2

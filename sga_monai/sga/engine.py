@@ -1,0 +1,134 @@
+"""MONAI's side of a training step: batch, events, accumulation, random state, finite checks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import SimpleInferer
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor, nn
+
+from sga_monai.core.errors import InputError, NumericError
+from sga_monai.sga.options import Domain, Terms
+
+
+class Step:
+    """One iteration of a ``SupervisedTrainer`` as a custom ``iteration_update`` needs it.
+
+    Args:
+        engine: the trainer; what this step cannot honor is refused.
+        batchdata: the mini-batch; ``row`` names the manifest's rows in errors.
+        domain: images of the first iteration must lie in its ``value_range``.
+
+    Attributes:
+        image: ``[B, C, H, W]``, a plain tensor on the trainer's device.
+        label: ``[B]``.
+
+    Raises:
+        InputError: when the trainer asks for what this step cannot honor, or an image is outside ``value_range``.
+        NumericError: when an image is not finite.
+    """
+
+    def __init__(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any], domain: Domain) -> None:
+        _refuse_what_cannot_be_honored(engine)
+        batch = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
+        if len(batch) != 2:
+            raise InputError("SGAIteration takes batches of image and label only")
+        self.engine, self.batchdata, self.network = engine, batchdata, engine.network
+        self.image, self.label = (t.as_tensor() if isinstance(t, MetaTensor) else t for t in batch)
+        self.output: dict[str, Any] = {}
+        self.check_finite(image=self.image)
+        if engine.state.iteration == 1 and not domain.contains(self.image):
+            raise InputError("images are outside value_range; scale them to it in preprocessing")
+        steps, length = engine.accumulation_steps, engine.state.epoch_length
+        position = (engine.state.iteration - 1) % length if length else engine.state.iteration - 1
+        # The first and the last iteration of an accumulated step; an epoch's end closes one.
+        self.first, self.last = position % steps == 0, (position + 1) % steps == 0 or position + 1 == length
+
+    def generator(self, seed: int) -> torch.Generator:
+        """A generator whose state depends on (seed, iteration, rank) alone, so that a resumed run draws the same."""
+        entropy = np.random.SeedSequence((seed, self.engine.state.iteration, self.engine.state.rank))
+        return torch.Generator(self.image.device).manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+    def autocast(self, precision: str) -> contextlib.AbstractContextManager[Any]:
+        """bfloat16 autocast when ``precision`` is "bf16", nothing otherwise."""
+        return torch.autocast(self.image.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+    def begin_output(self, image: Tensor, label: Tensor) -> None:
+        """Start ``engine.state.output`` with what the network is trained on."""
+        self.output = {Keys.IMAGE: image, Keys.LABEL: label}
+        self.engine.state.output = self.output
+
+    def begin_training(self) -> None:
+        """Train mode, and gradients of zero at the beginning of an accumulated step."""
+        self.network.train()
+        if self.first:
+            self.engine.optimizer.zero_grad(set_to_none=self.engine.optim_set_to_none)
+
+    def forward_completed(self, pred: Tensor) -> None:
+        """Record f(X) and fire MONAI's event."""
+        self.output[Keys.PRED] = pred
+        self.engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+
+    def ce(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The trainer's ``loss_function``, mean over the batch."""
+        loss: Tensor = self.engine.loss_function(logits, target).mean()
+        return loss
+
+    def loss_completed(self, terms: Terms) -> None:
+        """Record the terms, fire MONAI's event and refuse a loss that is not finite."""
+        self.output["ce_loss"] = terms.ce_loss.detach()
+        if terms.kl_loss is not None:
+            self.output["kl_loss"], self.output["adversarial_accuracy"] = terms.kl_loss.detach(), terms.adversarial_accuracy
+        self.output[Keys.LOSS] = terms.loss
+        self.engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        self.check_finite(loss=terms.loss)
+
+    def optimize(self, loss: Tensor) -> dict[str, Any]:
+        """Backward pass and, at the end of an accumulated step, the optimizer's; returns the output."""
+        engine = self.engine
+        (loss / engine.accumulation_steps if engine.accumulation_steps > 1 else loss).backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        # Before the optimizer, which would spread what is not finite over all weights.
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        self.check_finite(gradient=nn.utils.get_total_norm(gradients))
+        if self.last:
+            engine.optimizer.step()
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return self.output
+
+    def check_finite(self, **tensors: Tensor) -> None:
+        """Stop at a NaN or an infinite value, naming the quantity and the rows of the manifest: those concerned, or all.
+
+        Raises:
+            NumericError: before the optimizer's step.
+        """
+        for name, tensor in tensors.items():
+            finite = tensor.isfinite()
+            if bool(finite.all()):
+                continue
+            rows = [int(row) for row in self.batchdata.get("row", [])]
+            if tensor.ndim == 4 and rows:
+                rows = [row for row, good in zip(rows, finite.flatten(1).all(dim=1).tolist(), strict=True) if not good]
+            listed = ", ".join(str(row) for row in sorted(rows)[:8]) + (", ..." if len(rows) > 8 else "")
+            state = self.engine.state
+            where = f"epoch {state.epoch}, iteration {state.iteration}" + (f", rows {listed}" if rows else "")
+            remedy = "check these images" if name == "image" else "lower learning_rate, or look at these images"
+            raise NumericError(f"{where}: the {name} is NaN or infinite, and the step was not taken; {remedy}")
+
+
+def _refuse_what_cannot_be_honored(engine: SupervisedTrainer) -> None:
+    """Refuse trainer options that the step would otherwise ignore silently."""
+    if engine.amp:
+        raise InputError("SGAIteration has its own precision: set precision to bf16 and leave amp off")
+    if engine.compile:
+        raise InputError("SGAIteration needs input gradients of the plain network: leave compile off")
+    if type(engine.inferer) is not SimpleInferer:
+        raise InputError("SGAIteration trains on whole images: the inferer must be SimpleInferer")
