@@ -14,7 +14,10 @@ from rich.table import Table
 from sga_monai import __version__
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, REASONS, InputError
 
-NAMES = ("hannover-nih", "cohen", "cohen-nih", "siim", "mixture", "nih-pneumonia", "cohen-pneumonia")
+NAMES = (
+    "siim", "shenzhen-tb", "montgomery-tb", "kermany-children", "nih-pa", "nih-ap",
+    "hannover-nih", "cohen", "cohen-nih", "mixture", "nih-pneumonia", "cohen-pneumonia",
+)  # fmt: skip
 RULES = ("any_appearance", "typical_indeterminate", "typical_only", "opacity_box")
 app = typer.Typer(no_args_is_help=True, help="Build, check and key manifests.")
 
@@ -23,26 +26,28 @@ app = typer.Typer(no_args_is_help=True, help="Build, check and key manifests.")
 def build(
     name: Annotated[str, typer.Argument(help=", ".join(NAMES) + ".")],
     root: Annotated[Path, typer.Argument(help="Folder that holds the collections; later the dataset_dir.")],
-    out: Annotated[Path | None, typer.Option(help="The manifest; default data_manifests/<name>.csv.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The manifest; default below data_manifests/.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split and of sampled negatives.")] = 0,
     rule: Annotated[str, typer.Option(help="SIIM: " + ", ".join(RULES) + ".")] = "any_appearance",
     drop_unboxed_duplicates: Annotated[bool, typer.Option(help="SIIM: drop images without box beside a boxed one.")] = False,
     strength: Annotated[float, typer.Option(help="mixture: how strictly the source follows the label, 0 to 1.")] = 1.0,
+    all_test: Annotated[bool, typer.Option("--all-test", help="Every row is a test row, for an external site.")] = False,
 ) -> None:
     """Build the manifest of a public collection from its own tables and print an audit."""
-    from sga_monai.cohorts import mixture, public
+    from sga_monai.cohorts import tables
+    from sga_monai.cohorts.public import BUILDERS, default_name
     from sga_monai.cohorts.splits import audit
     from sga_monai.data.manifest import read_manifest, write_manifest
 
-    builders = public.BUILDERS | mixture.BUILDERS
-    if name not in builders:
-        raise InputError(f"no builder {name!r}; there are {', '.join(builders)}")
+    if name not in BUILDERS:
+        raise InputError(f"no builder {name!r}; there are {', '.join(BUILDERS)}")
     options: dict[str, Any] = {"rule": rule, "drop_unboxed_duplicates": drop_unboxed_duplicates} if name == "siim" else {}
-    file = name.replace("-", "_")
     if name == "mixture":
-        options, file = {"strength": strength}, f"mixture_r{round(100 * strength):03d}"
-    rows = builders[name](root, seed=seed, **options)
-    path = out or Path("data_manifests") / f"{file}.csv"
+        options = {"strength": strength}
+    rows = BUILDERS[name](root, seed=seed, **options)
+    if all_test:
+        rows, options = tables.all_test(rows), options | {"all_test": True}
+    path = out or Path("data_manifests") / f"{default_name(name, all_test, strength)}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     # Checked before it takes the place of an earlier one.
     draft = path.with_name(f".{path.name}.tmp")
@@ -58,7 +63,7 @@ def build(
         table.add_row(group, value, *(str(count) for count in counts))
     Console().print(table)
     if name == "siim" and not any(root.glob("siim/train/*/*/*.dcm")):
-        typer.echo("no SIIM images here: the study is the unit of splitting; build again beside the images, whose headers name the patient")
+        typer.echo("no DICOM files here, whose headers name the patient: the study is the unit of splitting")
     facts = {
         "builder": name,
         "seed": seed,

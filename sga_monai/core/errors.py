@@ -71,16 +71,17 @@ class DiskError(InputError):
         name: the name of the file, without its folder.
         number: an ``errno``.
         size: bytes that were to be written, where known.
+        action: what failed: "write", "read", or "read or write" where it is not known.
     """
 
     exit_code = EXIT_DISK
 
-    def __init__(self, name: str, number: int, size: int | None = None) -> None:
-        self.arguments = (name, number, size)
+    def __init__(self, name: str, number: int, size: int | None = None, action: str = "write") -> None:
+        self.arguments = (name, number, size, action)
         about = f"{name} ({size / 1e6:.1f} MB)" if size is not None else name
-        super().__init__(f"cannot write {about}: {DISK.get(number, 'the system refuses it; check the path')}")
+        super().__init__(f"cannot {action} {about}: {DISK.get(number, 'the system refuses it; check the path')}")
 
-    def __reduce__(self) -> tuple[type[DiskError], tuple[str, int, int | None]]:
+    def __reduce__(self) -> tuple[type[DiskError], tuple[str, int, int | None, str]]:
         """Pickle by its arguments."""
         return DiskError, self.arguments
 
@@ -117,6 +118,6 @@ def input_error(error: BaseException | None) -> InputError | None:
             return error
         # The name in an OSError may be that of a patient's file, so it goes no further.
         if isinstance(error, OSError) and error.errno is not None:
-            return DiskError("or read a file", error.errno)
+            return DiskError("a file", error.errno, action="read or write")
         error = error.__cause__ or error.__context__
     return None

@@ -105,7 +105,7 @@ def load_checkpoint(folder: str | Path) -> dict[str, Any]:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise DiskError(path.name[:12], error.errno or errno.EIO) from None
+            raise DiskError(path.name[:12], error.errno or errno.EIO, action="read") from None
         try:
             if hashlib.sha256(data).hexdigest() != path.name[13:77]:
                 raise ValueError("not the bytes that were written")

@@ -168,6 +168,17 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, number, place)
     assert load_checkpoint(tmp_path)["trainer"]["epoch"] == 1
 
 
+def test_a_checkpoint_that_cannot_be_read_says_so(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 1, state(1))
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EACCES, "denied")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(DiskError, match=r"^cannot read epoch_000001: permission is denied"):
+        load_checkpoint(tmp_path)
+
+
 def save_slowly(folder: Path, rng: random.Random) -> None:
     """Epoch after epoch, with pauses inside the save where a kill may fall."""
     fsync, replace = os.fsync, os.replace

@@ -1,0 +1,90 @@
+"""What the builders of manifests share: a collection's own table, a row, equal files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from sga_monai.core.errors import InputError
+from sga_monai.data.manifest import Row
+
+Table = list[dict[str, str]]
+
+
+def read_table(path: Path, require: Iterable[str] = ()) -> Table:
+    """A collection's CSV with its header normalized (lower case, no spaces around), in UTF-8 or Latin-1.
+
+    Raises:
+        InputError: when the file is missing or empty, or lacks a column of ``require``.
+    """
+    if not path.is_file():
+        raise InputError(f"no {path.name} in {path.parent.name}/; give the folder that holds the collections")
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header = [name.strip().lower() for name in next(reader, [])]
+    lacking = [name for name in require if name not in header]
+    if lacking:
+        raise InputError(f"{path.name} lacks the column {lacking[0]}; is it the collection's own table?")
+    return [dict(zip(header, (cell.strip() for cell in cells), strict=False)) for cells in reader if cells]
+
+
+def make_row(image: str, label: str, patient: str, site: str, view: str = "", sex: str = "", age: str = "") -> Row:
+    """A row of a manifest with ``dropped`` empty; a sex that is not M or F and an age that is no number stay empty."""
+    sex = sex.upper() if sex.upper() in ("M", "F") else ""
+    years = re.fullmatch(r"\d{1,3}(\.\d+)?", age)
+    return {
+        "image": image,
+        "label": label,
+        "patient_id": patient,
+        "site": site,
+        "view": view.upper() if view not in ("", "?") else "",
+        "sex": sex,
+        "age": f"{float(age):g}" if years and float(age) <= 120 else "",
+        "dropped": "",
+    }
+
+
+def find_mask(root: Path, collection: str, image: str) -> str:
+    """``lung_masks/<name of the image>.png`` of a collection, relative to ``root``; empty where there is none."""
+    mask = f"{collection}/lung_masks/{Path(image).stem}.png"
+    return mask if (root / mask).is_file() else ""
+
+
+def all_test(rows: list[Row]) -> list[Row]:
+    """The rows with ``split`` "test"."""
+    return [row | {"split": "test"} for row in rows]
+
+
+def find_copies(root: Path, rows: Sequence[Row]) -> list[list[int]]:
+    """Positions of the kept rows whose files are equal byte for byte, one list for each such file."""
+    positions: dict[bytes, list[int]] = {}
+    for i, row in enumerate(rows):
+        path = root / row["image"]
+        if not row["dropped"] and path.is_file():
+            positions.setdefault(hashlib.sha256(path.read_bytes()).digest(), []).append(i)
+    return [group for group in positions.values() if len(group) > 1]
+
+
+def drop_copies(rows: Sequence[Row], copies: Iterable[Sequence[int]]) -> list[Row]:
+    """Drop copies of a file: all but one where the labels agree (the first with boxes, or the first), all where they differ.
+
+    Args:
+        rows: with ``dropped``.
+        copies: of ``find_copies``.
+    """
+    reasons: dict[int, str] = {}
+    for group in copies:
+        if len({rows[i]["label"] for i in group}) > 1:
+            reasons |= dict.fromkeys(group, "equal byte for byte to an image of the other label")
+            continue
+        keep = next((i for i in group if rows[i].get("boxes")), group[0])
+        reasons |= dict.fromkeys((i for i in group if i != keep), "equal byte for byte to another image")
+    return [row | {"dropped": reasons.get(i, row["dropped"])} for i, row in enumerate(rows)]

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from sga_monai.cohorts.hospitals import read_hospital, shenzhen_tb
+from sga_monai.core.errors import InputError
+
+
+@pytest.fixture
+def shenzhen(tmp_path):
+    folder = tmp_path / "shenzhen_tb"
+    for name in ("images", "lung_masks"):
+        (folder / name).mkdir(parents=True)
+    lines = ["image,label,patient_id,site,sha256,sex,age"]
+    for i in range(40):
+        data = b"same" if i in (6, 8) else str(i).encode()
+        (folder / f"images/{i}.jpg").write_bytes(data)
+        lines.append(f"images/{i}.jpg,{i % 2},P{i},shenzhen,{hashlib.sha256(data).hexdigest()},{'Female' if i % 3 else 'Male'},{20 + i}")
+    (folder / "images/5.jpg").unlink()
+    (folder / "lung_masks/3.png").write_bytes(b"")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_a_hospital_table_becomes_rows_with_masks_where_there_are_some(shenzhen):
+    rows = read_hospital(shenzhen, "shenzhen_tb")
+    row = rows[3]
+    assert (row["image"], row["label"], row["patient_id"], row["sex"], row["age"]) == (
+        "shenzhen_tb/images/3.jpg", "1", "shenzhen-P3", "M", "23",
+    )  # fmt: skip
+    assert [row["lung_mask"] for row in rows if row["lung_mask"]] == ["shenzhen_tb/lung_masks/3.png"]
+    assert {row["label"]: row["negative_type"] for row in rows} == {"0": "healthy", "1": ""}
+
+
+def test_missing_and_equal_files_are_dropped_and_counted(shenzhen):
+    dropped = {i: row["dropped"] for i, row in enumerate(read_hospital(shenzhen, "shenzhen_tb")) if row["dropped"]}
+    assert dropped == {5: "image is not in the folder", 8: "equal byte for byte to another image"}
+
+
+def test_shenzhen_is_split_for_training(shenzhen):
+    splits = [row["split"] for row in shenzhen_tb(shenzhen) if not row["dropped"]]
+    assert [splits.count(name) for name in ("train", "val", "test")] == pytest.approx([23, 8, 7], abs=1)
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"no table\.csv in montgomery_tb/"):
+        read_hospital(tmp_path, "montgomery_tb")

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import pytest
+
+from sga_monai.cohorts.splits import SPLIT_SHARES, split_by_patient
+
+
+def rows_of(n: int) -> list[dict[str, str]]:
+    return [{"patient_id": f"p{i % 40}", "label": str(i % 40 % 2), "dropped": ""} for i in range(n)]
+
+
+def test_split_is_by_patient_stratified_and_seeded():
+    rows = split_by_patient(rows_of(200), 0)
+    patients = {split: {row["patient_id"] for row in rows if row["split"] == split} for split in ("train", "val", "test")}
+    assert not patients["train"] & patients["val"]
+    assert not patients["train"] & patients["test"]
+    for split, share in SPLIT_SHARES.items():
+        for label in "01":
+            count = sum(row["split"] == split and row["label"] == label for row in rows)
+            assert count == pytest.approx(100 * share, abs=5)
+    assert rows == split_by_patient(rows_of(200), 0)
+    assert rows != split_by_patient(rows_of(200), 1)

@@ -1,0 +1,38 @@
+"""What a refusal says: the file, whether it was read or written, the remedy; and that it survives a process border."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+
+import pytest
+
+from sga_monai.core.errors import DiskError, ReadError, input_error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (DiskError("model.pt", errno.ENOSPC, 44_000_000), "cannot write model.pt (44.0 MB): no space is left on the disk; free some"),
+        (DiskError("model.pt", errno.EIO, action="read"), "cannot read model.pt: the disk reports an error; check it"),
+        (DiskError("the lock", 0), "cannot write the lock: the system refuses it; check the path"),
+    ],
+)
+def test_a_disk_error_says_what_was_done_with_which_file(error: DiskError, message: str) -> None:
+    assert str(error) == message
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.exit_code) == (DiskError, message, 4)
+
+
+def test_an_error_of_the_system_names_no_file() -> None:
+    # The name may be that of a patient's file.
+    assert str(input_error(PermissionError(errno.EACCES, "denied", "DOE_JOHN.dcm"))) == (
+        "cannot read or write a file: permission is denied; give another folder, or ask for access"
+    )
+
+
+def test_an_input_error_is_found_in_what_wraps_it() -> None:
+    wrapped = RuntimeError("MONAI's words")
+    wrapped.__cause__ = ReadError("constant")
+    assert input_error(wrapped) is wrapped.__cause__
+    assert input_error(RuntimeError("another")) is None
