@@ -8,29 +8,37 @@ from sga_monai.core.lazy import lazy_index
 
 if TYPE_CHECKING:
     from sga_monai.model.features import FeatureRecorder, forward_with_features
-    from sga_monai.model.modes import frozen_statistics
+    from sga_monai.model.modes import frozen_statistics, recalibrate, to_device, untracked_statistics
     from sga_monai.model.network import CXRResNet18, load_imagenet_weights
-    from sga_monai.model.scores import logit_difference, score_and_label
+    from sga_monai.model.scores import MeanScore, logit_difference, score_and_label
     from sga_monai.model.weights import load_best_model
 
 __all__ = [
     "CXRResNet18",
     "FeatureRecorder",
+    "MeanScore",
     "forward_with_features",
     "frozen_statistics",
     "load_best_model",
     "load_imagenet_weights",
     "logit_difference",
+    "recalibrate",
     "score_and_label",
+    "to_device",
+    "untracked_statistics",
 ]
 _MODULES = {
     "CXRResNet18": "network",
     "FeatureRecorder": "features",
+    "MeanScore": "scores",
     "forward_with_features": "features",
     "frozen_statistics": "modes",
     "load_best_model": "weights",
     "load_imagenet_weights": "network",
     "logit_difference": "scores",
+    "recalibrate": "modes",
     "score_and_label": "scores",
+    "to_device": "modes",
+    "untracked_statistics": "modes",
 }
 __getattr__, __dir__ = lazy_index(__name__, _MODULES)

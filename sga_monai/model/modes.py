@@ -1,12 +1,23 @@
-"""Forward passes that leave no trace in BatchNorm and dropout."""
+"""Device, memory format and modes of a network: forward passes that leave no trace, BatchNorm statistics estimated anew."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from sga_monai.core import checks as check
+
+MEMORY_FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def to_device(network: nn.Module, device: torch.device | str, memory_format: str = "contiguous_format") -> nn.Module:
+    """``network`` on ``device`` with its weights in ``memory_format``: "contiguous_format", or "channels_last", which is faster."""
+    chosen = check.choice("memory_format", memory_format, MEMORY_FORMATS)
+    return network.to(device=device, memory_format=MEMORY_FORMATS[chosen])  # type: ignore[call-overload, no-any-return]
 
 
 @contextlib.contextmanager
@@ -33,3 +44,60 @@ def frozen_statistics(network: nn.Module, attack_mode: str = "eval") -> Iterator
             module.training = mode
         for module, track in tracking.items():
             setattr(module, "track_running_stats", track)  # noqa: B010
+
+
+@contextlib.contextmanager
+def untracked_statistics(network: nn.Module) -> Iterator[None]:
+    """Let forward passes in train mode normalize by the batch, as always, but leave the running statistics alone."""
+    tracking = {module: module.track_running_stats for module in norms(network)}
+    try:
+        for module in tracking:
+            module.track_running_stats = False
+        yield
+    finally:
+        for module, track in tracking.items():
+            module.track_running_stats = track
+
+
+def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Estimate the running statistics of all normalization layers anew from ``batches``; weights do not change.
+
+    Mean and variance of each batch, averaged over the batches with equal weights (precise BatchNorm; Wu and Johnson,
+    "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, section 3). Statistics that were averaged while the weights still moved
+    belong to earlier weights. Dropout and other layers are in eval mode meanwhile; every mode is restored.
+
+    Args:
+        network: with or without normalization layers that have running statistics; without any nothing happens.
+        batches: images ``[B, C, H, W]`` on the network's device, of equal numbers.
+
+    Example:
+        >>> network = nn.BatchNorm2d(1)
+        >>> recalibrate(network, [torch.full((4, 1, 2, 2), 3.0)])
+        >>> network.running_mean
+        tensor([3.])
+    """
+    layers = [layer for layer in norms(network) if layer.track_running_stats]
+    if not layers:
+        return
+    modes = {module: module.training for module in network.modules()}
+    momenta = {layer: layer.momentum for layer in layers}
+    try:
+        network.eval()
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.train()
+            # A cumulative average instead of an exponential one.
+            layer.momentum = None
+        with torch.no_grad():
+            for images in batches:
+                network(images)
+    finally:
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def norms(network: nn.Module) -> list[_NormBase]:
+    """The layers that may hold running statistics."""
+    return [module for module in network.modules() if isinstance(module, _NormBase)]

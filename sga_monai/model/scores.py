@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ignite.metrics import Average
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
@@ -28,3 +29,15 @@ def logit_difference(pred: Tensor) -> Tensor:
 def score_and_label(output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """``output_transform`` of MONAI's ``ROCAUC``: score ``[N]`` and label ``[N]`` of an undecollated output."""
     return logit_difference(output[Keys.PRED]), output[Keys.LABEL]
+
+
+class MeanScore(Average):
+    """Mean score of an evaluation, as a metric of a MONAI evaluator: near the logit of the prevalence when calibrated."""
+
+    def __init__(self) -> None:
+        # Ignite takes one dimension for one vector.
+        super().__init__(output_transform=lambda output: logit_difference(output[Keys.PRED])[:, None])
+
+    def compute(self) -> float:
+        """The mean as a number."""
+        return float(super().compute())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sga_monai.core.lazy import lazy_index
 
 if TYPE_CHECKING:
+    from sga_monai.sga.augmentation import standard
     from sga_monai.sga.comparisons import Augmentation, GroupWeights, border_and_marker, mixup
     from sga_monai.sga.iteration import SGAIteration, Views
     from sga_monai.sga.options import Attack, Domain, Masking, Objective, Terms
@@ -28,6 +29,7 @@ __all__ = [
     "kl_divergence",
     "lowest_mask",
     "mixup",
+    "standard",
 ]
 _MODULES = {
     "Attack": "options",
@@ -45,5 +47,6 @@ _MODULES = {
     "kl_divergence": "steps",
     "lowest_mask": "steps",
     "mixup": "comparisons",
+    "standard": "augmentation",
 }
 __getattr__, __dir__ = lazy_index(__name__, _MODULES)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sga_monai.core import checks as check
+from sga_monai.sga.augmentation import standard
 
 # Mixup's Beta(alpha, alpha); 0.2 is the value of Zhang et al. for ImageNet.
 MIXUP_ALPHA = 0.2
@@ -77,7 +78,7 @@ def border_and_marker(image: Tensor, label: Tensor, generator: torch.Generator |
     return torch.where(covered[:, None], cut.mean(dim=(2, 3), keepdim=True), cut), label
 
 
-AUGMENTATIONS = {"mixup": mixup, "border_and_marker": border_and_marker}
+AUGMENTATIONS = {"mixup": mixup, "border_and_marker": border_and_marker, "standard": standard}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Augmentation:
     """An augmentation of a mini-batch by its name.
 
     Args:
-        augmentation: ``None`` for none, "mixup" or "border_and_marker".
+        augmentation: ``None`` for none, "mixup", "border_and_marker" or "standard".
     """
 
     augmentation: str | None = None

@@ -14,6 +14,7 @@ training (AT), ``epsilon_range`` [0, 0] is saliency guided training (SG), the de
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.model.modes import frozen_statistics
+from sga_monai.model.modes import frozen_statistics, untracked_statistics
 from sga_monai.sga.comparisons import Augmentation, GroupWeights
 from sga_monai.sga.engine import Step
 from sga_monai.sga.options import Attack, Domain, Masking, Objective
@@ -56,6 +57,11 @@ class SGAIteration:
         augmentation: of X before step 1.
         groups: group DRO, which then takes the place of the trainer's loss on X; its step 0 is the plain mean.
         attack_mode: mode of the network in steps 1 and 3, "eval" or "train"; BatchNorm's buffers never change there.
+        adversarial_statistics: whether f(X') of step 4 moves BatchNorm's running statistics: "both" (f(X) and f(X') do) or
+            "clean" (only f(X) does).
+        gradient_reuse: take the direction of FGSM from the saliency at X instead of a second gradient at X~, which saves a
+            quarter of the extra cost. With two classes the gradient of CE is minus a positive multiple of that of the score
+            difference at the same point; here the point differs by the mask.
         precision: "fp32", or "bf16" for autocast in every forward pass; losses are float32 either way.
         seed: all draws are a function of (seed, iteration, rank); the global random state is not touched.
 
@@ -79,12 +85,16 @@ class SGAIteration:
         augmentation: Augmentation = Augmentation(),  # noqa: B008
         groups: GroupWeights | None = None,
         attack_mode: str = "eval",
+        adversarial_statistics: str = "both",
+        gradient_reuse: bool = False,
         precision: str = "fp32",
         seed: int = 0,
     ) -> None:
         self.masking, self.attack, self.objective, self.domain = masking, attack, objective, domain
         self.augmentation, self.groups = augmentation, groups or GroupWeights(0.0)
         self.attack_mode = check.choice("attack_mode", attack_mode, ("eval", "train"))
+        self.adversarial_statistics = check.choice("adversarial_statistics", adversarial_statistics, ("both", "clean"))
+        self.gradient_reuse = check.flag("gradient_reuse", gradient_reuse)
         self.precision = check.choice("precision", precision, ("fp32", "bf16"))
         self.seed = check.whole("seed", seed, low=0)
         mixup = augmentation.augmentation == "mixup"
@@ -94,12 +104,18 @@ class SGAIteration:
             raise InputError("augmentation mixup has no single label to attack: set kl_weight to 0")
         if self.groups.group_dro_step > 0 and (mixup or objective.objective != "kl"):
             raise InputError("group_dro_step weighs the CE on X by label: leave augmentation mixup and objective adversarial_ce off")
+        taken = masking.mask_fraction > 0 and masking.saliency_order != "random" and masking.saliency_target == "difference"
+        if self.gradient_reuse and not (taken and attack.attack == "ce" and attack.attack_steps == 1 and not attack.random_start):
+            raise InputError(
+                "gradient_reuse needs saliency_target difference, a mask by saliency, and attack ce with one step and no random_start"
+            )
 
     @property
     def settings(self) -> dict[str, Any]:
         """All options by their ids in ``train.json``."""
         parts = [asdict(part) for part in (self.masking, self.attack, self.objective, self.domain, self.augmentation)]
         own = {"group_dro_step": self.groups.group_dro_step, "attack_mode": self.attack_mode}
+        own |= {"adversarial_statistics": self.adversarial_statistics, "gradient_reuse": self.gradient_reuse}
         own |= {"precision": self.precision, "seed": self.seed}
         return {key: value for part in (*parts, own) for key, value in part.items()}
 
@@ -120,7 +136,7 @@ class SGAIteration:
         step.begin_training()
         with step.autocast(self.precision):
             clean = step.network(image)
-            adversarial = None if views is None else step.network(views.adversarial)
+            adversarial = None if views is None else self._forward_adversarial(step.network, views.adversarial)
         step.forward_completed(clean)
 
         clean, adversarial = clean.float(), None if adversarial is None else adversarial.float()
@@ -140,8 +156,14 @@ class SGAIteration:
             if self.attack.attack == "kl":
                 with torch.no_grad():
                     clean_logits = network(image).float()
-            adversarial = self.attack(network, masked, label, epsilon, self.domain, generator, clean_logits)  # Eq. 4 and 5.
+            slope = -gradient if self.gradient_reuse else None
+            adversarial = self.attack(network, masked, label, epsilon, self.domain, generator, clean_logits, slope)  # Eq. 4 and 5.
         return Views(gradient, mask, masked, epsilon, adversarial)
+
+    def _forward_adversarial(self, network: nn.Module, adversarial: Tensor) -> Tensor:
+        with untracked_statistics(network) if self.adversarial_statistics == "clean" else contextlib.nullcontext():
+            logits: Tensor = network(adversarial)
+        return logits
 
     def _clean_loss(self, step: Step, logits: Tensor, target: Tensor) -> Tensor:
         """CE(f(X), y): the trainer's loss, or that of the groups."""

@@ -142,6 +142,7 @@ class Attack:
         domain: Domain | None = None,
         generator: torch.Generator | None = None,
         clean_logits: Tensor | None = None,
+        slope: Tensor | None = None,
     ) -> Tensor:
         """X', detached, ``[B, C, H, W]``, inside the domain; ``||X' - start||_p`` is at most the radius.
 
@@ -153,6 +154,7 @@ class Attack:
             domain: the box and the region.
             generator: source of the random start and of "noise"; the global one when ``None``.
             clean_logits: f(X), ``[B, K]``, for attack "kl".
+            slope: a direction to move in, ``[B, C, H, W]``, instead of the gradient at each step.
         """
         domain = domain or Domain()
         norm, box, region = float(self.norm), domain.value_range, domain.region(start)
@@ -165,9 +167,9 @@ class Attack:
         d = lp_ball.random_start(start, radius, norm, generator, box, region) if self.random_start else torch.zeros_like(start)
         for _ in range(self.attack_steps):
             image = (start + d).clamp(*box).requires_grad_(True)
-            slope = self._slope(network, image, label, clean_logits, generator)
-            slope = slope if region is None else slope * region
-            d = lp_ball.project(d + lp_ball.steepest_step(slope, image.detach(), step, norm, box), start, radius, norm, box)
+            uphill = self._slope(network, image, label, clean_logits, generator) if slope is None else slope
+            uphill = uphill if region is None else uphill * region
+            d = lp_ball.project(d + lp_ball.steepest_step(uphill, image.detach(), step, norm, box), start, radius, norm, box)
         return (start + d).clamp(*box)
 
     def _slope(

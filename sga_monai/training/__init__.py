@@ -9,37 +9,46 @@ from sga_monai.core.lazy import lazy_index
 if TYPE_CHECKING:
     from sga_monai.training.best_model import BestModelSaver
     from sga_monai.training.checkpoint import Checkpoints
+    from sga_monai.training.curves import LearningCurves
     from sga_monai.training.epochs import EpochSampler, EpochSeeds
     from sga_monai.training.progress import TrainingProgress
     from sga_monai.training.review import ReviewPanel
     from sga_monai.training.run_record import RunRecord, identify
     from sga_monai.training.scalars import ScalarWriter
+    from sga_monai.training.schedule import lr_scheduler
+    from sga_monai.training.statistics import BatchNormStatistics
     from sga_monai.training.stopping import EarlyStopping, RobustOverfitting
 
 __all__ = [
+    "BatchNormStatistics",
     "BestModelSaver",
     "Checkpoints",
     "EarlyStopping",
     "EpochSampler",
     "EpochSeeds",
+    "LearningCurves",
     "ReviewPanel",
     "RobustOverfitting",
     "RunRecord",
     "ScalarWriter",
     "TrainingProgress",
     "identify",
+    "lr_scheduler",
 ]
 _MODULES = {
+    "BatchNormStatistics": "statistics",
     "BestModelSaver": "best_model",
     "Checkpoints": "checkpoint",
     "EarlyStopping": "stopping",
     "EpochSampler": "epochs",
     "EpochSeeds": "epochs",
+    "LearningCurves": "curves",
     "ReviewPanel": "review",
     "RobustOverfitting": "stopping",
     "RunRecord": "run_record",
     "ScalarWriter": "scalars",
     "TrainingProgress": "progress",
     "identify": "run_record",
+    "lr_scheduler": "schedule",
 }
 __getattr__, __dir__ = lazy_index(__name__, _MODULES)

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, and one log line an epoch everywhere."""
+"""A progress bar on a terminal, one log line an epoch everywhere, and two warnings at the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -16,15 +17,32 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 logger = logging.getLogger(__name__)
 
 
+# Fewer steps than this are a first look, and a mean score this far from the prior means badly calibrated probabilities.
+FEW_STEPS, FAR_LOGITS = 500, 2.0
+
+
+def optimizer_steps(engine: Any) -> int:
+    """Optimizer steps that a trainer has taken; the end of an epoch closes an accumulated step."""
+    length, accumulation = engine.state.epoch_length or engine.state.iteration or 1, getattr(engine, "accumulation_steps", 1)
+    epochs, rest = divmod(engine.state.iteration, length)
+    return int(epochs * -(-length // accumulation) + rest // accumulation)
+
+
 class TrainingProgress:
     """A bar with the time left on a terminal, and one log line an epoch everywhere.
 
+    At the end it says so when the training had fewer than 500 optimizer steps, or when the mean validation score is more than
+    2 away from the logit of the training images' prevalence: probabilities are then far off, however good the ranking.
+
     Args:
-        evaluator: its metric ``val_auroc`` is shown.
+        evaluator: its metrics ``val_auroc`` and ``val_mean_score`` are shown.
+        dataset: the training data, whose labels give the prevalence.
     """
 
-    def __init__(self, evaluator: Engine) -> None:
+    def __init__(self, evaluator: Engine, dataset: Sequence[Mapping[str, Any]] = ()) -> None:
         self.evaluator = evaluator
+        positive = sum(int(item[Keys.LABEL]) for item in dataset)
+        self.prior = math.log(positive / (len(dataset) - positive)) if 0 < positive < len(dataset) else math.nan
         self.sums: dict[str, list[float]] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -56,13 +74,21 @@ class TrainingProgress:
         means = " ".join(f"{key} {sum(values) / len(values):.4f}" for key, values in self.sums.items())
         validated = self.evaluator.state.epoch == engine.state.epoch
         metric = self.evaluator.state.metrics.get("val_auroc", math.nan) if validated else math.nan
-        seconds = time.monotonic() - self.began
-        logger.info("epoch %d/%d %s val_auroc %.4f (%.0f s)", engine.state.epoch, engine.state.max_epochs, means, metric, seconds)
+        seconds, steps = time.monotonic() - self.began, optimizer_steps(engine)
+        place = (engine.state.epoch, engine.state.max_epochs, steps)
+        logger.info("epoch %d/%d optimizer_steps %d %s val_auroc %.4f (%.0f s)", *place, means, metric, seconds)
         self.sums.clear()
 
     def stop(self, engine: Engine) -> None:
-        """Close the bar."""
+        """Close the bar; say what the reader of the results should know."""
         self.bar.stop()
+        steps = optimizer_steps(engine)
+        if steps < FEW_STEPS:
+            logger.warning("only %d optimizer steps (the paper: about 1,700): the results are a first look; raise max_epochs", steps)
+        mean = float(self.evaluator.state.metrics.get("val_mean_score", math.nan))
+        if abs(mean - self.prior) > FAR_LOGITS:
+            text = "the mean validation score is %+.1f, the training prevalence's logit %+.1f: the probabilities are not calibrated"
+            logger.warning(text + "; see batch_norm, and the temperature option of sga-monai package", mean, self.prior)
 
     def fail(self, engine: Engine, error: BaseException) -> None:
         """Close the bar and pass the error on."""

@@ -19,6 +19,7 @@ from torch import nn
 from sga_monai.core.files import write_whole
 from sga_monai.core.provenance import code_digest, describe, git_revision, versions
 from sga_monai.data.dataset import CXRDataset
+from sga_monai.training.progress import optimizer_steps
 
 # More epochs change nothing in the epochs before, as long as no schedule looks ahead.
 NOT_IDENTITY = ("max_epochs",)
@@ -54,9 +55,11 @@ def identify(
         ``settings, config, objects, data, code`` (a difference there makes another run) and ``machine`` (a difference there may
         change the last bits). Plain values only.
     """
+    # A cosine looks ahead to the last epoch.
+    free = NOT_IDENTITY if settings.get("lr_schedule", "constant") == "constant" else ()
     images = [hashlib.sha256(" ".join(dataset.sha256).encode()).hexdigest() for dataset in datasets]
     return {
-        "settings": describe({key: value for key, value in settings.items() if key not in NOT_IDENTITY}),
+        "settings": describe({key: value for key, value in settings.items() if key not in free}),
         "config": describe({key: value for key, value in (config or {}).items() if key not in settings}),
         "objects": {
             "iteration": describe(iteration),
@@ -80,7 +83,8 @@ class RunRecord:
     """Writes ``run.json`` at the start, after every epoch and at the end of a training.
 
     It holds ``identity``, ``git_revision``, ``started`` and ``finished`` (UTC; null while it runs), ``duration_s``,
-    ``peak_memory_mb``, ``epoch`` (completed), ``max_epochs``, ``resumed_after_epoch``, ``best`` and the ``sha256`` of ``model.pt``.
+    ``peak_memory_mb``, ``epoch`` (completed), ``optimizer_steps``, ``max_epochs``, ``resumed_after_epoch``, ``best`` and the
+    ``sha256`` of ``model.pt``.
 
     Args:
         output_dir: where ``run.json`` goes.
@@ -140,6 +144,7 @@ class RunRecord:
             "duration_s": round(self.before + time.monotonic() - self.began, 1),
             "peak_memory_mb": _peak_memory_mb(),
             "epoch": self.epoch,
+            "optimizer_steps": optimizer_steps(engine),
             "max_epochs": engine.state.max_epochs,
             # MONAI's -1 means none yet.
             "best": {"val_auroc": float(state.best_metric), "epoch": int(state.best_metric_epoch)} if state.best_metric_epoch > 0 else None,

@@ -92,6 +92,7 @@ def literal_command(folder: Path) -> dict[str, Any]:
     """``model.pt`` of README's command after one epoch at 32 pixels, one thread."""
     write_phantom(folder / "phantom")
     options = ["--max_epochs", "1", "--image_size", "32", "--output_dir", str(folder / "run"), "--external_manifests", "[]"]
+    options += ["--batch_norm", "running"]
     options += ["--manifest", str(folder / "phantom/northgate.csv"), "--dataset_dir", str(folder / "phantom"), "--device", "cpu"]
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(TRAIN), *options]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=900)

@@ -1,0 +1,81 @@
+"""BatchNorm statistics that fit the weights: estimated anew at the end of every epoch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor, nn
+
+from sga_monai.core import checks as check
+from sga_monai.model.modes import norms, recalibrate
+
+CHOICES = ("recalibrated", "running")
+# Of the training images an eighth is enough, within these limits: the cost stays below 5 % of an epoch of SGA.
+SHARE, FEWEST, MOST = 8, 256, 2048
+
+
+class BatchNormStatistics:
+    """Estimates the running statistics on clean training images before the first epoch and at the end of each.
+
+    So they fit the weights that are validated, saved as ``model.pt`` and, with ``attack_mode`` eval, attacked in the next epoch.
+    The images and their order are drawn once by ``seed``: nothing of it is state, and a resumed training is equal to the bit.
+
+    Args:
+        network: the trained network.
+        dataset: the training data without augmentation.
+        batch_norm: "recalibrated", or "running" to leave the statistics as training left them.
+        batch_size: images at once; a last smaller batch is left out.
+        precision: "fp32" or "bf16", as in training.
+        seed: of the run.
+
+    Attributes:
+        chosen: indices of the images.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        dataset: Sequence[Mapping[str, Any]],
+        batch_norm: str = "recalibrated",
+        batch_size: int = 64,
+        precision: str = "fp32",
+        seed: int = 0,
+    ) -> None:
+        self.active = check.choice("batch_norm", batch_norm, CHOICES) == "recalibrated" and bool(norms(network))
+        self.network, self.dataset, self.precision = network, dataset, precision
+        # Statistics of fewer than 16 images are noise, whatever the batch size of the training.
+        self.batch_size = min(max(batch_size, 16), len(dataset))
+        count = min(max(len(dataset) // SHARE, FEWEST), MOST, len(dataset))
+        count -= count % self.batch_size
+        self.chosen: list[int] = np.random.default_rng(seed).permutation(len(dataset))[:count].tolist()
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer, before the ``ValidationHandler``."""
+        if self.active:
+            engine.add_event_handler(Events.STARTED, self.start)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def start(self, engine: Engine) -> None:
+        """Estimate before the first epoch; a resumed training has the checkpoint's statistics."""
+        if engine.state.epoch == 0:
+            self(engine)
+
+    def __call__(self, engine: Engine) -> None:
+        """Estimate the statistics of the network as it is."""
+        device = next(self.network.parameters()).device
+        with self._autocast(device):
+            recalibrate(self.network, self._batches(device))
+
+    def _batches(self, device: torch.device) -> Iterator[Tensor]:
+        for first in range(0, len(self.chosen), self.batch_size):
+            indices = self.chosen[first : first + self.batch_size]
+            yield torch.stack([torch.as_tensor(np.asarray(self.dataset[i][Keys.IMAGE])) for i in indices]).to(device)
+
+    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
