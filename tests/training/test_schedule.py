@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import TinyNet, batches, equal, iteration
+from monai.engines import SupervisedTrainer
+from monai.handlers import LrScheduleHandler
+from torch import nn
+
+from sga_monai.core.errors import InputError
+from sga_monai.training.schedule import learning_rate_factor, lr_scheduler
+
+
+def rates(lr_schedule: str, warmup_epochs: float, epochs: int = 4, n: int = 5) -> list[float]:
+    network, used = TinyNet(dropout=0), []
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.2)
+    data = batches(n)
+    scheduler = lr_scheduler(optimizer, data, epochs, lr_schedule, warmup_epochs)
+    step = optimizer.step
+    optimizer.step = lambda *given: (used.append(optimizer.param_groups[0]["lr"]), step(*given))[1]
+    trainer = SupervisedTrainer(
+        torch.device("cpu"), epochs, data, network, optimizer, nn.CrossEntropyLoss(), iteration_update=iteration(kl_weight=0),
+        decollate=False, train_handlers=[LrScheduleHandler(scheduler, print_lr=False, epoch_level=False)],
+    )  # fmt: skip
+    trainer.run()
+    return used
+
+
+def test_constant_is_no_schedule():
+    assert rates("constant", 0) == [0.2] * 20
+
+
+def test_cosine_with_warm_up_by_hand():
+    expected = [0.2 * (step + 1) / 10 for step in range(10)] + [0.1 * (1 + math.cos(math.pi * step / 10)) for step in range(10)]
+    assert rates("cosine", 2) == pytest.approx(expected)
+
+
+def test_it_ends_near_zero_and_never_rises_after_the_warm_up():
+    factors = [learning_rate_factor(step, 100, 10, "cosine") for step in range(100)]
+    assert max(factors) == 1.0
+    assert factors[9:] == sorted(factors[9:], reverse=True)
+    assert factors[-1] < 1e-3
+
+
+def test_a_schedule_goes_on_from_its_state():
+    network = TinyNet()
+    straight = lr_scheduler(torch.optim.SGD(network.parameters(), lr=0.1), range(10), 2, "cosine", 1)
+    for _ in range(13):
+        straight.optimizer.step()
+        straight.step()
+    state = copy.deepcopy((straight.state_dict(), straight.optimizer.state_dict()))
+    resumed = lr_scheduler(torch.optim.SGD(network.parameters(), lr=0.1), range(10), 2, "cosine", 1)
+    resumed.load_state_dict(state[0])
+    resumed.optimizer.load_state_dict(state[1])
+    for scheduler in (straight, resumed):
+        scheduler.optimizer.step()
+        scheduler.step()
+    assert equal(straight.get_last_lr(), resumed.get_last_lr())
+    assert straight.optimizer.param_groups[0]["lr"] == resumed.optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "message"),
+    [("linear", 0, "lr_schedule must be one of"), ("cosine", -1, "warmup_epochs"), ("cosine", 9, "greater than max_epochs")],
+)
+def test_bad_arguments(schedule, warmup, message):
+    with pytest.raises(InputError, match=message):
+        lr_scheduler(torch.optim.SGD(TinyNet().parameters(), lr=0.1), range(10), 2, schedule, warmup)
