@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from sga_monai.statistics.effects import PairedScores, pooled_effect
+from sga_monai.statistics.seeds import mean_difference
+
+
+def simulate(seed: int, n_sets: int = 2, n_seeds: int = 3, n: int = 120, effect: float = 0.5, between: float = 0.3) -> list[PairedScores]:
+    """Two methods, whose scores differ in how far they separate; a seed's networks are better or worse at every set."""
+    rng = np.random.default_rng(seed)
+    strength = 1 + between * rng.standard_normal((2, n_seeds, 1))
+    sets = []
+    for _ in range(n_sets):
+        label, common = np.arange(n) % 2, rng.standard_normal(n)
+        scores = strength * label + common + 0.5 * rng.standard_normal((2, n_seeds, n))
+        sets.append(PairedScores(scores[0] + effect * label, scores[1], label, np.arange(n) // 2 * 2 + label))
+    return sets
+
+
+def test_value_is_the_mean_of_scikit_learns_differences():
+    sets = simulate(0)
+    expected = np.mean(
+        [roc_auc_score(s.label, a) - roc_auc_score(s.label, b) for s in sets for a, b in zip(s.first, s.second, strict=True)]
+    )
+    assert pooled_effect(sets, 2).value == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_set_agrees_with_the_analytic_interval():
+    (given,) = simulate(1, n_sets=1, n=400)
+    boot, exact = pooled_effect([given], 2000), mean_difference(given.first, given.second, given.label, given.patient)
+    assert boot.value == pytest.approx(exact.value, abs=1e-12)
+    assert (boot.sd_patients, boot.sd_seeds) == pytest.approx((exact.sd_patients, exact.sd_seeds), rel=0.1)
+    assert (boot.low, boot.high) == pytest.approx((exact.low, exact.high), abs=0.02)
+
+
+def test_a_mixed_model_gives_the_same_effect():
+    statsmodels = pytest.importorskip("statsmodels.formula.api")
+    import pandas as pd
+
+    sets = simulate(2, n_sets=4, n_seeds=5)
+    rows = [
+        {"auroc": roc_auc_score(given.label, scores), "method": method, "set": i, "seed": k}
+        for i, given in enumerate(sets)
+        for method, block in ((1, given.first), (0, given.second))
+        for k, scores in enumerate(block)
+    ]
+    model = statsmodels.mixedlm("auroc ~ method + C(set)", pd.DataFrame(rows), groups="seed", re_formula="~method").fit()
+    assert pooled_effect(sets, 100).value == pytest.approx(model.params["method"], abs=1e-6)
+
+
+def test_intervals_cover_the_true_effect():
+    truth = float(np.mean([pooled_effect(simulate(seed, n_seeds=40, n=1000, effect=0.0), 2).value for seed in range(6)]))
+    assert truth == pytest.approx(0, abs=0.02)
+    covered = [pooled_effect(simulate(1000 + seed, effect=0.0), 50) for seed in range(100)]
+    assert 0.9 <= np.mean([effect.low <= 0 <= effect.high for effect in covered]) <= 1.0
+    found = pooled_effect(simulate(3, n_seeds=6, effect=1.5), 200)
+    assert found.p < 0.05
+    assert found.low > 0
+
+
+def test_patients_with_several_images_are_drawn_whole():
+    given = simulate(4, n_sets=1, n=60)[0]
+    repeated = PairedScores(*(np.repeat(part, 5, axis=-1) for part in given[:3]), np.repeat(given.patient, 5))
+    one, many = pooled_effect([given], 800), pooled_effect([repeated], 800)
+    assert many.value == pytest.approx(one.value)
+    assert many.sd_patients == pytest.approx(one.sd_patients, rel=0.1)
+
+
+def test_sets_without_both_classes_are_left_out():
+    given = simulate(5, n_sets=1)[0]
+    lonely = given._replace(label=np.ones_like(given.label))
+    assert pooled_effect([given, lonely], 20) == pooled_effect([given], 20)
+    assert math.isnan(pooled_effect([lonely]).value)
