@@ -1,0 +1,137 @@
+"""The documentation says what is there: packages, options, tests, links, pages, the version; and its notebook runs."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import sga_monai
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "data_manifests/README.md"])
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+TRAIN = json.loads((ROOT / "bundles/sga/train.json").read_text())
+NOTEBOOK = ROOT / "docs/quickstart.ipynb"
+# Ids of train.json that no one overrides: parts, and the order of the steps.
+SECTIONS = {"imports", "hyper_parameters", "network", "initialize", "training", "run"}
+
+
+def table(text: str) -> list[list[str]]:
+    """The rows of all tables of a page, as cells; a bar inside of a code span is none of theirs."""
+    lines = [line.strip() for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def layers() -> list[list[str]]:
+    """The packages of each floor, lowest first, as import-linter holds them."""
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    found = next(contract["layers"] for contract in linter["contracts"] if contract["type"] == "layers")
+    return [floor.split(" | ") for floor in reversed(found)]
+
+
+def test_the_architectures_table_is_what_is_there_on_its_floor() -> None:
+    rows = [row for row in table(ARCHITECTURE) if row[0].isdigit()]
+    documented = {row[1].strip("`"): int(row[0]) for row in rows}
+    assert documented == {package: floor for floor, packages in enumerate(layers(), 1) for package in packages}
+    folder = ROOT / "sga_monai"
+    there = {path.parent.name for path in folder.glob("*/__init__.py")} | {path.stem for path in folder.glob("[!_]*.py")}
+    assert set(documented) == there
+    picture = (ROOT / "docs/architecture.svg").read_text()
+    assert set(re.findall(r'font-size="15" font-weight="600" fill="#1c1c1c">(\w+)<', picture)) == there
+
+
+def test_the_architectures_names_are_public() -> None:
+    for row in (row for row in table(ARCHITECTURE) if row[0].isdigit()):
+        module = importlib.import_module(f"sga_monai.{row[1].strip('`')}")
+        for name in re.findall(r"`(\w+)`", row[3]):
+            assert hasattr(module, name), f"{row[1]}: {name}"
+
+
+@pytest.mark.parametrize("page", [ROOT / "docs/architecture.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    named = set(re.findall(r"`((?:sga_monai/|tests/|bundles/|\w+/)[\w/]+\.(?:py|json|jinja|html\.jinja))`", page.read_text()))
+    named |= {name for name in re.findall(r"`([\w./]+\.jinja)`", page.read_text())}
+    assert named
+    assert [name for name in sorted(named) if not (ROOT / name).is_file() and not (ROOT / "sga_monai" / name).is_file()] == []
+
+
+def test_every_option_has_a_row_with_its_default() -> None:
+    options = {key: value for key, value in TRAIN.items() if not isinstance(value, dict) and key not in SECTIONS}
+    text = (ROOT / "docs/training.md").read_text()
+    section = text[text.index("## Options") : text.index("## Stop and resume")]
+    rows = [row for row in table(section) if len(row) == 3 and re.fullmatch(r"`\w+`", row[0])]
+    documented = {row[0].strip("`"): json.loads(row[1].strip("`")) for row in rows}
+    assert len(documented) == len(rows)
+    assert documented == options
+
+
+def test_every_test_that_a_promise_names_is_there() -> None:
+    text = (ROOT / "docs/reliability.md").read_text()
+    files = [path for path in (ROOT / "tests").rglob("test_*.py")]
+    there = {path.name for path in files}
+    there |= {name for path in files for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
+    named = re.findall(r"`(test_[\w*.]+)`", text)
+    assert len(named) > 40
+    assert [name for name in named if not fnmatch.filter(there, name)] == []
+    rows = [row for row in table(text) if row[0] not in ("promise", "---")]
+    assert all(len(row) == 3 and row[0].endswith(".") for row in rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    for link in links:
+        target, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, link
+
+
+def test_every_package_has_a_page_of_reference() -> None:
+    pages = {path.stem: re.findall(r"^::: (\S+)$", path.read_text(), re.MULTILINE) for path in (ROOT / "docs/api").glob("*.md")}
+    # What a command prints is its reference.
+    packages = {package for floor in layers() for package in floor} - {"cli"}
+    assert pages == {package: [f"sga_monai.{package}"] for package in packages} | {"sga_monai": ["sga_monai"]}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)
+    assert str(citation["version"]) == sga_monai.__version__
+    assert citation["references"][0]["authors"][0] == {"family-names": "Li", "given-names": "Xin"}
+
+
+def test_pages_name_no_place_of_one_machine() -> None:
+    for page in [*(page for page in PAGES if page.parent.name != "results"), NOTEBOOK, ROOT / "CITATION.cff", ROOT / "mkdocs.yml"]:
+        assert re.findall(r"\.\./shared|/work/|/home/|/root/|/tmp/|/Users/", page.read_text()) == [], page.name
+
+
+def test_the_committed_notebook_has_no_outputs() -> None:
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert cells
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    # The kernel and its commands run this code, wherever the tests were started.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 1
+    audit = next(text for output in outputs if "lungs_blank" in (text := output.get("data", {}).get("text/plain", "")))
+    assert all(control in audit for control in ("plain", "only_lungs", "tag", "site_probe"))
