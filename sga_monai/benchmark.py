@@ -6,7 +6,6 @@ import contextlib
 import io
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from monai.transforms import Compose, EnsureTyped, LoadImaged, Resized, ScaleIntensityRangePercentilesd
-from rich.progress import track
 
+from sga_monai.core.display import track
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.transforms import preprocessing
 from sga_monai.imaging.dicom import is_dicom, read_stored
@@ -93,7 +92,7 @@ def time_reading(folder: str | Path, image_size: int = 224, rounds: int = 3, lim
     timing = Timing(len(readable), len(both), [], [], [], [])
     for _ in range(rounds):
         sums = dict.fromkeys(("ours", "ours_same", "codec", "monai"), 0.0)
-        for path in track(readable, description="timing", transient=True, disable=not sys.stdout.isatty()):
+        for path in track(readable, "timing"):
             seconds = _seconds(ours, path) or 0.0
             sums["ours"] += seconds
             sums["codec"] += _timed(_codec, path)

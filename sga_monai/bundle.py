@@ -19,7 +19,7 @@ from monai.bundle.scripts import run as bundle_run
 from monai.utils import set_determinism
 
 from sga_monai.cohorts import phantom
-from sga_monai.core.checks import as_count
+from sga_monai.core import checks as check
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.process import end_on_sigterm, install_plain_errors
@@ -66,16 +66,14 @@ def prepare(
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     check_overrides(sys.argv if arguments is None else arguments)
     for name, value in (positive or {}).items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise InputError(f"{name} must be a number greater than zero, got {value!r}")
-        if name != "learning_rate" and not isinstance(value, int):
-            raise InputError(f"{name} must be a whole number, got {value!r}")
-    as_count("num_workers", num_workers)
-    if positive and positive.get("image_size", MIN_IMAGE_SIZE) < MIN_IMAGE_SIZE:
-        raise InputError(f"image_size must be {MIN_IMAGE_SIZE} or more, got {positive['image_size']}")
+        if name == "learning_rate":
+            check.number(name, value, above=0)
+        else:
+            check.whole(name, value, low=MIN_IMAGE_SIZE if name == "image_size" else 1)
+    check.whole("num_workers", num_workers, low=0)
     if positive and positive.get("val_interval", 1) > positive.get("max_epochs", 1):
         raise InputError("val_interval must not be greater than max_epochs, or no model is ever chosen")
-    as_count("seed", seed)
+    check.whole("seed", seed, low=0)
     if output_dir:
         lock_output_dir(output_dir)
     set_determinism(seed=seed)

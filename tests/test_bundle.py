@@ -135,9 +135,9 @@ def test_bad_input_is_one_sentence_and_exit_code_3(phantom_dir, tmp_path, overri
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"positive": {"max_epochs": 0}}, "max_epochs must be a number greater than zero"),
+        ({"positive": {"max_epochs": 0}}, "max_epochs must be a whole number, 1 or more"),
         ({"positive": {"max_epochs": 2, "val_interval": 9}}, "val_interval must not be greater"),
-        ({"positive": {"image_size": 15}}, "image_size must be 16 or more, got 15"),
+        ({"positive": {"image_size": 15}}, "image_size must be a whole number, 16 or more, got 15"),
         ({"num_workers": -1}, "num_workers must be a whole number, zero or more"),
         ({"seed": 1.5}, "seed must be a whole number, zero or more"),
     ],

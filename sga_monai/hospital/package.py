@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ import torch
 
 from sga_monai import __version__
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_whole
+from sga_monai.core.files import file_sha256, write_json, write_whole
 from sga_monai.data.manifest import OPTIONAL, REQUIRED, read_manifest
 from sga_monai.evaluation.embedding import read_embedding
 from sga_monai.evaluation.results import render, summarize
@@ -90,7 +89,7 @@ def package_bundle(
         for manifest in map(Path, site_manifests):
             read_manifest(manifest)
             _copy(manifest, draft / "manifests" / manifest.name)
-        (draft / "reference.json").write_text(json.dumps(reference, indent=1, sort_keys=True) + "\n")
+        write_json(draft / "reference.json", reference, sort_keys=True)
         _write_sums(draft)
         verify_bundle(draft)
         archive = draft.parent / f"{target.name}.zip"
@@ -109,7 +108,7 @@ def _finished_run(checkpoint: Path) -> dict[str, Any]:
         raise InputError("the checkpoint's folder has no run.json and predictions.csv; give the model.pt of a training") from None
     if run["finished"] is None:
         raise InputError("the run is not finished; go on with --resume true")
-    if hashlib.sha256(checkpoint.read_bytes()).hexdigest() != run["model_sha256"]:
+    if file_sha256(checkpoint) != run["model_sha256"]:
         raise InputError("the weights are not those of the run card; train again")
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
@@ -142,7 +141,7 @@ def write_torchscript(draft: str | Path, image_size: int) -> None:
 
 def _write_torchscript(draft: Path, image_size: int) -> None:
     """In a process of its own: TorchScript numbers its classes by what a process has traced before."""
-    program = "import sys; from sga_monai.package import write_torchscript; write_torchscript(sys.argv[1], int(sys.argv[2]))"
+    program = "import sys; from sga_monai.hospital.package import write_torchscript; write_torchscript(sys.argv[1], int(sys.argv[2]))"
     result = subprocess.run([sys.executable, "-c", program, str(draft), str(image_size)], capture_output=True, check=False)
     if result.returncode:
         raise InputError("the network could not be traced to TorchScript; check image_size and free memory")
@@ -157,10 +156,11 @@ def _write_configs(source: Path, draft: Path, settings: dict[str, Any]) -> None:
         config |= known | {"bundle_root": "."}
         if "checkpoint" in config:
             config |= {"checkpoint": "models/model.pt", "manifest": "manifests/template.csv", "dataset_dir": "images"}
-        (draft / "configs" / name).write_text(json.dumps(config, indent=4) + "\n")
+        # As the source is indented, so that their difference is what was changed.
+        write_json(draft / "configs" / name, config, indent=4)
     metadata = json.loads((source / "metadata.json").read_text())
     metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = [settings["image_size"]] * 2
-    (draft / "configs/metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
+    write_json(draft / "configs/metadata.json", metadata, indent=4)
     _copy(source / "logging.conf", draft / "configs/logging.conf")
 
 
@@ -182,7 +182,7 @@ def _model_card(run: dict[str, Any], settings: dict[str, Any], folder: str) -> s
 def _write_sums(draft: Path) -> None:
     lines = []
     for path in sorted(path for path in draft.rglob("*") if path.is_file()):
-        lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(draft).as_posix()}\n")
+        lines.append(f"{file_sha256(path)}  {path.relative_to(draft).as_posix()}\n")
     write_whole(draft / SUMS, lambda temporary: temporary.write_text("".join(lines)))
 
 

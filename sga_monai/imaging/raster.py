@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from sga_monai.core.errors import ReadError
+from sga_monai.imaging.limits import LUMINANCE, MAX_PIXELS, MOST_SCANS
 
-# Twice the largest flat-panel detector (43 x 43 cm at 0.1 mm); bounds memory.
-MAX_PIXELS = 32_000_000
 ROWS_AT_ONCE = 256
-LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-MOST_SCANS = 100
 HEADER_BYTES = 352
 # Pillow logs what it finds in a file's text fields.
 logging.getLogger("PIL").setLevel(logging.WARNING)

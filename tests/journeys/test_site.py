@@ -588,7 +588,7 @@ def test_release_fails_closed(evaluated, tmp_path):
     assert len(list(numbers(release))) > 100
     assert all(value is None or not isinstance(value, float) or round(value, 3) == value for _, value in numbers(release))
     for min_cell in (9, 0, True, 5.0):
-        with pytest.raises(InputError, match="min_cell must be 10 or more"):
+        with pytest.raises(InputError, match="min_cell must be a whole number, 10 or more"):
             make_release(evaluated, tmp_path / "n.json", min_cell=min_cell)
     with pytest.raises(InputError, match="nothing may leave"):
         make_release(evaluated, tmp_path / "n.json", min_cell=1000)
