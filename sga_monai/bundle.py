@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,7 +21,7 @@ from sga_monai.cohorts import phantom
 from sga_monai.core import checks as check
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
 from sga_monai.core.folders import lock_output_dir
-from sga_monai.core.process import end_on_sigterm, install_plain_errors
+from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, quiet_monai
 from sga_monai.data.manifest import check_external, load_manifest, read_manifest
 from sga_monai.model.weights import MIN_IMAGE_SIZE
 from sga_monai.sga.iteration import SGAIteration
@@ -45,7 +44,10 @@ def prepare(
     output_dir: str | None = None,
     num_workers: int = 0,
 ) -> None:
-    """First step of every run: plain errors and exit codes, a check of the command line, the lock, seeds, the phantom.
+    """First step of every run: a check of the command line, the lock, seeds, the phantom.
+
+    Where the process is ``python -m monai.bundle``, errors become one sentence with an exit code and SIGTERM ends with 143; a
+    program that opens the bundle itself, as a ``ConfigWorkflow``, keeps its own hooks, signals, filters and log levels.
 
     Args:
         seed: of Python, NumPy and torch.
@@ -60,10 +62,10 @@ def prepare(
     Raises:
         InputError: on an override that names nothing, a number that is not positive, or an ``output_dir`` in use.
     """
-    install_plain_errors()
-    end_on_sigterm()
-    # MONAI tries every reader it knows before ours and warns that a GPU decoder is absent.
-    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+    if is_program():
+        install_plain_errors()
+        end_on_sigterm()
+        quiet_monai()
     check_overrides(sys.argv if arguments is None else arguments)
     for name, value in (positive or {}).items():
         if name == "learning_rate":

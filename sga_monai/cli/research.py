@@ -23,11 +23,13 @@ def experiment(
 ) -> None:
     """Run a plan, methods x conditions x seeds, and collect it: records, tables, comparison with the baseline."""
     from sga_monai.core.folders import is_finished
+    from sga_monai.core.process import end_on_sigterm
     from sga_monai.experiments.pages import collect_experiment
     from sga_monai.experiments.plan import read_plan
     from sga_monai.experiments.runner import run_experiment
     from sga_monai.experiments.tables import render_text
 
+    end_on_sigterm("the same command goes on")
     given = {"dataset_dir": dataset_dir, "cache_dir": cache_dir}
     settings = {key: folder for key, folder in given.items() if folder is not None}
     read, out = read_plan(plan, **settings), output_dir or Path("runs") / plan.stem

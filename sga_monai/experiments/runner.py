@@ -25,7 +25,6 @@ from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, write_json
 from sga_monai.core.folders import is_finished, lock_output_dir
-from sga_monai.core.process import end_on_sigterm
 from sga_monai.core.provenance import code_digest, differences, versions
 from sga_monai.experiments.plan import Cell, Plan
 
@@ -66,7 +65,6 @@ def run_experiment(
             raise InputError(f"reuse: there is no folder {other.name}; give that of another experiment")
     if any((out / name).exists() for name in ("run.json", "model.pt", "predictions.csv")):
         raise InputError("output_dir holds a run, not an experiment; give another folder")
-    end_on_sigterm("the same command goes on")
     lock_output_dir(out)
     for folder, options in plan.phantoms.items():
         _ensure_phantom(Path(folder), options)

@@ -56,7 +56,7 @@ GUARDS = [
     ("lock beside the folder", "core/folders", "        _hold(str(beside), os.O_RDWR | os.O_CREAT)\n", "        pass\n", f"{FAULTS}::test_links_and_other_names_of_a_folder_do_not_get_past_the_lock"),
     ("lock of the folder", "core/folders", '        _hold(f"{folder.stat', '        str(f"{folder.stat', f"{FAULTS}::test_links_and_other_names_of_a_folder_do_not_get_past_the_lock"),
     ("lock forgotten by children", "core/folders", "os.close(descriptor)\n    _held.clear()", "pass\n    _held.clear()", f"{FAULTS}::test_a_child_does_not_keep_the_lock_of_a_dead_parent"),
-    ("SIGTERM", "bundle", "    end_on_sigterm()\n    # MONAI", "    # MONAI", f"{FAULTS}::test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit"),
+    ("SIGTERM", "bundle", "        end_on_sigterm()\n", "", f"{FAULTS}::test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit"),
     ("a resumed folder stays", "core/folders", 'if not check.flag("resume", resume):', "if True:", f"{FAULTS}::test_a_file_that_may_not_grow"),
 ]  # fmt: skip
 
