@@ -18,6 +18,7 @@ import torch
 from sga_monai import __version__
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, write_json, write_whole
+from sga_monai.core.source import source_bundle
 from sga_monai.data.manifest import OPTIONAL, REQUIRED, read_manifest
 from sga_monai.evaluation.embedding import read_embedding
 from sga_monai.evaluation.results import render, summarize
@@ -31,7 +32,7 @@ CONFIGS = ("train.json", "evaluate.json", "inference.json")
 def package_bundle(
     checkpoint: str | Path,
     out: str | Path,
-    source: str | Path = "bundles/sga",
+    source: str | Path | None = None,
     nt_checkpoint: str | Path | None = None,
     site_manifests: Sequence[str | Path] = (),
     name: str = "sga_cxr",
@@ -43,7 +44,7 @@ def package_bundle(
     Args:
         checkpoint: ``model.pt`` of a finished training; its folder holds ``run.json`` and ``predictions.csv``.
         out: the folder of bundles.
-        source: the flat source bundle.
+        source: the flat source bundle; ``None`` takes that of this installation.
         nt_checkpoint: ``model.pt`` of a natural training on the same manifest, for the paired comparison.
         site_manifests: manifests of known sites to go along; a template always does.
         name: of the bundle.
@@ -55,8 +56,9 @@ def package_bundle(
         InputError: when the run is not finished, does not belong to its weights, or has weights that are not finite;
             when the bundle is there already.
     """
-    if not (Path(source) / "train.json").is_file():
-        raise InputError("source is no bundle; give the folder bundles/sga of the repository")
+    source = source_bundle() if source is None else Path(source)
+    if not (source / "train.json").is_file():
+        raise InputError("source is no bundle; give the folder that sga-monai bundle wrote, or leave it out")
     runs = {"sga": _finished_run(Path(checkpoint))}
     if nt_checkpoint is not None:
         runs["nt"] = _finished_run(Path(nt_checkpoint))
@@ -76,11 +78,11 @@ def package_bundle(
         for key, run in runs.items():
             _copy(run["checkpoint"], draft / "models" / ("model.pt" if key == "sga" else "nt.pt"))
         _write_torchscript(draft, settings["image_size"])
-        _write_configs(Path(source), draft, settings)
-        _copy(Path(source) / "LICENSE", draft / "LICENSE")
-        _copy(Path(source) / "docs/data_license.txt", draft / "docs/data_license.txt")
+        _write_configs(source, draft, settings)
+        _copy(source / "LICENSE", draft / "LICENSE")
+        _copy(source / "docs/data_license.txt", draft / "docs/data_license.txt")
         # What comes before is of the source: its command, its time and the figures to expect.
-        general = (Path(source) / "docs/README.md").read_text()
+        general = (source / "docs/README.md").read_text()
         general = general[max(general.find("## Description"), 0) :]
         card = f"# {target.name}\n\n{general}{_model_card(runs['sga'], settings, target.name)}"
         (draft / "docs/README.md").write_text(card)
