@@ -1,4 +1,4 @@
-"""How fast images get in: this package's chain beside MONAI's default one, on the same files in one run."""
+"""How fast images get in, beside MONAI's default chain on the same files in one run, and what a command costs to start."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import io
 import random
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from monai.transforms import Compose, EnsureTyped, LoadImaged, Resized, ScaleIntensityRangePercentilesd
-from rich.progress import track
 
+from sga_monai.core.display import track
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.transforms import preprocessing
 from sga_monai.imaging.dicom import is_dicom, read_stored
@@ -93,7 +94,7 @@ def time_reading(folder: str | Path, image_size: int = 224, rounds: int = 3, lim
     timing = Timing(len(readable), len(both), [], [], [], [])
     for _ in range(rounds):
         sums = dict.fromkeys(("ours", "ours_same", "codec", "monai"), 0.0)
-        for path in track(readable, description="timing", transient=True, disable=not sys.stdout.isatty()):
+        for path in track(readable, "timing"):
             seconds = _seconds(ours, path) or 0.0
             sums["ours"] += seconds
             sums["codec"] += _timed(_codec, path)
@@ -103,6 +104,27 @@ def time_reading(folder: str | Path, image_size: int = 224, rounds: int = 3, lim
         for name, value in sums.items():
             getattr(timing, name).append(value)
     return timing
+
+
+def command_seconds(arguments: Sequence[str], rounds: int = 3) -> float:
+    """CPU seconds of ``sga-monai`` with these arguments in a process of its own, start and imports included; median of ``rounds``.
+
+    Raises:
+        InputError: when the command fails, or the system does not count the CPU time of child processes.
+    """
+    try:
+        import resource
+    except ImportError:
+        raise InputError("this system does not count the CPU time of child processes") from None
+    seconds = []
+    for _ in range(rounds):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        result = subprocess.run([sys.executable, "-m", "sga_monai", *arguments], capture_output=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if result.returncode:
+            raise InputError(f"sga-monai {arguments[0]} ended with code {result.returncode}; give what it can run on")
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return statistics.median(seconds)
 
 
 def _codec(path: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,10 +18,10 @@ from monai.bundle.scripts import run as bundle_run
 from monai.utils import set_determinism
 
 from sga_monai.cohorts import phantom
-from sga_monai.core.checks import as_count
+from sga_monai.core import checks as check
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
 from sga_monai.core.folders import lock_output_dir
-from sga_monai.core.process import end_on_sigterm, install_plain_errors
+from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, quiet_monai
 from sga_monai.data.manifest import check_external, load_manifest, read_manifest
 from sga_monai.model.weights import MIN_IMAGE_SIZE
 from sga_monai.sga.iteration import SGAIteration
@@ -45,7 +44,10 @@ def prepare(
     output_dir: str | None = None,
     num_workers: int = 0,
 ) -> None:
-    """First step of every run: plain errors and exit codes, a check of the command line, the lock, seeds, the phantom.
+    """First step of every run: a check of the command line, the lock, seeds, the phantom.
+
+    Where the process is ``python -m monai.bundle``, errors become one sentence with an exit code and SIGTERM ends with 143; a
+    program that opens the bundle itself, as a ``ConfigWorkflow``, keeps its own hooks, signals, filters and log levels.
 
     Args:
         seed: of Python, NumPy and torch.
@@ -60,22 +62,20 @@ def prepare(
     Raises:
         InputError: on an override that names nothing, a number that is not positive, or an ``output_dir`` in use.
     """
-    install_plain_errors()
-    end_on_sigterm()
-    # MONAI tries every reader it knows before ours and warns that a GPU decoder is absent.
-    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+    if is_program():
+        install_plain_errors()
+        end_on_sigterm()
+        quiet_monai()
     check_overrides(sys.argv if arguments is None else arguments)
     for name, value in (positive or {}).items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise InputError(f"{name} must be a number greater than zero, got {value!r}")
-        if name != "learning_rate" and not isinstance(value, int):
-            raise InputError(f"{name} must be a whole number, got {value!r}")
-    as_count("num_workers", num_workers)
-    if positive and positive.get("image_size", MIN_IMAGE_SIZE) < MIN_IMAGE_SIZE:
-        raise InputError(f"image_size must be {MIN_IMAGE_SIZE} or more, got {positive['image_size']}")
+        if name == "learning_rate":
+            check.number(name, value, above=0)
+        else:
+            check.whole(name, value, low=MIN_IMAGE_SIZE if name == "image_size" else 1)
+    check.whole("num_workers", num_workers, low=0)
     if positive and positive.get("val_interval", 1) > positive.get("max_epochs", 1):
         raise InputError("val_interval must not be greater than max_epochs, or no model is ever chosen")
-    as_count("seed", seed)
+    check.whole("seed", seed, low=0)
     if output_dir:
         lock_output_dir(output_dir)
     set_determinism(seed=seed)

@@ -5,19 +5,31 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from conftest import ROOT
+
+from sga_monai.cli.main import app
+from sga_monai.core.files import file_sha256
+from sga_monai.hospital.release import MODEL, SCHEMA, make_release
 
 PACKAGES = sorted(path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in (ROOT / "sga_monai").rglob("__init__.py"))
 JSON = "".join(path.read_text() for path in sorted((ROOT / "bundles/sga").glob("*.json")))
 TARGETS = sorted(set(re.findall(r'"(sga_monai\.[\w.]+)"', JSON)))
-# What a hospital runs without a network: no torch, no MONAI.
-HELP = ("verify", "evaluate", "report", "release", "pool", "audit", "explain", "experiment", "package", "manifest", "benchmark")
-LIGHT = (["version"], ["--help"], *([name, "--help"] for name in HELP))
+HEAVY = {"torch", "monai", "ignite", "sklearn", "matplotlib", "pandas", "scipy.stats", "pydicom"}
+# What a hospital runs without a network, and the help of everything: no torch, no MONAI.
+COMMANDS = typer.main.get_command(app)
+NAMES = sorted(COMMANDS.commands)
+GROUPS = {name: sorted(group.commands) for name, group in COMMANDS.commands.items() if hasattr(group, "commands")}
+HELP = [[name] for name in NAMES] + [[name, inner] for name, commands in GROUPS.items() for inner in commands]
+LIGHT = [["version"], ["--help"], *([*name, "--help"] for name in HELP)]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -43,17 +55,83 @@ def test_an_index_names_what_is_there_to_readers_and_type_checkers(package: str)
     assert "\n" not in module.__doc__.strip()
 
 
-@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
-def test_light_commands_do_without_torch(arguments: list[str]) -> None:
+def without(modules: set[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, which fails when it has imported one of ``modules``."""
     code = (
         "import sys; from sga_monai.cli.main import main\n"
         f"sys.argv = ['sga-monai', *{arguments!r}]\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
-        "heavy = {'torch', 'monai', 'sklearn', 'matplotlib', 'pandas', 'scipy'} & set(sys.modules)\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"heavy = {modules!r} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_help_does_without_torch() -> None:
+    # All in one process, which is stricter than one each and sixteen times as fast.
+    code = (
+        "import sys; from sga_monai.cli.main import main\n"
+        f"for arguments in {LIGHT!r}:\n"
+        "    sys.argv = ['sga-monai', *arguments]\n"
+        "    try:\n        main()\n    except SystemExit as end:\n        assert not end.code, arguments\n"
+        f"    heavy = {HEAVY | {'scipy', 'numpy'}!r} & set(sys.modules)\n"
+        "    assert not heavy, (arguments, heavy)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Usage:") == len(LIGHT) - 1
+
+
+def test_verify_does_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/evaluate.json").write_text('{"device": "$torch.device(0)"}')
+    (tmp_path / "SHA256SUMS").write_text(f"{file_sha256(tmp_path / 'configs/evaluate.json')}  configs/evaluate.json\n")
+    result = without(HEAVY | {"scipy", "numpy", "jsonschema"}, ["verify", str(tmp_path)])
+    assert result.returncode == 0, result.stderr
+    assert "1 files are what was packaged" in result.stdout
+
+
+def test_release_and_pool_do_without_torch(tmp_path: Path) -> None:
+    names = ("A", "B", "C")
+    for i, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(small_report(0.75 + i / 20)))
+        out = tmp_path / f"{name}.json"
+        if i == 0:
+            result = without(HEAVY | {"scipy"}, ["release", str(tmp_path / name), "--out", str(out), "--site", name])
+            assert result.returncode == 0, result.stderr
+            assert "this is all that leaves" in result.stdout
+        else:
+            make_release(tmp_path / name, out, name)
+    result = without(HEAVY, ["pool", *(str(tmp_path / f"{name}.json") for name in names), "--out", str(tmp_path)])
+    assert result.returncode == 0, result.stderr
+    pooled = json.loads((tmp_path / "pooled.json").read_text())
+    assert pooled["n_sites"] == 3
+    assert all(0.7 < model["pooled"]["auroc"] < 0.9 for model in pooled["models"].values())
+
+
+def small_report(value: float) -> dict[str, Any]:
+    """What ``make_release`` reads of a report, with one model."""
+    estimate = {"value": value, "low": value - 0.06, "high": value + 0.05}
+    key = SCHEMA["properties"]["models"]["required"][0]
+    figures = dict.fromkeys(MODEL["properties"], estimate)
+    model = figures | {"operating_point": figures, "calibration": figures, "roc": [[0.0, 0.0], [0.5, 0.9], [1.0, 1.0]], "net_benefit": []}
+    bundle = {"name": "cxr", "version": "1.0", "sha256sums": "0" * 64, "signature_verified": False}
+    counts = {"patients": 80, "positive_patients": 30, "negative_patients": 50}
+    return {
+        "bundle": bundle,
+        "software": {"torch": "2"},
+        "prevalence": None,
+        "flow": [{"step": "scored", **counts}],
+        "failures": {"reportable": True},
+        "cohort": counts,
+        "models": {key: model},
+        "comparison": None,
+        "subgroups": [{"by": "sex", "level": level, "auroc": estimate, **{k: v // 2 for k, v in counts.items()}} for level in "FM"],
+        "drift": [{"feature": "mean", "psi": 0.123, "flag": False}],
+        "shortcut_audit": dict.fromkeys(("center_blank", "border_blank", "metadata_only"), estimate),
+        "verdict": {"code": "holds"},
+    }
 
 
 def test_importing_changes_nothing_global() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -32,3 +33,30 @@ def read(
     if timing.ratios:
         middle, low, high = statistics.median(timing.ratios), min(timing.ratios), max(timing.ratios)
         typer.echo(f"MONAI's chain takes {middle:.1f} times as long [{low:.1f}, {high:.1f}] on the files that it reads")
+
+
+@app.command()
+def commands(
+    context: typer.Context,
+    bundle: Annotated[Path | None, typer.Option(help="A bundle of sga-monai package: also time verify.")] = None,
+    report: Annotated[Path | None, typer.Option(help="A folder of sga-monai report: also time release.")] = None,
+    releases: Annotated[list[Path] | None, typer.Option(help="release.json of two sites or more: also time pool.")] = None,
+    rounds: Annotated[int, typer.Option(help="Repetitions.", min=1)] = 3,
+) -> None:
+    """CPU seconds of each command: its help and, with inputs, verify, release and pool in earnest."""
+    from sga_monai import benchmark
+
+    names = sorted(getattr(context.find_root().command, "commands", {}))
+    given = [["version"], ["--help"], *([name, "--help"] for name in names if name != "version")]
+    with tempfile.TemporaryDirectory() as folder:
+        if bundle is not None:
+            given.append(["verify", str(bundle)])
+        if report is not None:
+            given.append(["release", str(report), "--out", f"{folder}/release.json"])
+        if releases:
+            given.append(["pool", *map(str, releases), "--out", folder])
+        table = Table("command", "CPU seconds", title=f"one process each, median of {rounds} rounds")
+        for arguments in given:
+            shown = arguments[0] if len(arguments) > 1 and arguments[1] != "--help" else " ".join(arguments)
+            table.add_row(shown, f"{benchmark.command_seconds(arguments, rounds):.2f}")
+    Console().print(table)

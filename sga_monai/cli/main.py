@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 
 import typer
 
 from sga_monai import __version__
 from sga_monai.cli import benchmark, manifest, phantom, research, site
 from sga_monai.core.errors import EXIT_INPUT_REFUSED, EXIT_INTERRUPTED, input_error
+from sga_monai.core.process import quiet_monai
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -30,9 +29,7 @@ app.add_typer(benchmark.app, name="benchmark")
 
 def main() -> None:
     """Run the command; whatever is refused is one sentence and its exit code."""
-    # MONAI tries every reader it knows before ours and warns that a GPU decoder is absent.
-    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    quiet_monai()
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +35,7 @@ def build(
     from sga_monai.cohorts import tables
     from sga_monai.cohorts.public import BUILDERS, default_name
     from sga_monai.cohorts.splits import audit
+    from sga_monai.core.files import file_sha256, write_json
     from sga_monai.data.manifest import read_manifest, write_manifest
 
     if name not in BUILDERS:
@@ -69,10 +68,10 @@ def build(
         "seed": seed,
         **options,
         "sga_monai": __version__,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": file_sha256(path),
         "audit": [list(line) for line in lines],
     }
-    path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    write_json(path.with_suffix(".json"), facts)
     typer.echo(f"wrote {path.name} and {path.with_suffix('.json').name}")
 
 

@@ -14,7 +14,7 @@ app = typer.Typer()
 
 @app.command()
 def experiment(
-    plan: Annotated[Path, typer.Argument(help="JSON of bundles/sga/experiments/.")],
+    plan: Annotated[Path, typer.Argument(help="JSON of bundles/sga/experiments/; those are installed and found from any folder.")],
     output_dir: Annotated[Path | None, typer.Option(help="Default runs/<plan>. The same command goes on where it was stopped.")] = None,
     dataset_dir: Annotated[str | None, typer.Option(help="The folder of the collections, where it is not the plan's.")] = None,
     cache_dir: Annotated[str | None, typer.Option(help="Folder of prepared images: each is decoded once, not in every cell.")] = None,
@@ -23,11 +23,13 @@ def experiment(
 ) -> None:
     """Run a plan, methods x conditions x seeds, and collect it: records, tables, comparison with the baseline."""
     from sga_monai.core.folders import is_finished
+    from sga_monai.core.process import end_on_sigterm
     from sga_monai.experiments.pages import collect_experiment
     from sga_monai.experiments.plan import read_plan
     from sga_monai.experiments.runner import run_experiment
     from sga_monai.experiments.tables import render_text
 
+    end_on_sigterm("the same command goes on")
     given = {"dataset_dir": dataset_dir, "cache_dir": cache_dir}
     settings = {key: folder for key, folder in given.items() if folder is not None}
     read, out = read_plan(plan, **settings), output_dir or Path("runs") / plan.stem
@@ -102,12 +104,21 @@ def audit(
 
 
 @app.command()
+def bundle(folder: Annotated[Path, typer.Argument(help="The new folder.")]) -> None:
+    """Write the source bundle: the configurations of training, evaluation and inference, and the plans of experiments."""
+    from sga_monai.core.source import write_source_bundle
+
+    written = write_source_bundle(folder)
+    typer.echo(f"wrote {written.name}/. Next: python -m monai.bundle run training --config_file {written.name}/train.json")
+
+
+@app.command()
 def package(
     checkpoint: Annotated[Path, typer.Option(help="model.pt of a finished training.")],
     out: Annotated[Path, typer.Option(help="Folder of bundles.")] = Path("dist"),
     nt_checkpoint: Annotated[Path | None, typer.Option(help="model.pt of natural training on the same manifest.")] = None,
     site_manifest: Annotated[list[Path] | None, typer.Option(help="Manifest of a known site; may be repeated.")] = None,
-    source: Annotated[Path, typer.Option(help="The flat source bundle.")] = Path("bundles/sga"),
+    source: Annotated[Path | None, typer.Option(help="The flat source bundle; default that of this installation.")] = None,
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "sga_cxr",
 ) -> None:
     """Make a bundle for hospitals from a finished training: folder and zip, with reference and checksums."""

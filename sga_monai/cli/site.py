@@ -101,6 +101,7 @@ def pool(
     out: Annotated[Path, typer.Option(help="Folder of pooled.html and pooled.json.")],
 ) -> None:
     """Pool the sites' releases: random effects, heterogeneity, forest plot."""
+    from sga_monai.core.display import interval_text
     from sga_monai.hospital.pool import pool_releases
 
     pooled = pool_releases(releases, out)
@@ -108,7 +109,7 @@ def pool(
     for key, model in pooled["models"].items():
         figure = model["pooled"]
         table.add_row(
-            key, str(figure["n_sites"]), f"{figure['auroc']:.3f}", f"[{figure['low']:.3f}, {figure['high']:.3f}]", f"{figure['i2']:.0%}"
+            key, str(figure["n_sites"]), f"{figure['auroc']:.3f}", interval_text(figure["low"], figure["high"]), f"{figure['i2']:.0%}"
         )
     Console().print(table)
     typer.echo("wrote pooled.html and pooled.json")

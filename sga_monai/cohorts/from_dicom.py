@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-import sys
 from collections import Counter
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
+from sga_monai.core.display import track
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import FORMULA
 from sga_monai.data.manifest import age_band, write_manifest
@@ -63,7 +61,7 @@ def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_
     counts: Counter[str] = Counter()
     rows: list[dict[str, str]] = []
     files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
-    for path in track(files, description="reading headers", transient=True, disable=not sys.stdout.isatty()):
+    for path in track(files, "reading headers"):
         image = path.relative_to(root).as_posix()
         try:
             data = read_bytes(path)

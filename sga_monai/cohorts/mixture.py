@@ -18,6 +18,7 @@ from sga_monai.cohorts.covid import read_cohen, read_hannover
 from sga_monai.cohorts.nih import read_nih_pneumonia
 from sga_monai.cohorts.splits import split_by_patient
 from sga_monai.cohorts.tables import all_test
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.data.manifest import Row
 
@@ -35,8 +36,7 @@ def mixture(root: Path, seed: int = 0, strength: float = 1.0) -> list[Row]:
     Raises:
         InputError: when ``strength`` is out of range or NIH has too few images.
     """
-    if not 0 <= strength <= 1:
-        raise InputError(f"strength must be in [0, 1], got {strength!r}")
+    check.number("strength", strength, low=0, high=1)
     hannover = split_by_patient(read_hannover(root), seed)
     nih = split_by_patient([row for row, pooled in _halves(root, seed) if pooled], seed)
     rng = np.random.default_rng((seed, 1))

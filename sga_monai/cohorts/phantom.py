@@ -8,9 +8,7 @@ photometric interpretation, transfer syntax and gray scale. The lung, lesion and
 from __future__ import annotations
 
 import io
-import json
 import os
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -23,10 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import uid
 from pydicom.encaps import encapsulate
-from rich.progress import track
 
 from sga_monai.cohorts.anatomy import Chest, ScannerStyle, draw_chest
+from sga_monai.core import checks as check
+from sga_monai.core.display import track
 from sga_monai.core.errors import InputError
+from sga_monai.core.files import write_json
 from sga_monai.data.manifest import Row, write_manifest
 
 SOURCE = "northgate"
@@ -89,20 +89,17 @@ def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60, con
     Raises:
         InputError: when ``confounding`` or ``scale`` is out of range.
     """
-    if not 0 <= confounding <= 1:
-        raise InputError(f"confounding must be in [0, 1], got {confounding!r}")
-    if scale < 1:
-        raise InputError(f"scale must be 1 or more, got {scale!r}")
+    check.number("confounding", confounding, low=0, high=1)
+    check.whole("scale", scale, low=1)
     out = Path(out)
     plans = [(site, _plan(site, seed, external_images, scale)) for site in SITES]
     jobs = [(site, row, index) for site, rows in plans for index, row in enumerate(rows)]
     with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         done = pool.map(_draw, *zip(*((out, site, row, seed, index, confounding) for site, row, index in jobs), strict=True), chunksize=8)
-        quiet = not sys.stdout.isatty()
-        for _ in track(done, description="drawing the phantom", total=len(jobs), transient=True, disable=quiet):
+        for _ in track(done, "drawing the phantom", total=len(jobs)):
             pass
     options = {"seed": seed, "external_images": external_images, "confounding": confounding, "scale": scale}
-    (out / OPTIONS).write_text(json.dumps(options) + "\n")
+    write_json(out / OPTIONS, options, indent=None)
     for site, rows in reversed(plans):
         write_manifest(out / f"{site.name}.csv", rows)
     return [out / f"{site.name}.csv" for site in SITES]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sga_monai.cohorts.splits import split_by_patient
 from sga_monai.cohorts.tables import drop_copies, find_copies, make_row, read_table
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.data.manifest import Row
 
@@ -44,8 +45,7 @@ def read_siim(root: Path, rule: str = "any_appearance", drop_unboxed_duplicates:
     Raises:
         InputError: on an unknown rule, a missing table, or a box that cannot be scaled.
     """
-    if rule not in RULES:
-        raise InputError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    check.choice("rule", rule, RULES)
     folder = root / "siim"
     labels = read_table(folder / "train_study_level.csv", ("id", "typical appearance"))
     studies = {line["id"].removesuffix("_study"): line for line in labels}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sga_monai.core.errors import InputError
+from sga_monai.core.files import file_sha256
 from sga_monai.data.manifest import Row
 
 Table = list[dict[str, str]]
@@ -65,11 +65,11 @@ def all_test(rows: list[Row]) -> list[Row]:
 
 def find_copies(root: Path, rows: Sequence[Row]) -> list[list[int]]:
     """Positions of the kept rows whose files are equal byte for byte, one list for each such file."""
-    positions: dict[bytes, list[int]] = {}
+    positions: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         path = root / row["image"]
         if not row["dropped"] and path.is_file():
-            positions.setdefault(hashlib.sha256(path.read_bytes()).digest(), []).append(i)
+            positions.setdefault(file_sha256(path), []).append(i)
     return [group for group in positions.values() if len(group) > 1]
 
 

@@ -161,12 +161,3 @@ def _range(kind: str, low: float | None, high: float | None, above: float | None
     if end is not None:
         return f"{kind}, {end:g} or less" if below is None else f"{kind} less than {end:g}"
     return kind
-
-
-# Names of before, until their last user is gone.
-as_flag = flag
-
-
-def as_count(name: str, value: Any) -> int:
-    """A whole number, zero or more."""
-    return whole(name, value, low=0)

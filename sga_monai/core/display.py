@@ -1,12 +1,72 @@
-"""Tables as text for a terminal or a log, and page templates."""
+"""What people see: figures with intervals, tables as text, progress on a terminal, page templates."""
 
 from __future__ import annotations
 
 import io
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.console import Console
+from rich.progress import track as rich_track
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+Item = TypeVar("Item")
+
+
+def figure_text(value: float | None, digits: int = 3, signed: bool = False) -> str:
+    """A figure; "-" where there is none.
+
+    Example:
+        >>> figure_text(0.81249), figure_text(0.02, digits=2, signed=True), figure_text(None)
+        ('0.812', '+0.02', '-')
+    """
+    return "-" if value is None or math.isnan(value) else f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def interval_text(low: float | None, high: float | None, digits: int = 3, signed: bool = False, absent: str = "-") -> str:
+    """An interval in brackets; ``absent`` where an end is not estimable.
+
+    Example:
+        >>> interval_text(0.704, 0.921), interval_text(0.704, float("nan"))
+        ('[0.704, 0.921]', '-')
+    """
+    ends = figure_text(low, digits, signed), figure_text(high, digits, signed)
+    return absent if "-" in ends else f"[{ends[0]}, {ends[1]}]"
+
+
+def estimate_text(
+    estimate: Mapping[str, Any] | None, digits: int = 3, signed: bool = False, absent: str = "-", absent_interval: str = ""
+) -> str:
+    """A figure with its interval.
+
+    Args:
+        estimate: with ``value``, ``low`` and ``high``; ``None`` or NaN where not estimable.
+        digits: after the point.
+        signed: a plus before what is not negative, for differences.
+        absent: stands for a figure that is not estimable.
+        absent_interval: stands for an interval that is not estimable, behind its figure.
+
+    Example:
+        >>> estimate_text({"value": 0.812, "low": 0.704, "high": 0.921})
+        '0.812 [0.704, 0.921]'
+        >>> estimate_text(None, absent="not estimable")
+        'not estimable'
+    """
+    value = None if estimate is None else estimate["value"]
+    if estimate is None or value is None or math.isnan(value):
+        return absent
+    interval = interval_text(estimate["low"], estimate["high"], digits, signed, absent_interval)
+    return f"{figure_text(value, digits, signed)} {interval}".rstrip()
+
+
+def track(items: Iterable[Item], description: str, total: float | None = None) -> Iterable[Item]:
+    """``items`` with a bar of progress, which goes when it is full; without one where the output is no terminal."""
+    return rich_track(items, description=description, total=total, transient=True, disable=not sys.stdout.isatty())
 
 
 def table_text(table: Table, width: int) -> str:
@@ -18,4 +78,6 @@ def table_text(table: Table, width: int) -> str:
 
 def page_templates(package: str) -> Environment:
     """The page templates of ``sga_monai.<package>``; whatever is put into them is escaped."""
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
     return Environment(loader=PackageLoader(f"sga_monai.{package}"), autoescape=select_autoescape(default=True, default_for_string=True))

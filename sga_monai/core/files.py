@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from sga_monai.core.errors import DISK, DiskError, InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -42,6 +44,28 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = 1, sort_keys: bool = False) -> None:
+    """Write ``plain(content)`` as JSON, whole or not at all.
+
+    Args:
+        path: where it ends up.
+        content: what ``json`` can write, and NumPy's numbers.
+        indent: spaces of a level; ``None`` puts everything on one line, for long arrays.
+        sort_keys: equal content gives equal bytes, in whatever order it was put together.
+
+    Raises:
+        DiskError: see ``write_whole``.
+    """
+    text = json.dumps(plain(content), indent=indent, sort_keys=sort_keys, allow_nan=False) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits; the file may be larger than memory."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
@@ -74,6 +98,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
-    if isinstance(value, np.generic):
+    # NumPy's numbers, without importing NumPy for those who have none.
+    if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from sga_monai.core.checks import as_flag
+from sga_monai.core import checks as check
 from sga_monai.core.errors import DiskError, InputError
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def archive_previous_run(output_dir: str, checkpoint: str | None = None, resume:
         InputError: when the folder holds something else than a run, or ``checkpoint``.
     """
     folder = Path(output_dir)
-    if not as_flag("resume", resume):
+    if not check.flag("resume", resume):
         _move_aside(folder, checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     lock_output_dir(folder)

@@ -1,4 +1,4 @@
-"""Hooks of a program: errors as one sentence, SIGTERM with an exit code. Installed by programs, never by imports."""
+"""Hooks of a program: errors as one sentence, SIGTERM with an exit code. Installed by programs, never by imports or libraries."""
 
 from __future__ import annotations
 
@@ -6,9 +6,30 @@ import contextlib
 import logging
 import signal
 import sys
+import warnings
+from pathlib import Path
 from types import FrameType, TracebackType
 
 from sga_monai.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, input_error
+
+
+def is_program() -> bool:
+    """Whether this process is ``python -m monai.bundle`` or ``sga-monai``, and no program that only uses this package.
+
+    A notebook, a federated client or a script that opens the bundle as a ``ConfigWorkflow`` has its own hooks and signals.
+    """
+    parts = Path(sys.argv[0] if sys.argv else "").parts
+    return (
+        parts[-3:] == ("monai", "bundle", "__main__.py")
+        or parts[-2:] == ("sga_monai", "__main__.py")
+        or Path(*parts[-1:]).stem == "sga-monai"
+    )
+
+
+def quiet_monai() -> None:
+    """Drop MONAI's warning that a GPU decoder is absent: it tries every reader it knows before ours."""
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 
 
 def install_plain_errors() -> None:

@@ -11,7 +11,7 @@ from monai.data.image_reader import ImageReader
 from monai.utils import ensure_tuple
 from numpy.typing import NDArray
 
-from sga_monai.core.errors import InputError
+from sga_monai.core import checks as check
 from sga_monai.imaging.dicom import is_dicom, read_facts
 from sga_monai.imaging.read import VOI, decode_cxr, read_bytes, sha256_of
 
@@ -27,13 +27,9 @@ class CXRReader(ImageReader):
 
     def __init__(self, voi: str = "dicom", lateral: bool = False, frame: int | None = None) -> None:
         super().__init__()
-        if voi not in VOI:
-            raise InputError(f"voi must be one of {', '.join(VOI)}, got {voi!r}")
-        self.voi = voi
-        if frame is not None and (isinstance(frame, bool) or not isinstance(frame, int) or frame < 1):
-            raise InputError(f"frame must be a number from 1, or null, got {frame!r}")
+        self.voi = check.choice("voi", voi, VOI)
         self.lateral = lateral
-        self.frame = frame
+        self.frame = None if frame is None else check.whole("frame", frame, low=1)
 
     def verify_suffix(self, filename: Sequence[str | PathLike[str]] | str | PathLike[str]) -> bool:
         """Always true: files are told apart by their bytes."""

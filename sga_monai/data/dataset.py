@@ -12,10 +12,10 @@ from monai.data import Dataset
 
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.cache import ImageCache
+from sga_monai.data.manifest import MOST_ERRORS
 from sga_monai.data.parallel import read_rows
 from sga_monai.imaging.read import read_bytes, sha256_of
 
-MOST_ERRORS = 5
 META = "image_meta_dict"
 # How the sets of the training manifest begin in the final table.
 INTERNAL = "internal"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from monai.data import DataLoader
-from rich.progress import track
 
+from sga_monai.core.display import track
 from sga_monai.core.errors import ReadError, WorkerError, input_error
 
 SECONDS_AN_IMAGE = 45.0
@@ -64,7 +63,7 @@ def read_rows(
     options: dict[str, Any] = {"batch_size": None, "collate_fn": _as_it_is, "generator": torch.Generator()}
     timeout = SECONDS_AN_IMAGE if num_workers else 0
     loader = DataLoader(_Rows(rows, read), num_workers=num_workers, timeout=timeout, **options)
-    results = iter(track(loader, description="reading images", transient=True, disable=not sys.stdout.isatty()))
+    results = iter(track(loader, "reading images"))
     for number, row in enumerate(rows, 1):
         try:
             result = next(results)

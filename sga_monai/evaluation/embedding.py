@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_whole
+from sga_monai.core.files import write_json
 from sga_monai.statistics.feature_shift import FEWEST, moments
 from sga_monai.statistics.separability import FEWEST as FEWEST_PATIENTS
 from sga_monai.statistics.separability import LABELS, N_AXES, source_profile
@@ -70,7 +70,7 @@ def write_embedding(path: Path, features: ArrayLike, label: ArrayLike | None = N
     profile = None if label is None or patient is None else source_profile(features, label, patient)
     if profile is not None:
         content["profile"] = profile
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(content) + "\n"))
+    write_json(path, content, indent=None)
 
 
 def read_embedding(path: Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from scipy.stats import rankdata
 
-from sga_monai.core.display import table_text
+from sga_monai.core.display import figure_text, interval_text, table_text
 from sga_monai.statistics.discrimination import Auroc, auroc, auroc_difference
 
 FAILURE_LIMIT = 0.01
@@ -86,23 +86,15 @@ def render(results: pd.DataFrame) -> str:
         table.add_column(column, justify="left" if column == "set" else "right")
     for line in results.to_dict("records"):
         failed = f"{line['n_failed']} ({line['n_failed_positive']}+, {line['n_failed_negative']}-)" if line["n_failed"] else "0"
-        headline = _figure(line["auroc"], ".3f") if line["reportable"] else "not reportable"
+        headline = figure_text(line["auroc"]) if line["reportable"] else "not reportable"
         table.add_row(
             str(line["set"]),
             *(str(line[key]) for key in ("n_positive", "n_negative", "n_patients")),
             failed,
             headline,
-            _interval(line["ci_low"], line["ci_high"], ".3f"),
-            *([_figure(line["auroc_worst_case"], ".3f")] if any_failed else []),
-            _figure(line["auroc_difference"], "+.3f"),
-            _interval(line["difference_low"], line["difference_high"], "+.3f"),
+            interval_text(line["ci_low"], line["ci_high"]),
+            *([figure_text(line["auroc_worst_case"])] if any_failed else []),
+            figure_text(line["auroc_difference"], signed=True),
+            interval_text(line["difference_low"], line["difference_high"], signed=True),
         )
     return table_text(table, 140)
-
-
-def _figure(value: float, form: str) -> str:
-    return "-" if pd.isna(value) else format(value, form)
-
-
-def _interval(low: float, high: float, form: str) -> str:
-    return "-" if pd.isna(low) or pd.isna(high) else f"[{low:{form}}, {high:{form}}]"

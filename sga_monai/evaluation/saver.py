@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_csv
 from sga_monai.data.dataset import CXRDataset
@@ -52,9 +53,7 @@ class PredictionSaver:
         failure_limit: float = FAILURE_LIMIT,
         network: nn.Module | None = None,
     ) -> None:
-        if isinstance(failure_limit, bool) or not isinstance(failure_limit, (int, float)) or not 0 <= failure_limit <= 1:
-            raise InputError(f"failure_limit must be in [0, 1], got {failure_limit!r}")
-        self.failure_limit = failure_limit
+        self.failure_limit = check.number("failure_limit", failure_limit, low=0, high=1)
         self.output_dir = Path(output_dir)
         self.dataset = dataset
         self.internal = internal

@@ -13,6 +13,7 @@ import jsonschema
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import FORMULA
+from sga_monai.core.source import find_file
 
 SETTINGS = {"type": "object", "additionalProperties": {"type": ["number", "string", "boolean", "null", "array"]}}
 SCHEMA = {
@@ -116,10 +117,10 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     """
     name = Path(path).name
     try:
-        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(find_file(path).read_text(encoding="utf-8"))
         jsonschema.validate(content, SCHEMA)
     except FileNotFoundError:
-        raise InputError(f"no plan {name}; the committed ones are in bundles/sga/experiments") from None
+        raise InputError(f"no plan {name}; `sga-monai bundle DIR` writes those of this installation to DIR/experiments") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{name} is not JSON ({error})") from None
     except jsonschema.ValidationError as error:
@@ -148,7 +149,7 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     for cell in cells:
         if "output_dir" in cell.settings or "resume" in cell.settings:
             raise InputError(f"{name}: output_dir and resume are the experiment's to set; remove them")
-    config_file = content.get("config_file", "bundles/sga/train.json")
+    config_file = str(find_file(content.get("config_file", "bundles/sga/train.json")))
     try:
         defaults = json.loads(Path(config_file).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import inspect
 import json
 import os
@@ -22,10 +21,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from sga_monai.cohorts.phantom import OPTIONS as PHANTOM_OPTIONS
 from sga_monai.cohorts.phantom import SOURCE, ensure_phantom, write_phantom
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_whole
+from sga_monai.core.files import file_sha256, write_json
 from sga_monai.core.folders import is_finished, lock_output_dir
-from sga_monai.core.process import end_on_sigterm
 from sga_monai.core.provenance import code_digest, differences, versions
 from sga_monai.experiments.plan import Cell, Plan
 
@@ -60,14 +59,12 @@ def run_experiment(
             phantom's folder was drawn with other options, ``output_dir`` holds a run, or a folder of ``reuse`` is missing.
     """
     out, console = Path(output_dir), console or Console()
-    if jobs < 1:
-        raise InputError(f"jobs must be 1 or more, got {jobs!r}")
+    check.whole("jobs", jobs, low=1)
     for other in map(Path, reuse):
         if not other.is_dir():
             raise InputError(f"reuse: there is no folder {other.name}; give that of another experiment")
     if any((out / name).exists() for name in ("run.json", "model.pt", "predictions.csv")):
         raise InputError("output_dir holds a run, not an experiment; give another folder")
-    end_on_sigterm("the same command goes on")
     lock_output_dir(out)
     for folder, options in plan.phantoms.items():
         _ensure_phantom(Path(folder), options)
@@ -141,7 +138,7 @@ def _inputs(plan: Plan, cell: Cell) -> dict[str, str]:
     phantom = Path(given["dataset_dir"]) / PHANTOM_OPTIONS
     if phantom.is_file():
         files["phantom"] = phantom
-    return {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else "" for name, path in files.items()}
+    return {name: file_sha256(path) if Path(path).is_file() else "" for name, path in files.items()}
 
 
 def _check_same(plan: Plan, out: Path, cell: Cell) -> None:
@@ -156,7 +153,7 @@ def _check_same(plan: Plan, out: Path, cell: Cell) -> None:
         # A cell that lacked a manifest failed before it was trained.
         if changed and all(before["inputs"].values()):
             raise InputError(f"{cell.name} is here with other settings ({'; '.join(changed[:5])}); give another output_dir")
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(record, indent=1) + "\n"))
+    write_json(path, record)
 
 
 def _copy_finished(plan: Plan, out: Path, cell: Cell, others: Iterable[Path]) -> None:

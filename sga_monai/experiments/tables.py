@@ -10,7 +10,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from sga_monai.core.display import table_text
+from sga_monai.core.display import estimate_text, table_text
 from sga_monai.evaluation.predictions import INTERNAL
 from sga_monai.experiments.plan import ALL
 from sga_monai.experiments.selection import ORACLE, Record, is_reported
@@ -69,8 +69,8 @@ def tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[st
                 continue
             start = [method, *([condition] if conditions else [])]
             row = [*start, str(next(iter(of.values()))["auroc"]["n_seeds"])]
-            row += [_estimate(of[name]["auroc"]) if name in of else "-" for name in sets]
-            row += [_estimate(of[name]["auroc_difference"], True) if name in of else "-" for name in outside]
+            row += [_auroc(of[name]["auroc"]) if name in of else "-" for name in sets]
+            row += [estimate_text(of[name]["auroc_difference"], signed=True) if name in of else "-" for name in outside]
             if outside:
                 values = [of[name]["auroc"]["value"] for name in (INTERNAL, *outside) if name in of]
                 known = len(values) > 1 and None not in values and INTERNAL in of
@@ -79,7 +79,7 @@ def tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[st
             for name in outside:
                 other = of[name]["against_baseline"] if name in of else None
                 if other:
-                    compared.append([*start, name, _estimate(other, True), _p(other["p"]), _p(other.get("p_holm"))])
+                    compared.append([*start, name, estimate_text(other, signed=True), _p(other["p"]), _p(other.get("p_holm"))])
     tables = [("AUROC", columns, rows)]
     if compared:
         tables.append((f"AUROC minus that of {head['baseline']}", [*first[:-1], "set", "minus", "p", "p (Holm)"], compared))
@@ -98,7 +98,7 @@ def rows_of(records: Sequence[Record]) -> list[str]:
             # What the choice is worth where it was not made; the oracle has no such place.
             honest = ORACLE not in record["rule"]
             worth = [mean for mean in means if honest and [mean["method"], mean["condition"]] == [*record["chosen"], record["condition"]]]
-            outside = "; " * bool(worth) + ", ".join(f"{mean['set']} {_estimate(mean['auroc'])}" for mean in worth)
+            outside = "; " * bool(worth) + ", ".join(f"{mean['set']} {_auroc(mean['auroc'])}" for mean in worth)
             lines.append(f"Chosen{where} by {record['rule']}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}{outside}.")
     if head.get("selection_set"):
         lines.append(f"{head['selection_set']} chooses and is no result: not in the average, nor among the comparisons.")
@@ -142,14 +142,11 @@ def flat_rows(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _estimate(estimate: Mapping[str, Any] | None, signed: bool = False) -> str:
-    if estimate is None or estimate["value"] is None:
-        return "-"
-    form = "+.3f" if signed else ".3f"
-    if estimate["low"] is None:
-        return f"{estimate['value']:{form}}"
-    ends = (estimate["low"], estimate["high"]) if signed else (max(estimate["low"], 0), min(estimate["high"], 1))
-    return f"{estimate['value']:{form}} [{ends[0]:{form}}, {ends[1]:{form}}]"
+def _auroc(estimate: Mapping[str, Any]) -> str:
+    """An AUROC with its interval, whose ends over seeds can lie beyond 0 and 1."""
+    low, high = estimate["low"], estimate["high"]
+    known = low is not None and high is not None
+    return estimate_text({**estimate, "low": max(low, 0), "high": min(high, 1)} if known else estimate)
 
 
 def _p(p: float | None) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,13 +16,13 @@ import pandas as pd
 import torch
 from monai.data import DataLoader
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from sga_monai.core.display import track
 from sga_monai.core.errors import InputError
 from sga_monai.core.figures import figure_image, subplots
-from sga_monai.core.files import write_csv, write_whole
+from sga_monai.core.files import file_sha256, write_csv, write_json
 from sga_monai.core.folders import archive_previous_run, lock_output_dir
 from sga_monai.core.provenance import code_digest, versions
 from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
@@ -98,7 +96,7 @@ def evaluate_bundle(
     if not _same_evaluation(out / "run.json", facts):
         archive_previous_run(str(out))
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    _write_json(out / "run.json", facts | {"started": started, "finished": None})
+    write_json(out / "run.json", facts | {"started": started, "finished": None}, sort_keys=True)
     dataset = CXRDataset(rows, preprocessing(reference["image_size"], reference["voi"]), True, str(out / "cache"), num_workers)
     refuse_same_bytes([dataset])
     predictions, features = _predict(networks, dataset, batch_size, lung)
@@ -117,7 +115,7 @@ def evaluate_bundle(
     _draw_cases(networks["sga"], dataset, predictions, reference["models"]["sga"]["threshold"], out)
     counts = {"rows": len(rows), "scored": int(predictions["score"].notna().sum()), "failed": len(failed)}
     finished = datetime.now(UTC).isoformat(timespec="seconds")
-    _write_json(out / "run.json", facts | {"counts": counts, "started": started, "finished": finished})
+    write_json(out / "run.json", facts | {"counts": counts, "started": started, "finished": finished}, sort_keys=True)
     return predictions
 
 
@@ -125,7 +123,7 @@ def _load_models(bundle: Path, reference: Mapping[str, Any]) -> dict[str, nn.Mod
     networks = {}
     for key in reference["models"]:
         path = bundle / "models" / ("model.pt" if key == "sga" else "nt.pt")
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != reference["models"][key]["sha256"]:
+        if not path.is_file() or file_sha256(path) != reference["models"][key]["sha256"]:
             raise InputError("the bundle's weights are not those of its reference; ask for it again")
         networks[key] = load_best_model(CXRResNet18(), str(path)).eval()
         if not all(bool(tensor.isfinite().all()) for tensor in networks[key].state_dict().values()):
@@ -139,7 +137,7 @@ def _predict(
     """The scores, and the features of the plain images ``[N, 512]``."""
     frames, features = [], []
     loader = DataLoader(dataset, batch_size=batch_size)
-    for batch in track(loader, description="scoring", transient=True, disable=not sys.stdout.isatty()):
+    for batch in track(loader, "scoring"):
         image = batch["image"]
         with torch.no_grad():
             logits, part = forward_with_features(networks["sga"], image)
@@ -202,10 +200,10 @@ def _facts(bundle: Path, manifest: str | Path, reference: Mapping[str, Any], pub
         "bundle": {
             "name": reference["name"],
             "version": reference["version"],
-            "sha256sums": hashlib.sha256((bundle / SUMS).read_bytes()).hexdigest(),
+            "sha256sums": file_sha256(bundle / SUMS),
             "signature_verified": public_key is not None,
         },
-        "manifest_sha256": hashlib.sha256(Path(manifest).read_bytes()).hexdigest(),
+        "manifest_sha256": file_sha256(manifest),
         "failure_limit": failure_limit,
         "software": versions() | {"python": platform.python_version(), "code": code_digest()},
         "device": "cpu",
@@ -220,7 +218,3 @@ def _same_evaluation(path: Path, facts: Mapping[str, Any]) -> bool:
     except (OSError, ValueError):
         return False
     return earlier.get("finished") is None and all(earlier.get(key) == value for key, value in facts.items())
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n"))

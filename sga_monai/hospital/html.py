@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from sga_monai.core.display import page_templates
+from sga_monai.core.display import estimate_text, figure_text, page_templates
 from sga_monai.core.figures import figure_style, inline_svg, subplots
 from sga_monai.core.files import write_whole
 
@@ -25,8 +26,8 @@ def write_html(report: Mapping[str, Any], output_dir: str | Path) -> Path:
     """
     out = Path(output_dir)
     environment = page_templates("hospital")
-    environment.filters["figure"] = _figure
-    environment.filters["interval"] = _interval
+    environment.filters["figure"] = figure_text
+    environment.filters["interval"] = partial(estimate_text, absent="not estimable", absent_interval="[not estimable]")
     with figure_style():
         drawn = {name: draw(report) for name, draw in FIGURES.items()}
         figures = {name: inline_svg(figure) for name, figure in drawn.items() if figure is not None}
@@ -95,16 +96,3 @@ def _forest(report: Mapping[str, Any]) -> Figure | None:
 
 
 FIGURES = {"roc": _roc, "calibration": _calibration, "decision": _decision, "forest": _forest}
-
-
-def _figure(value: float | None, digits: int = 3, signed: bool = False) -> str:
-    return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}"
-
-
-def _interval(estimate: Mapping[str, Any] | None, digits: int = 3, signed: bool = False) -> str:
-    if estimate is None or estimate["value"] is None:
-        return "not estimable"
-    text = _figure(estimate["value"], digits, signed)
-    if estimate["low"] is None or estimate["high"] is None:
-        return f"{text} [not estimable]"
-    return f"{text} [{_figure(estimate['low'], digits, signed)}, {_figure(estimate['high'], digits, signed)}]"

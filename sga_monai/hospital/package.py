@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -18,7 +17,8 @@ import torch
 
 from sga_monai import __version__
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_whole
+from sga_monai.core.files import file_sha256, write_json, write_whole
+from sga_monai.core.source import source_bundle
 from sga_monai.data.manifest import OPTIONAL, REQUIRED, read_manifest
 from sga_monai.evaluation.embedding import read_embedding
 from sga_monai.evaluation.results import render, summarize
@@ -32,7 +32,7 @@ CONFIGS = ("train.json", "evaluate.json", "inference.json")
 def package_bundle(
     checkpoint: str | Path,
     out: str | Path,
-    source: str | Path = "bundles/sga",
+    source: str | Path | None = None,
     nt_checkpoint: str | Path | None = None,
     site_manifests: Sequence[str | Path] = (),
     name: str = "sga_cxr",
@@ -44,7 +44,7 @@ def package_bundle(
     Args:
         checkpoint: ``model.pt`` of a finished training; its folder holds ``run.json`` and ``predictions.csv``.
         out: the folder of bundles.
-        source: the flat source bundle.
+        source: the flat source bundle; ``None`` takes that of this installation.
         nt_checkpoint: ``model.pt`` of a natural training on the same manifest, for the paired comparison.
         site_manifests: manifests of known sites to go along; a template always does.
         name: of the bundle.
@@ -56,8 +56,9 @@ def package_bundle(
         InputError: when the run is not finished, does not belong to its weights, or has weights that are not finite;
             when the bundle is there already.
     """
-    if not (Path(source) / "train.json").is_file():
-        raise InputError("source is no bundle; give the folder bundles/sga of the repository")
+    source = source_bundle() if source is None else Path(source)
+    if not (source / "train.json").is_file():
+        raise InputError("source is no bundle; give the folder that sga-monai bundle wrote, or leave it out")
     runs = {"sga": _finished_run(Path(checkpoint))}
     if nt_checkpoint is not None:
         runs["nt"] = _finished_run(Path(nt_checkpoint))
@@ -77,11 +78,11 @@ def package_bundle(
         for key, run in runs.items():
             _copy(run["checkpoint"], draft / "models" / ("model.pt" if key == "sga" else "nt.pt"))
         _write_torchscript(draft, settings["image_size"])
-        _write_configs(Path(source), draft, settings)
-        _copy(Path(source) / "LICENSE", draft / "LICENSE")
-        _copy(Path(source) / "docs/data_license.txt", draft / "docs/data_license.txt")
+        _write_configs(source, draft, settings)
+        _copy(source / "LICENSE", draft / "LICENSE")
+        _copy(source / "docs/data_license.txt", draft / "docs/data_license.txt")
         # What comes before is of the source: its command, its time and the figures to expect.
-        general = (Path(source) / "docs/README.md").read_text()
+        general = (source / "docs/README.md").read_text()
         general = general[max(general.find("## Description"), 0) :]
         card = f"# {target.name}\n\n{general}{_model_card(runs['sga'], settings, target.name)}"
         (draft / "docs/README.md").write_text(card)
@@ -90,7 +91,7 @@ def package_bundle(
         for manifest in map(Path, site_manifests):
             read_manifest(manifest)
             _copy(manifest, draft / "manifests" / manifest.name)
-        (draft / "reference.json").write_text(json.dumps(reference, indent=1, sort_keys=True) + "\n")
+        write_json(draft / "reference.json", reference, sort_keys=True)
         _write_sums(draft)
         verify_bundle(draft)
         archive = draft.parent / f"{target.name}.zip"
@@ -109,7 +110,7 @@ def _finished_run(checkpoint: Path) -> dict[str, Any]:
         raise InputError("the checkpoint's folder has no run.json and predictions.csv; give the model.pt of a training") from None
     if run["finished"] is None:
         raise InputError("the run is not finished; go on with --resume true")
-    if hashlib.sha256(checkpoint.read_bytes()).hexdigest() != run["model_sha256"]:
+    if file_sha256(checkpoint) != run["model_sha256"]:
         raise InputError("the weights are not those of the run card; train again")
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
@@ -142,7 +143,7 @@ def write_torchscript(draft: str | Path, image_size: int) -> None:
 
 def _write_torchscript(draft: Path, image_size: int) -> None:
     """In a process of its own: TorchScript numbers its classes by what a process has traced before."""
-    program = "import sys; from sga_monai.package import write_torchscript; write_torchscript(sys.argv[1], int(sys.argv[2]))"
+    program = "import sys; from sga_monai.hospital.package import write_torchscript; write_torchscript(sys.argv[1], int(sys.argv[2]))"
     result = subprocess.run([sys.executable, "-c", program, str(draft), str(image_size)], capture_output=True, check=False)
     if result.returncode:
         raise InputError("the network could not be traced to TorchScript; check image_size and free memory")
@@ -157,10 +158,11 @@ def _write_configs(source: Path, draft: Path, settings: dict[str, Any]) -> None:
         config |= known | {"bundle_root": "."}
         if "checkpoint" in config:
             config |= {"checkpoint": "models/model.pt", "manifest": "manifests/template.csv", "dataset_dir": "images"}
-        (draft / "configs" / name).write_text(json.dumps(config, indent=4) + "\n")
+        # As the source is indented, so that their difference is what was changed.
+        write_json(draft / "configs" / name, config, indent=4)
     metadata = json.loads((source / "metadata.json").read_text())
     metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = [settings["image_size"]] * 2
-    (draft / "configs/metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
+    write_json(draft / "configs/metadata.json", metadata, indent=4)
     _copy(source / "logging.conf", draft / "configs/logging.conf")
 
 
@@ -182,7 +184,7 @@ def _model_card(run: dict[str, Any], settings: dict[str, Any], folder: str) -> s
 def _write_sums(draft: Path) -> None:
     lines = []
     for path in sorted(path for path in draft.rglob("*") if path.is_file()):
-        lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(draft).as_posix()}\n")
+        lines.append(f"{file_sha256(path)}  {path.relative_to(draft).as_posix()}\n")
     write_whole(draft / SUMS, lambda temporary: temporary.write_text("".join(lines)))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import plain, write_whole
+from sga_monai.core.files import plain, write_json, write_whole
 from sga_monai.hospital.release import check_release
 from sga_monai.statistics.pooling import pool_aurocs
 
@@ -52,7 +52,7 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path) -> dict[str, Any
     cohort = {key: sum(release["cohort"][key] for release in releases) for key in ("patients", "positive_patients", "negative_patients")}
     pooled = {"schema": "sga_monai pooled 1", "bundle": releases[0]["bundle"], "n_sites": len(releases), "cohort": cohort, "models": models}
     folder = Path(out)
-    write_whole(folder / "pooled.json", lambda path: path.write_text(json.dumps(pooled, indent=1, sort_keys=True) + "\n"))
+    write_json(folder / "pooled.json", pooled, sort_keys=True)
     page = page_templates("hospital").get_template("pooled.html.jinja").render(pooled=pooled)
     write_whole(folder / "pooled.html", lambda path: path.write_text(page, encoding="utf-8"))
     return pooled

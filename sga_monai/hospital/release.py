@@ -10,8 +10,9 @@ from typing import Any
 
 import jsonschema
 
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_whole
+from sga_monai.core.files import write_json
 
 MIN_CELL = 10
 NUMBER = {"type": ["number", "null"]}
@@ -93,8 +94,7 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
         InputError: when there is no report, it is not reportable, a class has fewer than ``min_cell`` patients, or
             ``min_cell`` is below 10.
     """
-    if isinstance(min_cell, bool) or not isinstance(min_cell, int) or min_cell < MIN_CELL:
-        raise InputError(f"min_cell must be {MIN_CELL} or more, got {min_cell!r}")
+    check.whole("min_cell", min_cell, low=MIN_CELL)
     try:
         report = json.loads((Path(output_dir) / "report.json").read_text())
     except (OSError, ValueError):
@@ -126,7 +126,7 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
         "verdict": report["verdict"]["code"],
     }
     check_release(release)
-    write_whole(Path(path), lambda temporary: temporary.write_text(json.dumps(release, indent=1, sort_keys=True) + "\n"))
+    write_json(Path(path), release, sort_keys=True)
     return release
 
 

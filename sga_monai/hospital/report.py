@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import plain, write_whole
+from sga_monai.core.files import plain, write_json
 from sga_monai.data.manifest import age_band
 from sga_monai.evaluation.embedding import read_embedding
 from sga_monai.evaluation.predictions import GROUPS
@@ -54,8 +55,8 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
         raise InputError("no evaluation in this folder; run sga-monai evaluate first") from None
     if run.get("finished") is None:
         raise InputError("the evaluation is not finished; give the same command again")
-    if prevalence is not None and not 0 < prevalence < 1:
-        raise InputError(f"prevalence must be in (0, 1), got {prevalence!r}")
+    if prevalence is not None:
+        check.number("prevalence", prevalence, above=0, below=1)
     reference, embedding = read_reference(out / "reference.json"), read_embedding(out / "embedding.json")
     scored = predictions[predictions["score"].notna()]
     summary = summarize(predictions, failure_limit=run["failure_limit"]).iloc[0]
@@ -84,7 +85,7 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
     }
     report["verdict"] = give_verdict(report)
     report = plain(report)
-    write_whole(out / "report.json", lambda path: path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n"))
+    write_json(out / "report.json", report, sort_keys=True)
     return report
 
 

@@ -13,6 +13,7 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 
 from sga_monai.core.errors import ReadError
+from sga_monai.imaging.limits import MOST_SCANS
 
 DECODERS = {
     uid.JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
@@ -29,8 +30,6 @@ DECODERS = {
 }
 JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 J2K_START = b"\xff\x4f\xff\x51"
-# A JPEG has one scan, a progressive one about ten; thousands would take minutes.
-MOST_SCANS = 100
 
 
 def transfer_syntax(dataset: pydicom.Dataset) -> uid.UID:

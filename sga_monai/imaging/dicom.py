@@ -18,9 +18,8 @@ from pydicom.filereader import read_dataset
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging.codec import decode_frame, transfer_syntax
 from sga_monai.imaging.grayscale import grayscale, luminance
+from sga_monai.imaging.limits import MAX_PIXELS
 
-# Twice the largest flat-panel detector (43 x 43 cm at 0.1 mm); bounds memory.
-MAX_PIXELS = 32_000_000
 MAX_INFLATED = 128 * 1024 * 1024
 MAX_HEADER = 16 * 1024 * 1024
 MOST_ITEMS = 100_000

@@ -11,9 +11,7 @@ from pydicom.pixels import apply_color_lut, convert_color_space
 
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging.codec import returns_rgb, transfer_syntax
-
-# PS3.3 C.7.6.3.1.2: luminance of RGB, ITU-R BT.601.
-LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+from sga_monai.imaging.limits import LUMINANCE
 
 
 def grayscale(dataset: pydicom.Dataset, voi: str) -> Callable[[NDArray[np.generic], NDArray[np.float32]], None]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import logging
+import threading
 import warnings
+from collections.abc import Iterator
 
 import imagecodecs
 import nibabel as nib
@@ -14,18 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from sga_monai.core.errors import ReadError
+from sga_monai.imaging.limits import LUMINANCE, MAX_PIXELS, MOST_SCANS
 
-# Twice the largest flat-panel detector (43 x 43 cm at 0.1 mm); bounds memory.
-MAX_PIXELS = 32_000_000
 ROWS_AT_ONCE = 256
-LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-MOST_SCANS = 100
 HEADER_BYTES = 352
-# Pillow logs what it finds in a file's text fields.
-logging.getLogger("PIL").setLevel(logging.WARNING)
 NIFTI = b"n+1\0"
 MOST_PADDING = 16
 CHUNK = 1 << 20
+_LOCK = threading.Lock()
+_readers, _level = 0, logging.NOTSET
 PNG, JPEG, GZIP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x1f\x8b"
 
 
@@ -50,7 +50,7 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
     if data.startswith(JPEG) and data.count(b"\xff\xda") > MOST_SCANS:
         raise ReadError("truncated")
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+        with _quiet(), warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ReadError("too_large")
             if getattr(picture, "n_frames", 1) != 1:
@@ -83,6 +83,25 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
         rgba = np.asarray(upright.crop((0, top, upright.width, bottom)).convert("RGBA"), dtype=np.float32) / np.float32(255)
         gray[top:bottom] = (rgba[..., :3] @ LUMINANCE) * rgba[..., 3]
     return gray
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Pillow, which logs what it finds in a file's text fields; the level comes back when no thread reads any more."""
+    global _readers, _level
+    log = logging.getLogger("PIL")
+    with _LOCK:
+        if not _readers:
+            _level = log.level
+            log.setLevel(logging.CRITICAL)
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _readers -= 1
+            if not _readers:
+                log.setLevel(_level)
 
 
 def _deep_png(data: bytes) -> NDArray[np.float32]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sga_monai.core.errors import InputError, ReadError
+from sga_monai.core import checks as check
+from sga_monai.core.errors import ReadError
 from sga_monai.imaging.dicom import is_dicom, read_dicom
 from sga_monai.imaging.raster import is_nifti, is_picture, read_nifti, read_picture
 
@@ -39,8 +40,7 @@ def read_cxr(path: str | Path, voi: str = "dicom", lateral: bool = False, frame:
 
 def decode_cxr(data: bytes, voi: str = "dicom", lateral: bool = False, frame: int | None = None) -> NDArray[np.float32]:
     """``read_cxr`` for the bytes of a file."""
-    if voi not in VOI:
-        raise InputError(f"voi must be one of {', '.join(VOI)}, got {voi!r}")
+    check.choice("voi", voi, VOI)
     try:
         if is_dicom(data):
             image = read_dicom(data, voi, lateral, frame)

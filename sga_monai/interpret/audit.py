@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +12,10 @@ import pandas as pd
 import torch
 from monai.data import DataLoader
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from sga_monai.core.display import track
 from sga_monai.evaluation.predictions import row_columns
 from sga_monai.interpret.controls import blank_border, blank_center, blank_lungs, crop_border, only_lungs, plant_tag
 from sga_monai.model.features import forward_with_features
@@ -112,7 +111,7 @@ def _score(
     """A column of scores for each control, NaN where an image has no mask, and the features before the last layer."""
     frames, features = [], []
     loader = DataLoader(given.dataset, batch_size=batch_size)
-    for batch in track(loader, description=f"auditing {name}", transient=True, disable=not sys.stdout.isatty()):
+    for batch in track(loader, f"auditing {name}"):
         image = batch["image"].to(device)
         rows = row_columns(batch)
         columns: dict[str, Any] = {key: rows[key] for key in ("row", "label", "patient")}

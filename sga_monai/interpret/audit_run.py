@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -15,9 +13,9 @@ from rich import box
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from sga_monai.core.display import table_text
+from sga_monai.core.display import figure_text, interval_text, table_text
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import plain, write_csv, write_whole
+from sga_monai.core.files import file_sha256, write_csv, write_json
 from sga_monai.core.folders import archive_previous_run, lock_output_dir
 from sga_monai.core.provenance import code_digest, versions
 from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
@@ -89,8 +87,8 @@ def audit_checkpoint(
     table = audit_model(network, sets)
     facts_of_run = {
         "schema": "sga_monai audit 1",
-        "checkpoint_sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
-        "manifests_sha256": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()},
+        "checkpoint_sha256": file_sha256(checkpoint),
+        "manifests_sha256": {name: file_sha256(path) for name, path in paths.items()},
         "image_size": image_size,
         "voi": voi,
         "split": split,
@@ -108,20 +106,18 @@ def render(table: Sequence[Mapping[str, Any]]) -> str:
         shown.add_column(column, justify="left" if column in ("set", "control") else "right")
     for line in table:
         cells = [str(line[key]) for key in ("set", "control", "n", "n_patients")]
-        for value, low, high, form in (
-            ("auroc", "low", "high", ".3f"),
-            ("difference", "difference_low", "difference_high", "+.3f"),
-            ("shift", "shift_low", "shift_high", "+.2f"),
+        for value, low, high, digits, signed in (
+            ("auroc", "low", "high", 3, False),
+            ("difference", "difference_low", "difference_high", 3, True),
+            ("shift", "shift_low", "shift_high", 2, True),
         ):
-            cells.append("-" if math.isnan(line[value]) else format(line[value], form))
-            cells.append("-" if math.isnan(line[low] + line[high]) else f"[{line[low]:{form}}, {line[high]:{form}}]")
-        shown.add_row(*cells, "-" if math.isnan(line["plain_sd"]) else f"{line['plain_sd']:.2f}")
+            cells += [figure_text(line[value], digits, signed), interval_text(line[low], line[high], digits, signed)]
+        shown.add_row(*cells, figure_text(line["plain_sd"], 2))
     return table_text(shown, 170)
 
 
 def _write(out: Path, table: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
-    content = plain({**facts, "table": list(table)})
-    write_whole(out / "audit.json", lambda path: path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"))
+    write_json(out / "audit.json", {**facts, "table": list(table)}, sort_keys=True)
     write_csv(out / "audit.csv", pd.DataFrame(table, columns=list(COLUMNS)))
     writer = SummaryWriter(str(out / "tensorboard"))
     for line in table:

@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,15 +17,14 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from rich import box
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from sga_monai.core.display import table_text
+from sga_monai.core.display import estimate_text, figure_text, table_text, track
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.figures import figure_image, subplots
-from sga_monai.core.files import plain, write_csv, write_whole
+from sga_monai.core.files import write_csv, write_json, write_whole
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.data.manifest import load_manifest, read_manifest
 from sga_monai.data.masks import read_mask
@@ -113,7 +111,7 @@ def explain_checkpoints(
             maps[name, kind] = _maps(network, method, image, f"{name}: {kind}")
             table += _measure(name, kind, maps[name, kind], image, label, patient, masks, network)
     write_csv(out / "saliency.csv", pd.DataFrame(table))
-    write_whole(out / "saliency.json", lambda path: path.write_text(json.dumps(plain(table), indent=1) + "\n"))
+    write_json(out / "saliency.json", table)
     drawn = [i for i, item in enumerate(dataset.data) if not item["burned_in"]]
     cases = sorted(i for value in (0, 1) for i in [i for i in drawn if label[i] == value][: max(n_cases // 2, 1)])
     shutil.rmtree(out / "tensorboard", ignore_errors=True)
@@ -146,9 +144,8 @@ def render(table: Sequence[Mapping[str, Any]]) -> str:
     for key in dict.fromkeys((line["model"], line["map"], line["region"]) for line in table):
         lines = {line["measure"]: line for line in table if (line["model"], line["map"], line["region"]) == key}
         first = next(iter(lines.values()))
-        chance = "-" if first["chance"] is None else f"{first['chance']:.3f}"
-        counts = (str(first["n_images"]), str(first["n_patients"]), chance)
-        shown.add_row(*key, *counts, *(_figure(lines.get(measure)) for measure in measures))
+        counts = (str(first["n_images"]), str(first["n_patients"]), figure_text(first["chance"]))
+        shown.add_row(*key, *counts, *(estimate_text(lines.get(measure)) for measure in measures))
     return table_text(shown, 240)
 
 
@@ -227,8 +224,7 @@ def _read_mask(root: Path, path: str, row: Mapping[str, str], name: str, size: i
 
 
 def _maps(network: nn.Module, method: Any, image: Tensor, description: str) -> Tensor:
-    parts = track(image.split(BATCH), description, transient=True, disable=not sys.stdout.isatty())
-    return torch.cat([method(network, part) for part in parts])
+    return torch.cat([method(network, part) for part in track(image.split(BATCH), description)])
 
 
 def _measure(
@@ -277,9 +273,3 @@ def _write_tensorboard(out: Path, figure: Figure | None, table: Sequence[Mapping
             if line["model"] == model and not np.isnan(line["value"]):
                 writer.add_scalar(f"saliency/{line['region']}/{line['measure']}/{line['map']}", line["value"])
         writer.close()
-
-
-def _figure(line: Mapping[str, Any] | None) -> str:
-    if line is None or np.isnan(line["value"]):
-        return "-"
-    return f"{line['value']:.3f}" + ("" if np.isnan(line["low"]) else f" [{line['low']:.3f}, {line['high']:.3f}]")

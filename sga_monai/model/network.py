@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from monai.networks.nets.resnet import ResNet, ResNetBlock
 from torch import Tensor
 
 from sga_monai.core.errors import InputError
+from sga_monai.core.files import file_sha256
 
 # torchvision's resnet18-f37072fd.pth; like torch.hub, the file name carries the first digits of its SHA-256.
 IMAGENET_SHA256 = "f37072fd"
@@ -69,7 +69,7 @@ def load_imagenet_weights(network: ResNet, path: str, sha256: str = IMAGENET_SHA
     """
     if not Path(path).is_file():
         raise InputError("pretrained_weights: no such file; get resnet18-f37072fd.pth or leave it out")
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    digest = file_sha256(path)
     if not digest.startswith(sha256):
         raise InputError(f"pretrained_weights: SHA-256 is {digest[:8]}..., expected {sha256}...; get the file again")
     weights = torch.load(path, map_location="cpu", weights_only=True)

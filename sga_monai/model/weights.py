@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 
 # A packaged bundle and the audit take no smaller one: nothing of a chest is left to see.
@@ -59,9 +60,7 @@ def preparation_settings(checkpoint: str | Path, image_size: int | None = None, 
     """
     settings = _run_settings(checkpoint) if image_size is None or voi is None else {}
     size = settings.get("image_size", 224) if image_size is None else image_size
-    if isinstance(size, bool) or not isinstance(size, int) or size < MIN_IMAGE_SIZE:
-        raise InputError(f"image_size must be a whole number, {MIN_IMAGE_SIZE} or more, got {size!r}")
-    return size, settings.get("voi", "dicom") if voi is None else voi
+    return check.whole("image_size", size, low=MIN_IMAGE_SIZE), settings.get("voi", "dicom") if voi is None else voi
 
 
 def _run_settings(checkpoint: str | Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from sga_monai.core.checks import as_flag
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_whole
+from sga_monai.core.files import file_sha256, write_json, write_whole
 
 
 class BestModelSaver:
@@ -36,7 +36,7 @@ class BestModelSaver:
         self.network = network
         self.output_dir = Path(output_dir)
         self.metric = metric
-        self.resume = as_flag("resume", resume)
+        self.resume = check.flag("resume", resume)
         self.best = -math.inf
         self.epoch = 0
 
@@ -56,7 +56,7 @@ class BestModelSaver:
         torch.save(state, buffer)
         facts = {self.metric: value, "epoch": self.epoch, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
         write_whole(self.output_dir / "model.pt", lambda path: path.write_bytes(buffer.getvalue()))
-        write_whole(self.output_dir / "model.json", lambda path: path.write_text(json.dumps(facts, indent=4) + "\n"))
+        write_json(self.output_dir / "model.json", facts)
 
     def state_dict(self) -> dict[str, Any]:
         """The best metric and its epoch."""
@@ -73,6 +73,6 @@ class BestModelSaver:
         except (OSError, ValueError, KeyError, TypeError):
             return
         # Where a kill fell between the two files they are of different epochs, and the later one is trained again.
-        sound = facts.get("sha256") == hashlib.sha256((self.output_dir / "model.pt").read_bytes()).hexdigest()
+        sound = facts.get("sha256") == file_sha256(self.output_dir / "model.pt")
         if self.resume and value > self.best and sound:
             self.best, self.epoch = value, epoch

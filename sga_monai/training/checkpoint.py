@@ -17,7 +17,7 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from sga_monai.core.checks import as_flag
+from sga_monai.core import checks as check
 from sga_monai.core.errors import DISK, DiskError, InputError
 from sga_monai.core.files import sync_folder
 from sga_monai.core.provenance import differences
@@ -159,8 +159,8 @@ class Checkpoints:
         self.parts: dict[str, Any] = {"network": network, "optimizer": optimizer, **(members or {})}
         self.evaluator = evaluator
         self.identity = dict(identity or {})
-        self.resume = as_flag("resume", resume)
-        self.force_resume = as_flag("force_resume", force_resume)
+        self.resume = check.flag("resume", resume)
+        self.force_resume = check.flag("force_resume", force_resume)
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""

@@ -16,7 +16,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from sga_monai.core.files import write_whole
+from sga_monai.core.files import file_sha256, write_json
 from sga_monai.core.provenance import code_digest, describe, git_revision, versions
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.training.progress import optimizer_steps
@@ -67,7 +67,7 @@ def identify(
             "optimizer": describe({"class": type(optimizer), **optimizer.defaults}),
             "transform": describe(transform),
         },
-        "data": {"manifest_sha256": hashlib.sha256(Path(manifest).read_bytes()).hexdigest(), "images_sha256": images},
+        "data": {"manifest_sha256": file_sha256(manifest), "images_sha256": images},
         "code": {"digest": code_digest(), "versions": versions()},
         "machine": {
             "device": str(device),
@@ -148,9 +148,9 @@ class RunRecord:
             "max_epochs": engine.state.max_epochs,
             # MONAI's -1 means none yet.
             "best": {"val_auroc": float(state.best_metric), "epoch": int(state.best_metric_epoch)} if state.best_metric_epoch > 0 else None,
-            "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest() if model.is_file() else None,
+            "model_sha256": file_sha256(model) if model.is_file() else None,
         }
-        write_whole(self.path, lambda path: path.write_text(json.dumps(facts, indent=4, allow_nan=False) + "\n"))
+        write_json(self.path, facts)
 
 
 def _now() -> str:

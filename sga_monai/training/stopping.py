@@ -13,7 +13,6 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 
 from sga_monai.core import checks as check
-from sga_monai.core.errors import InputError
 from sga_monai.model.modes import frozen_statistics
 from sga_monai.sga.iteration import SGAIteration
 
@@ -94,8 +93,8 @@ class RobustOverfitting:
         batch_size: int = 64,
         summary_writer: Any = None,
     ) -> None:
-        if drop is not None and (isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 < drop <= 1):
-            raise InputError(f"robust_drop must be in (0, 1] or null, got {drop!r}")
+        if drop is not None:
+            check.number("robust_drop", drop, above=0, high=1)
         self.iteration = iteration
         self.network = network
         self.dataset = dataset

@@ -51,13 +51,13 @@ GUARDS = [
     ("fsync of their folder", "core/files", "        sync_folder(path.parent)\n", "", CHECKPOINT),
     ("other files by way of a temporary", "core/files", 'path.with_name(f".{path.name}.tmp")', "path", CHECKPOINT),
     ("hash of model.pt", "model/weights", 'not in ("", hashlib.sha256(data).hexdigest())', "not in (data,) and False", CHECKPOINT),
-    ("data in the identity", "training/run_record", '"data": {"manifest_sha256": hashlib', '"data": {"manifest_sha256": None and hashlib', f"{FAULTS}::test_resume_refuses_what_changed"),
+    ("data in the identity", "training/run_record", '"data": {"manifest_sha256": file_sha256', '"data": {"manifest_sha256": None and file_sha256', f"{FAULTS}::test_resume_refuses_what_changed"),
     ("configuration in the identity", "training/run_record", "for key, value in (config or {}).items() if key not in settings", "for key, value in ()", f"{FAULTS}::test_resume_refuses_what_changed"),
     ("lock beside the folder", "core/folders", "        _hold(str(beside), os.O_RDWR | os.O_CREAT)\n", "        pass\n", f"{FAULTS}::test_links_and_other_names_of_a_folder_do_not_get_past_the_lock"),
     ("lock of the folder", "core/folders", '        _hold(f"{folder.stat', '        str(f"{folder.stat', f"{FAULTS}::test_links_and_other_names_of_a_folder_do_not_get_past_the_lock"),
     ("lock forgotten by children", "core/folders", "os.close(descriptor)\n    _held.clear()", "pass\n    _held.clear()", f"{FAULTS}::test_a_child_does_not_keep_the_lock_of_a_dead_parent"),
-    ("SIGTERM", "bundle", "    end_on_sigterm()\n    # MONAI", "    # MONAI", f"{FAULTS}::test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit"),
-    ("a resumed folder stays", "core/folders", 'if not as_flag("resume", resume):', "if True:", f"{FAULTS}::test_a_file_that_may_not_grow"),
+    ("SIGTERM", "bundle", "        end_on_sigterm()\n", "", f"{FAULTS}::test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit"),
+    ("a resumed folder stays", "core/folders", 'if not check.flag("resume", resume):', "if True:", f"{FAULTS}::test_a_file_that_may_not_grow"),
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import imagecodecs
@@ -15,7 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 from monai.transforms import LoadImaged
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from pydicom import uid
 from pydicom.encaps import encapsulate
 
@@ -593,6 +594,25 @@ def test_nothing_is_logged_or_warned(dicom_file, caplog):
     with warnings.catch_warnings(), caplog.at_level(logging.DEBUG):
         warnings.simplefilter("error")
         read_cxr(path)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.DEBUG])
+def test_pillows_words_about_a_file_are_logged_by_no_thread_and_its_level_stays(tmp_path, caplog, level):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Patient", "DOE^SECRET")
+    for i in range(8):
+        Image.fromarray(picture(np.uint8, 255)).save(tmp_path / f"{i}.png", pnginfo=info)
+    log = logging.getLogger("PIL")
+    before = log.level
+    log.setLevel(level)
+    caplog.clear()
+    try:
+        with caplog.at_level(logging.DEBUG), ThreadPoolExecutor(8) as pool:
+            list(pool.map(read_cxr, [tmp_path / f"{i % 8}.png" for i in range(64)]))
+        assert log.level == level
+    finally:
+        log.setLevel(before)
     assert not caplog.records
 
 

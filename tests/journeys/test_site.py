@@ -183,39 +183,35 @@ def test_monais_own_checks_accept_the_package(bundle, phantom_dir, tmp_path):
     files = {"config_file": str(bundle / "configs/inference.json"), "meta_file": str(bundle / "configs/metadata.json")}
     verify_net_in_out(net_id="network_def", device="cpu", **files)
     hook = sys.excepthook
-    try:
-        workflow = ConfigWorkflow(
-            config_file=str(bundle / "configs/evaluate.json"), meta_file=files["meta_file"], workflow_type="infer",
-            manifest=str(phantom_dir / "harbor.csv"), dataset_dir=str(phantom_dir), output_dir=str(tmp_path / "w"),
-            checkpoint=str(bundle / "models/model.pt"),
-        )  # fmt: skip
-        workflow.initialize()
-        assert workflow.check_properties() == []
-    finally:
-        sys.excepthook = hook
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs/evaluate.json"), meta_file=files["meta_file"], workflow_type="infer",
+        manifest=str(phantom_dir / "harbor.csv"), dataset_dir=str(phantom_dir), output_dir=str(tmp_path / "w"),
+        checkpoint=str(bundle / "models/model.pt"),
+    )  # fmt: skip
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert sys.excepthook is hook
 
 
 def test_monai_loads_exports_and_evaluates_the_package(bundle, phantom_dir, tmp_path):
     hook = sys.excepthook
-    try:
-        network = monai.bundle.load(name=BUNDLE, bundle_dir=str(bundle.parent))
-        state = torch.load(bundle / "models/model.pt", weights_only=True)
-        assert all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
-        monai.bundle.ckpt_export(
-            net_id="network_def", filepath=str(tmp_path / "exported.ts"), ckpt_file=str(bundle / "models/model.pt"), use_trace=True,
-            meta_file=str(bundle / "configs/metadata.json"), config_file=str(bundle / "configs/inference.json"), input_shape=[1, 1, 32, 32],
-        )  # fmt: skip
-        image = torch.rand(1, 1, 32, 32)
-        assert torch.allclose(torch.jit.load(tmp_path / "exported.ts")(image), network.eval()(image), atol=1e-6)
-        options = {"manifest": str(phantom_dir / "northgate.csv"), "dataset_dir": str(phantom_dir), "external_manifests": []}
-        algo = MonaiAlgo(
-            bundle_root=str(bundle), config_train_filename="configs/train.json", config_evaluate_filename="configs/train.json",
-            train_kwargs=options | {"output_dir": str(tmp_path / "a")}, eval_kwargs=options | {"output_dir": str(tmp_path / "b")},
-        )  # fmt: skip
-        algo.initialize(extra={ExtraItems.CLIENT_NAME: "site"})
-        assert 0 <= algo.evaluate(ExchangeObject(weights=state)).metrics["val_auroc"] <= 1
-    finally:
-        sys.excepthook = hook
+    network = monai.bundle.load(name=BUNDLE, bundle_dir=str(bundle.parent))
+    state = torch.load(bundle / "models/model.pt", weights_only=True)
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
+    monai.bundle.ckpt_export(
+        net_id="network_def", filepath=str(tmp_path / "exported.ts"), ckpt_file=str(bundle / "models/model.pt"), use_trace=True,
+        meta_file=str(bundle / "configs/metadata.json"), config_file=str(bundle / "configs/inference.json"), input_shape=[1, 1, 32, 32],
+    )  # fmt: skip
+    image = torch.rand(1, 1, 32, 32)
+    assert torch.allclose(torch.jit.load(tmp_path / "exported.ts")(image), network.eval()(image), atol=1e-6)
+    options = {"manifest": str(phantom_dir / "northgate.csv"), "dataset_dir": str(phantom_dir), "external_manifests": []}
+    algo = MonaiAlgo(
+        bundle_root=str(bundle), config_train_filename="configs/train.json", config_evaluate_filename="configs/train.json",
+        train_kwargs=options | {"output_dir": str(tmp_path / "a")}, eval_kwargs=options | {"output_dir": str(tmp_path / "b")},
+    )  # fmt: skip
+    algo.initialize(extra={ExtraItems.CLIENT_NAME: "site"})
+    assert 0 <= algo.evaluate(ExchangeObject(weights=state)).metrics["val_auroc"] <= 1
+    assert sys.excepthook is hook
 
 
 def test_a_signature_is_of_one_key_and_these_files(bundle, tmp_path):
@@ -588,7 +584,7 @@ def test_release_fails_closed(evaluated, tmp_path):
     assert len(list(numbers(release))) > 100
     assert all(value is None or not isinstance(value, float) or round(value, 3) == value for _, value in numbers(release))
     for min_cell in (9, 0, True, 5.0):
-        with pytest.raises(InputError, match="min_cell must be 10 or more"):
+        with pytest.raises(InputError, match="min_cell must be a whole number, 10 or more"):
             make_release(evaluated, tmp_path / "n.json", min_cell=min_cell)
     with pytest.raises(InputError, match="nothing may leave"):
         make_release(evaluated, tmp_path / "n.json", min_cell=1000)

@@ -23,7 +23,7 @@ from monai.handlers import ROCAUC, ValidationHandler
 from monai.transforms import RandGaussianNoise
 from torch import nn
 
-from sga_monai.core.checks import as_flag
+from sga_monai.core.checks import flag
 from sga_monai.core.errors import DiskError, InputError, NumericError
 from sga_monai.core.files import write_whole
 from sga_monai.core.provenance import describe, differences
@@ -541,8 +541,8 @@ def test_records_and_flags():
     changes = ["a.b.1: was 2, is 3", "c: was 1, is absent", "d: was absent, is 2"]
     assert describe({"a": math.inf, "b": (1, None)}) == {"a": "inf", "b": [1, None]}
     assert differences({"a": {"b": [1, 2]}, "c": 1}, {"a": {"b": [1, 3]}, "d": 2}) == changes
-    assert [as_flag("x", value) for value in (True, False, "true", "False")] == [True, False, True, False]
+    assert [flag("x", value) for value in (True, False, "true", "False")] == [True, False, True, False]
     with pytest.raises(InputError, match="resume must be true or false, got 'yes'"):
-        as_flag("resume", "yes")
+        flag("resume", "yes")
     assert describe(iteration(mask_fraction=0.2))["masking"]["mask_fraction"] == 0.2
     assert checkpoint.KEPT == 2

@@ -1,0 +1,50 @@
+"""Where the source bundle is: inside the installed package, or in the repository of an editable installation."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+from sga_monai.core.errors import InputError
+
+# How plans, documents and README name it: relative to the repository.
+NAME = "bundles/sga"
+
+
+def source_bundle() -> Path:
+    """The folder of train.json, evaluate.json, inference.json and the plans of experiments.
+
+    Raises:
+        InputError: when the installation has none.
+    """
+    package = Path(str(files("sga_monai")))
+    for folder in (package / "bundle_source", package.parent / NAME):
+        if (folder / "train.json").is_file():
+            return folder
+    raise InputError("the source bundle is missing from this installation; install sga_monai again")
+
+
+def find_file(path: str | Path) -> Path:
+    """A file of the source bundle named as in the repository, such as ``bundles/sga/train.json``, from any folder.
+
+    What exists where ``path`` says is taken before what is installed; any other path is returned as it is.
+    """
+    given = Path(path)
+    if given.exists() or not given.is_relative_to(NAME):
+        return given
+    installed = source_bundle() / given.relative_to(NAME)
+    return installed if installed.is_file() else given
+
+
+def write_source_bundle(folder: str | Path) -> Path:
+    """Copy the source bundle to ``folder``, to be changed and trained there.
+
+    Raises:
+        InputError: when something is there already.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target.name} is there already and not empty; give a new folder")
+    shutil.copytree(source_bundle(), target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    return target

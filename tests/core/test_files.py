@@ -1,0 +1,59 @@
+"""Files whole or not at all, JSON that is JSON, the SHA-256 of a file."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sga_monai.core.errors import DiskError
+from sga_monai.core.files import file_sha256, plain, write_json
+
+
+def test_json_has_one_form(tmp_path: Path) -> None:
+    write_json(tmp_path / "new" / "a.json", {"b": [1, None], "a": "é"})
+    assert (tmp_path / "new/a.json").read_bytes() == b'{\n "b": [\n  1,\n  null\n ],\n "a": "\\u00e9"\n}\n'
+    write_json(tmp_path / "a.json", {"b": [1], "a": 2}, indent=None, sort_keys=True)
+    assert (tmp_path / "a.json").read_text() == '{"a": 2, "b": [1]}\n'
+
+
+def test_numbers_of_numpy_and_those_that_json_has_not(tmp_path: Path) -> None:
+    content = {1: np.float32(0.5), "n": np.int64(3), "flag": np.bool_(True), "none": [math.nan, np.float64("inf"), -math.inf], "t": (1, 2)}
+    assert plain(content) == {"1": 0.5, "n": 3, "flag": True, "none": [None, None, None], "t": [1, 2]}
+    write_json(tmp_path / "a.json", content)
+    assert json.loads((tmp_path / "a.json").read_text()) == plain(content)
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"new": object()})
+
+    def full(_: Path, __: str, **___: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DiskError, match=r"cannot write a\.json: no space"):
+        write_json(path, {"new": 1})
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    assert json.loads(path.read_text()) == {"old": 1}
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_001])
+def test_sha256_of_a_file(tmp_path: Path, size: int) -> None:
+    data = np.random.default_rng(0).bytes(size)
+    (tmp_path / "a").write_bytes(data)
+    assert file_sha256(tmp_path / "a") == file_sha256(str(tmp_path / "a")) == hashlib.sha256(data).hexdigest()
+
+
+def test_files_are_written_without_numpy_and_pandas() -> None:
+    code = "import sys, sga_monai.core.files; assert not {'numpy', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
