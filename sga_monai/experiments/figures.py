@@ -23,6 +23,38 @@ def svg(records: Sequence[Record]) -> Markup:
         return inline_svg(_curves(records) if records[0]["axis"] else _intervals(records))
 
 
+def learning_curves(records: Sequence[Record]) -> Markup | None:
+    """AUROC after each epoch against optimizer steps, one panel a set, mean over seeds; ``None`` without ``curves.csv``.
+
+    A method that learns faster is ahead early and at every set; one that generalizes better is ahead outside at the end.
+    """
+    cells = [record for record in records if record["kind"] == "cell" and record.get("curves")]
+    if not cells:
+        return None
+    names = [name for name in dict.fromkeys(line["set"] for line in cells[0]["curves"]) if name != VALIDATION]
+    methods = [method for method in records[0]["method"] if any(cell["method"] == method for cell in cells)]
+    columns, lines = min(len(names), 4), -(-len(names) // 4)
+    with figure_style(text=True):
+        figure, axes = subplots(lines, columns, size=(2.5 * columns + 1.2, 2.4 * lines), sharey=True)
+        for axis, name in zip(axes.flat, names, strict=False):
+            for method in methods:
+                values: dict[int, list[float]] = {}
+                for cell in (cell for cell in cells if cell["method"] == method):
+                    for line in (line for line in cell["curves"] if line["set"] == name and line["auroc"] is not None):
+                        values.setdefault(line["optimizer_steps"], []).append(line["auroc"])
+                steps = sorted(values)
+                color = COLORS[records[0]["method"].index(method) % len(COLORS)]
+                axis.plot(steps, [sum(values[step]) / len(values[step]) for step in steps], lw=1.3, color=color, label=method)
+            axis.axhline(0.5, color="#dddddd", lw=1, zorder=0)
+            axis.set(title=name, xlabel="optimizer steps", ylim=(0.2, 1.02))
+        for axis in axes.flat[len(names) :]:
+            axis.set_axis_off()
+        axes[0, 0].set_ylabel("AUROC")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", frameon=False)
+        return inline_svg(figure)
+
+
 def _curves(records: Sequence[Record]) -> Figure:
     """One panel a set, one curve a method: AUROC against the axis."""
     head, means = records[0], [record for record in records if record["kind"] == "mean" and record["set"] != VALIDATION]

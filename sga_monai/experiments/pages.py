@@ -11,7 +11,7 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_csv, write_whole
 from sga_monai.core.folders import is_finished
 from sga_monai.experiments.dashboards import write_dashboards
-from sga_monai.experiments.figures import svg
+from sga_monai.experiments.figures import learning_curves, svg
 from sga_monai.experiments.plan import Plan
 from sga_monai.experiments.records import experiment_records, read_records, write_records
 from sga_monai.experiments.selection import Record
@@ -37,7 +37,14 @@ def collect_experiment(plan: Plan, output_dir: str | Path) -> list[Record]:
     page = (
         page_templates("experiments")
         .get_template("experiment.html.jinja")
-        .render(head=records[0], tables=tables(records), lines=rows_of(records), note=NOTE, picture=svg(records))
+        .render(
+            head=records[0],
+            tables=tables(records),
+            lines=rows_of(records),
+            note=NOTE,
+            picture=svg(records),
+            curves=learning_curves(records),
+        )
     )
     write_whole(out / "results.html", lambda path: path.write_text(page, encoding="utf-8"))
     write_dashboards(records, runs, out)
@@ -70,7 +77,8 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
     if not found:
         raise InputError("no records in this folder; give the folders of sga-monai experiment")
     for records in found:
-        write_whole(out / f"{records[0]['name']}.svg", partial(Path.write_text, data=svg(records), encoding="utf-8"))
+        for name, picture in _pictures(records).items():
+            write_whole(out / name, partial(Path.write_text, data=picture, encoding="utf-8"))
     write_whole(out / "README.md", lambda path: path.write_text(page(found), encoding="utf-8"))
     return [records[0]["name"] for records in found]
 
@@ -78,5 +86,12 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
 def page(found: Sequence[Sequence[Record]]) -> str:
     """The Markdown page of several experiments."""
     parts = [PAGE, NOTE]
-    parts += [markdown(records, f"{records[0]['name']}.svg") for records in found]
+    parts += [markdown(records, list(_pictures(records))) for records in found]
     return "\n\n".join(parts).rstrip() + "\n"
+
+
+def _pictures(records: Sequence[Record]) -> dict[str, str]:
+    """File names and SVG of an experiment's pictures."""
+    name, curves = records[0]["name"], learning_curves(records)
+    pictures: dict[str, str] = {f"{name}.svg": svg(records)}
+    return pictures if curves is None else pictures | {f"{name}_curves.svg": curves}

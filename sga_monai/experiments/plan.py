@@ -31,6 +31,12 @@ SCHEMA = {
         "seeds": {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "integer", "minimum": 0}},
         "baseline": {"type": "string"},
         "selection_set": {"type": "string", "minLength": 1},
+        "pooled_sets": {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "string", "minLength": 1}},
+        "pooled_against": {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "string", "minLength": 1}},
+        "published": {
+            "type": "object",
+            "additionalProperties": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}},
+        },
         "phantoms": {
             "type": "object",
             "additionalProperties": {
@@ -90,6 +96,9 @@ class Plan:
         selection_set: the external set that may choose among the methods, and is therefore no result; empty for none.
         axis: name of the numbers that the conditions' names are; empty where they are none.
         phantoms: folders to draw when they are absent, with the options of ``write_phantom``.
+        pooled_sets: external sets without common patients, over which effects are pooled; empty for none.
+        pooled_against: the methods that others are compared with in pooled effects; the baseline where the plan names none.
+        published: AUROC of the paper by method and set, shown beside.
     """
 
     name: str
@@ -101,6 +110,9 @@ class Plan:
     selection_set: str
     axis: str
     phantoms: Mapping[str, Mapping[str, Any]]
+    pooled_sets: tuple[str, ...] = ()
+    pooled_against: tuple[str, ...] = ()
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def read_plan(path: str | Path, **settings: Any) -> Plan:
@@ -161,8 +173,23 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
         if selection_set not in names or len(names) < 2:
             listed = ", ".join(names) or "none"
             raise InputError(f"{name}: selection_set {selection_set!r} must be one of two or more external_manifests; there are {listed}")
-    phantoms = content.get("phantoms", {})
-    return Plan(Path(path).stem, content["title"], content["question"], config_file, cells, baseline, selection_set, axis, phantoms)
+    pooled_against = tuple(content.get("pooled_against", [baseline]))
+    if not set(pooled_against) <= set(methods):
+        raise InputError(f"{name}: pooled_against names a method that is none of {', '.join(methods)}")
+    return Plan(
+        Path(path).stem,
+        content["title"],
+        content["question"],
+        config_file,
+        cells,
+        baseline,
+        selection_set,
+        axis,
+        content.get("phantoms", {}),
+        tuple(content.get("pooled_sets", ())),
+        pooled_against,
+        content.get("published", {}),
+    )
 
 
 def slug(name: str) -> str:

@@ -20,7 +20,9 @@ from sga_monai.core.files import plain
 from sga_monai.evaluation.predictions import INTERNAL, VALIDATION
 from sga_monai.experiments.plan import Cell, Plan
 from sga_monai.experiments.selection import Record, is_reported, selections
+from sga_monai.statistics.calibration import assess_calibration
 from sga_monai.statistics.discrimination import auroc
+from sga_monai.statistics.effects import PairedScores, pooled_effect
 from sga_monai.statistics.seeds import SeedMean, combine, holm, mean_auroc, mean_difference
 
 
@@ -34,7 +36,8 @@ def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
     Returns:
         One of kind "experiment", then one of kind "cell" for each run, "mean" for each method, condition and set (AUROC
         over seeds and patients, difference from internal, difference from the baseline with Holm's p over all of the
-        experiment's comparisons on reported sets), and "selection" for each condition and rule.
+        experiment's comparisons on reported sets), "effect" for each method and condition (difference pooled over the plan's
+        ``pooled_sets``, seeds and patients), and "selection" for each condition and rule.
     """
     cells = [cell for cell in plan.cells if cell in runs]
     head: Record = {
@@ -45,23 +48,26 @@ def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
         "baseline": plan.baseline,
         "selection_set": plan.selection_set,
         "axis": plan.axis,
+        "pooled_sets": list(plan.pooled_sets),
+        "published": plan.published,
         "n_cells": len(plan.cells),
         "n_finished": len(cells),
         **{key: list(dict.fromkeys(getattr(cell, key) for cell in plan.cells)) for key in ("method", "condition", "seed")},
     }
-    records = [head, *(_cell(cell, runs[cell]) for cell in cells)]
     scores = {cell: pd.read_csv(runs[cell] / "predictions.csv") for cell in cells}
-    means = []
+    records = [head, *(_cell(cell, runs[cell], scores[cell]) for cell in cells)]
+    means, effects = list[Record](), list[Record]()
     for condition in head["condition"]:
         by_method: dict[str, dict[int, pd.DataFrame]] = {}
         for cell in cells:
             if cell.condition == condition:
                 by_method.setdefault(cell.method, {})[cell.seed] = scores[cell]
         means += _means(condition, by_method, plan.baseline)
+        effects += _effects(condition, by_method, plan)
     compared = [mean for mean in means if mean["against_baseline"] and is_reported(mean["set"], plan.selection_set)]
     for mean, p in zip(compared, holm([mean["against_baseline"]["p"] for mean in compared]), strict=True):
         mean["against_baseline"]["p_holm"] = p
-    records += means
+    records += [*means, *effects]
     for condition in head["condition"]:
         records += selections(condition, [mean for mean in means if mean["condition"] == condition], plan.selection_set)
     result: list[Record] = [plain(record) for record in records]
@@ -88,10 +94,12 @@ def read_records(path: Path) -> list[Record]:
     raise InputError(f"{path.name} holds no records; run sga-monai experiment first")
 
 
-def _cell(cell: Cell, folder: Path) -> Record:
+def _cell(cell: Cell, folder: Path, predictions: pd.DataFrame) -> Record:
     card = json.loads((folder / "run.json").read_text())
     results = pd.read_csv(folder / "results.csv")
     identity = card["identity"]
+    calibrated = {str(name): _calibration(rows) for name, rows in predictions[predictions["score"].notna()].groupby("set")}
+    calibrated = {name: calibrated.get(name, {}) for name in results["set"]}
     figures = ["n_positive", "n_negative", "n_patients", "n_failed", "auroc", "ci_low", "ci_high"]
     return {
         "kind": "cell",
@@ -100,8 +108,10 @@ def _cell(cell: Cell, folder: Path) -> Record:
         "seed": cell.seed,
         "settings": identity["settings"],
         "epochs": card["epoch"],
+        "optimizer_steps": card.get("optimizer_steps"),
         "best_epoch": (card["best"] or {}).get("epoch"),
-        "sets": {line["set"]: {key: line[key] for key in figures} for line in results.to_dict("records")},
+        "sets": {line["set"]: {key: line[key] for key in figures} | calibrated[line["set"]] for line in results.to_dict("records")},
+        "curves": pd.read_csv(folder / "curves.csv").to_dict("records") if (folder / "curves.csv").is_file() else [],
         "model_sha256": card["model_sha256"],
         "data": identity["data"],
         "code": identity["code"],
@@ -110,6 +120,31 @@ def _cell(cell: Cell, folder: Path) -> Record:
         "duration_s": card["duration_s"],
         "finished": card["finished"],
     }
+
+
+def _calibration(rows: pd.DataFrame) -> dict[str, float]:
+    """Mean score, slope and intercept of the probabilities of one set, without intervals: those are for a site's report."""
+    fit = assess_calibration(rows["probability"], rows["label"], rows["patient"], n_samples=1)
+    return {"mean_score": float(rows["score"].mean()), "slope": fit.slope.value, "intercept": fit.intercept.value, "ece": fit.ece.value}
+
+
+def _effects(condition: str, by_method: Mapping[str, Mapping[int, pd.DataFrame]], plan: Plan) -> list[Record]:
+    """Differences pooled over the plan's sets, for every method against each of ``pooled_against``."""
+    lines: list[Record] = []
+    for against in plan.pooled_against if plan.pooled_sets else ():
+        for method, frames in by_method.items():
+            common = [seed for seed in frames if seed in by_method.get(against, {})]
+            if method == against or not common:
+                continue
+            sets = []
+            for name in plan.pooled_sets:
+                tables = {(kind, s): _scores(f[s], name) for kind, f in enumerate((frames, by_method[against])) for s in common}
+                joined, rows = _join(tables)
+                half, label, patient = len(common), rows["label"].to_numpy(), rows["patient"].to_numpy()
+                sets.append(PairedScores(joined[:half], joined[half:], label, patient))
+            effect = asdict(pooled_effect(sets))
+            lines.append({"kind": "effect", "method": method, "against": against, "condition": condition, "effect": effect})
+    return lines
 
 
 def _means(condition: str, by_method: Mapping[str, Mapping[int, pd.DataFrame]], baseline: str) -> list[Record]:

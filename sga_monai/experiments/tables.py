@@ -15,6 +15,9 @@ from sga_monai.evaluation.predictions import INTERNAL
 from sga_monai.experiments.plan import ALL
 from sga_monai.experiments.selection import ORACLE, Record, is_reported
 
+# Below this a training says of itself that its results are a first look.
+FEW_STEPS = 500
+
 NOTE = (
     "AUROC is the mean over seeds; 95 % intervals are over patients and, with several seeds, over seeds (with Satterthwaite's degrees of "
     "freedom); n+ and n- are images. difference = external minus internal, average = of internal and the mean of the external sets, "
@@ -23,12 +26,11 @@ NOTE = (
 )
 
 
-def markdown(records: Sequence[Record], picture: str | None = None) -> str:
-    """One experiment as a Markdown section, with a link to ``picture`` where given."""
+def markdown(records: Sequence[Record], pictures: Sequence[str] = ()) -> str:
+    """One experiment as a Markdown section, with its pictures where given."""
     head = records[0]
     parts = [f"## {head['title']}", head["question"]]
-    if picture:
-        parts.append(f"![{head['title']}]({picture})")
+    parts += [f"![{head['title']}]({picture})" for picture in pictures]
     for title, columns, rows in tables(records):
         lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
         lines += ["| " + " | ".join(row) + " |" for row in rows]
@@ -80,10 +82,53 @@ def tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[st
                 other = of[name]["against_baseline"] if name in of else None
                 if other:
                     compared.append([*start, name, estimate_text(other, signed=True), _p(other["p"]), _p(other.get("p_holm"))])
+    for method, areas in (head.get("published") or {}).items():
+        row = [f"{method}, the paper", *([""] if conditions else []), "-"]
+        row += [f"{areas[name]:.2f}" if name in areas else "-" for name in sets]
+        row += [f"{areas[name] - areas[INTERNAL]:+.2f}" if name in areas and INTERNAL in areas else "-" for name in outside]
+        rows.append([*row, *(["-"] if outside else [])])
     tables = [("AUROC", columns, rows)]
     if compared:
         tables.append((f"AUROC minus that of {head['baseline']}", [*first[:-1], "set", "minus", "p", "p (Holm)"], compared))
+    tables += _effect_table(records, conditions)
+    tables += _calibration_table(records, conditions)
     return tables
+
+
+def _effect_table(records: Sequence[Record], conditions: bool) -> list[tuple[str, list[str], list[list[str]]]]:
+    effects = [record for record in records if record["kind"] == "effect"]
+    if not effects:
+        return []
+    columns = ["method", *(["condition"] if conditions else []), "minus", "seeds", "difference of AUROC", "p"]
+    rows = []
+    for record in effects:
+        row = [record["method"], *([record["condition"]] if conditions else []), record["against"], str(record["effect"]["n_seeds"])]
+        rows.append([*row, estimate_text(record["effect"], signed=True), _p(record["effect"]["p"])])
+    return [(f"Effect pooled over {', '.join(records[0]['pooled_sets'])}", columns, rows)]
+
+
+def _calibration_table(records: Sequence[Record], conditions: bool) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Slope and intercept of each set, means over seeds; records of earlier versions have none."""
+    cells = [record for record in records if record["kind"] == "cell" and any("slope" in figures for figures in record["sets"].values())]
+    if not cells:
+        return []
+    names = list(cells[0]["sets"])
+    rows = []
+    for method, condition in dict.fromkeys((cell["method"], cell["condition"]) for cell in cells):
+        of = [cell["sets"] for cell in cells if (cell["method"], cell["condition"]) == (method, condition)]
+        row = [method, *([condition] if conditions else [])]
+        for name in names:
+            pairs = [(sets[name]["slope"], sets[name]["intercept"]) for sets in of if "slope" in sets.get(name, {})]
+            known = [pair for pair in pairs if None not in pair]
+            row.append(" / ".join(f"{sum(values) / len(values):+.2f}" for values in zip(*known, strict=True)) if known else "-")
+        rows.append(row)
+    return [
+        (
+            "Calibration: slope / intercept (1 / 0 is right), mean over seeds",
+            ["method", *(["condition"] if conditions else []), *names],
+            rows,
+        )
+    ]
 
 
 def rows_of(records: Sequence[Record]) -> list[str]:
@@ -112,6 +157,12 @@ def rows_of(records: Sequence[Record]) -> list[str]:
         same = {
             key: value for key, value in settings.items() if key != "seed" and all(cell["settings"].get(key) == value for cell in cells)
         }
+        steps = sorted({cell["optimizer_steps"] for cell in cells if cell.get("optimizer_steps")})
+        if steps:
+            few = f"; fewer than {FEW_STEPS} are a first look" if steps[0] < FEW_STEPS else ""
+            lines.append(f"Optimizer steps of a training: {', '.join(map(str, steps))} (the paper: about 1,700){few}.")
+        else:
+            lines.append("Optimizer steps were not recorded by the version that ran this.")
         epochs = sorted({cell["epochs"] for cell in cells})
         lines.append(f"Epochs {', '.join(map(str, epochs))}; " + ", ".join(f"{key} {value}" for key, value in same.items()) + ".")
         codes = sorted({f"{cell['git_revision'] or 'no revision'} (code {cell['code']['digest']})" for cell in cells})

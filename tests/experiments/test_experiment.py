@@ -20,6 +20,7 @@ from sga_monai.experiments import pages as collect
 from sga_monai.experiments.plan import read_plan
 from sga_monai.experiments.records import experiment_records, read_records
 from sga_monai.experiments.runner import command, run_experiment
+from sga_monai.experiments.tables import render_text
 from sga_monai.statistics.discrimination import auroc, paired_difference
 from sga_monai.statistics.seeds import combine, holm, mean_auroc, mean_difference
 
@@ -251,6 +252,50 @@ def test_records_are_the_statistics_of_the_predictions(fake):
     assert rules["average"]["chosen"] == ["SGA"]
 
 
+def test_pooled_effects_calibration_steps_and_curves_are_in_the_records(fake, tmp_path):
+    _, out = fake
+    settings = TINY | {"external_manifests": ["m/far.csv"]}
+    more = {"pooled_sets": ["far"], "pooled_against": ["NT"], "published": {"NT": {"internal": 0.82}}}
+    plan = read_plan(write_plan(tmp_path / "pooled.json", seeds=[0, 1, 2], settings=settings, **more))
+    for cell in plan.cells:
+        folder = out / cell.folder
+        lines = [
+            {
+                "epoch": e,
+                "optimizer_steps": 10 * e,
+                "set": name,
+                "n_positive": 4,
+                "n_negative": 4,
+                "auroc": 0.5 + 0.1 * e,
+                "mean_score": 0.0,
+            }
+            for e in (1, 2)
+            for name in ("internal", "far")
+        ]
+        pd.DataFrame(lines).to_csv(folder / "curves.csv", index=False)
+        card = json.loads((folder / "run.json").read_text()) | {"optimizer_steps": 20}
+        (folder / "run.json").write_text(json.dumps(card))
+    records = collect.collect_experiment(plan, out)
+    (effect,) = (record for record in records if record["kind"] == "effect")
+    mean = next(r for r in records if r["kind"] == "mean" and (r["method"], r["set"]) == ("SGA", "far"))
+    assert (effect["method"], effect["against"]) == ("SGA", "NT")
+    assert effect["effect"]["value"] == pytest.approx(mean["against_baseline"]["value"])
+    assert effect["effect"]["low"] == pytest.approx(mean["against_baseline"]["low"], abs=0.03)
+    cell = next(record for record in records if record["kind"] == "cell")
+    assert cell["optimizer_steps"] == 20
+    assert {"slope", "intercept", "mean_score"} <= set(cell["sets"]["far"])
+    text = (out / "results.md").read_text()
+    assert "Effect pooled over far" in text
+    assert "| NT, the paper | - |" in text
+    assert "Optimizer steps of a training: 20 (the paper: about 1,700); fewer than 500 are a first look." in text
+    assert "Learning curves" in (out / "results.html").read_text()
+    collect.write_page([out], tmp_path / "docs")
+    assert "(pooled_curves.svg)" in (tmp_path / "docs/README.md").read_text()
+    assert (tmp_path / "docs/pooled_curves.svg").is_file()
+    with pytest.raises(InputError, match="pooled_against names a method"):
+        read_plan(write_plan(tmp_path / "bad.json", settings=settings, pooled_against=["none"]))
+
+
 def test_a_held_out_source_chooses_and_is_no_result(fake, tmp_path):
     _, out = fake
     settings = TINY | {"external_manifests": ["m/near.csv", "m/far.csv"]}
@@ -296,7 +341,7 @@ def test_tables_page_and_picture_come_from_the_records_alone(fake, tmp_path):
     first = (docs / "README.md").read_bytes(), (docs / "fake.svg").read_bytes()
     collect.write_page([docs], docs)
     assert first == ((docs / "README.md").read_bytes(), (docs / "fake.svg").read_bytes())
-    assert "SGA" in collect.render_text(records)
+    assert "SGA" in render_text(records)
     with pytest.raises(InputError, match="no records"):
         collect.write_page([], tmp_path / "empty")
     (docs / "README.md").write_text("# Mine\n")
