@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,11 +84,12 @@ def check(
     voi: Annotated[str, typer.Option(help="dicom or none, as in the evaluation.")] = "dicom",
     num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
     contact_sheet: Annotated[Path | None, typer.Option(help="Write a PNG of small pictures with row numbers.")] = None,
+    shortcuts: Annotated[bool, typer.Option("--shortcuts", help="Read the label from frame and thumbnail, without a network.")] = False,
 ) -> None:
     """Read every image as an evaluation would; print the flow, what the files are, and what failed."""
     from sga_monai.cohorts.inspection import FACTS, inspect_manifest, write_contact_sheet
 
-    found = inspect_manifest(file, dataset_dir, labels, voi, num_workers, thumbnails=contact_sheet is not None)
+    found = inspect_manifest(file, dataset_dir, labels, voi, num_workers, contact_sheet is not None, shortcuts)
     console = Console()
     table = Table("flow", "rows", "label 0", "label 1", title=file.name)
     for step, counts in found.flow.items():
@@ -98,6 +100,12 @@ def check(
         for value, count in counter.most_common():
             table.add_row(FACTS[name], value, str(count))
     console.print(table)
+    if shortcuts:
+        table = Table("label read from", "AUROC", "95 % CI", "images", "patients")
+        for name, title in (("frame_only", "the outer 8 % of each side"), ("thumbnail", "20 x 20 pixels")):
+            table.add_row(title, *_figures(found.shortcuts[name]))
+        console.print(table)
+        typer.echo("0.5 is chance; the more the frame tells, the more of a network's AUROC on this set may be a shortcut")
     if contact_sheet is not None:
         drawn_count = write_contact_sheet(contact_sheet, found.thumbnails)
         typer.echo(f"wrote {contact_sheet.name}: {drawn_count} pictures, none with BurnedInAnnotation YES")
@@ -136,3 +144,11 @@ def from_dicom(
     for name, count in sorted(counts.items(), key=lambda item: item[0] != "listed"):
         table.add_row(name, str(count))
     Console().print(table)
+
+
+def _figures(figure: dict[str, Any] | None) -> tuple[str, str, str, str]:
+    """AUROC, interval, images and patients, "-" where not estimable."""
+    if figure is None:
+        return "-", "too few patients of a label", "-", "-"
+    interval = "-" if math.isnan(figure["low"]) else f"[{figure['low']:.3f}, {figure['high']:.3f}]"
+    return f"{figure['value']:.3f}", interval, str(figure["n"]), str(figure["n_patients"])

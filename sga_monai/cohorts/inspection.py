@@ -19,6 +19,7 @@ from sga_monai.data.manifest import REQUIRED, load_manifest, read_manifest
 from sga_monai.data.parallel import read_rows
 from sga_monai.imaging.dicom import LATERAL_VIEWS, is_dicom, read_facts
 from sga_monai.imaging.read import decode_cxr, read_bytes, sha256_of
+from sga_monai.statistics.shortcuts import frame_pixels, pixel_auroc, thumbnail_pixels
 
 STEPS = ("listed", "found", "readable", "frontal", "labeled")
 FACTS = {
@@ -27,6 +28,7 @@ FACTS = {
     "view": "ViewPosition",
     "burned_in": "BurnedInAnnotation",
 }
+SHORTCUTS = {"frame_only": frame_pixels, "thumbnail": thumbnail_pixels}
 THUMBNAIL = 144
 COLUMNS, MOST_THUMBNAILS = 8, 48
 
@@ -41,16 +43,24 @@ class Inspection:
         failures: ``row`` and reason ``code`` of each row that cannot be read.
         thumbnails: ``row``, ``label`` and picture of the images that may be drawn, those with BurnedInAnnotation YES
             left out.
+        shortcuts: for each of ``SHORTCUTS``, when asked for, the figures of ``pixel_auroc`` over all frontal images.
     """
 
     flow: dict[str, list[int]] = field(default_factory=lambda: {step: [0, 0, 0] for step in STEPS})
     facts: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in FACTS})
     failures: list[tuple[int, str]] = field(default_factory=list)
     thumbnails: list[tuple[int, int, NDArray[np.uint8]]] = field(default_factory=list)
+    shortcuts: dict[str, dict[str, Any] | None] = field(default_factory=dict)
 
 
 def inspect_manifest(
-    path: str | Path, dataset_dir: str | Path, labels: bool = True, voi: str = "dicom", num_workers: int = 0, thumbnails: bool = False
+    path: str | Path,
+    dataset_dir: str | Path,
+    labels: bool = True,
+    voi: str = "dicom",
+    num_workers: int = 0,
+    thumbnails: bool = False,
+    shortcuts: bool = False,
 ) -> Inspection:
     """Read every image of a manifest as an evaluation would, and count.
 
@@ -61,16 +71,21 @@ def inspect_manifest(
         voi: see ``read_cxr``.
         num_workers: see ``read_rows``.
         thumbnails: keep small pictures for ``write_contact_sheet``.
+        shortcuts: read the label from the frame and from a thumbnail of each frontal image.
 
     Raises:
-        InputError: see ``load_manifest``; when two rows are the same file.
+        InputError: see ``load_manifest``; when two rows are the same file, or ``shortcuts`` has no labels.
     """
+    if shortcuts and not labels:
+        raise InputError("shortcuts reads the label from the images; give a manifest with labels, or leave shortcuts out")
     require = REQUIRED if labels else ("image",)
     rows = load_manifest(path, dataset_dir, require=require, allow_missing=True)
     views = {int(row["row"]): row.get("view", "").upper() for row in read_manifest(path, require)}
     result = Inspection()
     seen: dict[str, int] = {}
-    for row, found in zip(rows, read_rows(rows, partial(_look, voi=voi, thumbnail=thumbnails), num_workers), strict=True):
+    used: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    look = partial(_look, voi=voi, thumbnail=thumbnails, shortcuts=shortcuts)
+    for row, found in zip(rows, read_rows(rows, look, num_workers), strict=True):
         number, label = row["row"], row["label"]
         if "code" in found:
             result.failures.append((number, found["code"]))
@@ -95,10 +110,15 @@ def inspect_manifest(
             result.flow[step][0] += 1
             if label >= 0:
                 result.flow[step][1 + label] += 1
+        if shortcuts and all(passed):
+            used.append((row, found))
+    if shortcuts:
+        label, patient = ([row[key] for row, _ in used] for key in ("label", "patient"))
+        result.shortcuts = {name: pixel_auroc([found["pixels"][name] for _, found in used], label, patient) for name in SHORTCUTS}
     return result
 
 
-def _look(row: dict[str, Any], voi: str, thumbnail: bool) -> dict[str, Any]:
+def _look(row: dict[str, Any], voi: str, thumbnail: bool, shortcuts: bool) -> dict[str, Any]:
     data = read_bytes(row["image"])
     sha256 = sha256_of(data)
     if row["sha256"] and row["sha256"] != sha256:
@@ -112,7 +132,8 @@ def _look(row: dict[str, Any], voi: str, thumbnail: bool) -> dict[str, Any]:
             raise
         image, lateral = decode_cxr(data, voi, lateral=True), True
     small = _shrink(image) if thumbnail and facts.get("burned_in") != "YES" else None
-    return {"sha256": sha256, "facts": facts, "thumbnail": small, "lateral": lateral}
+    pixels = {name: take(image) for name, take in SHORTCUTS.items()} if shortcuts else {}
+    return {"sha256": sha256, "facts": facts, "thumbnail": small, "lateral": lateral, "pixels": pixels}
 
 
 def _shrink(image: NDArray[np.float32]) -> NDArray[np.uint8]:

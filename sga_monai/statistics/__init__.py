@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sga_monai.statistics.probes import metadata_auroc, site_probe
     from sga_monai.statistics.seeds import holm, mean_auroc, mean_difference
     from sga_monai.statistics.separability import site_auroc, site_scores, source_profile
+    from sga_monai.statistics.shortcuts import frame_only_auroc, thumbnail_auroc
 
 __all__ = [
     "Estimate",
@@ -23,6 +24,7 @@ __all__ = [
     "auroc_difference",
     "average_precision",
     "cluster_bootstrap",
+    "frame_only_auroc",
     "holm",
     "mean_auroc",
     "mean_difference",
@@ -35,6 +37,7 @@ __all__ = [
     "site_probe",
     "site_scores",
     "source_profile",
+    "thumbnail_auroc",
     "youden_threshold",
 ]
 _MODULES = {
@@ -44,6 +47,7 @@ _MODULES = {
     "auroc_difference": "discrimination",
     "average_precision": "discrimination",
     "cluster_bootstrap": "estimates",
+    "frame_only_auroc": "shortcuts",
     "holm": "seeds",
     "mean_auroc": "seeds",
     "mean_difference": "seeds",
@@ -56,6 +60,7 @@ _MODULES = {
     "site_probe": "probes",
     "site_scores": "separability",
     "source_profile": "separability",
+    "thumbnail_auroc": "shortcuts",
     "youden_threshold": "decisions",
 }
 __getattr__, __dir__ = lazy_index(__name__, _MODULES)
