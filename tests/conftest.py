@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,26 +11,46 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from fixtures import warm
 from monai.engines import SupervisedTrainer
 from PIL import Image
 from pydicom import uid
 from torch import nn
 
-from sga_monai.cohorts.phantom import write_phantom
 from sga_monai.sga import Attack, Augmentation, Domain, GroupWeights, Masking, Objective, SGAIteration
 
+pytest_plugins = ["fixtures.artifacts"]
 # As many threads in all as there would be without pytest-xdist's workers, which would otherwise wait for each other.
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // WORKERS, 1)))
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 ROOT = Path(__file__).resolve().parents[1]
-# Files that take minutes, longest first: begun last, one worker would wait for the other.
-LONGEST = ("test_site", "test_bundle", "test_faults", "test_privacy", "test_checkpoint", "test_experiment", "test_accounting")
+# Groups that take longest, in this order: begun last, one worker would wait for the other.
+LONGEST = ("hospital", "test_faults", "test_bundle", "test_experiment", "bundle", "test_privacy", "test_checkpoint", "test_accounting")
+MOST_SECONDS = 300
+BEGAN = time.monotonic()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files; the order inside a file stays."""
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    """A group's tests stay in one process, since they share what its fixtures made: those of a file, unless it names groups."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    groups = {item: item.get_closest_marker("xdist_group").args[0] for item in items}
+    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say when the default tests, which are run before every commit, have become slow."""
+    seconds = time.monotonic() - BEGAN
+    if seconds > MOST_SECONDS and not terminalreporter.config.option.markexpr.count(" or "):
+        text = f"the tests took {seconds:.0f} s, more than {MOST_SECONDS} s: see --durations=20, and mark what is long as slow"
+        terminalreporter.write_line(text, yellow=True)
+
+
+def pytest_unconfigure() -> None:
+    warm.close()
 
 
 @pytest.fixture(scope="session")
@@ -38,22 +58,6 @@ def real_data() -> Path:
     folder = Path(os.environ.get("SGA_DATA", ROOT.parent / "shared/data"))
     if not (folder / "cohen/metadata.csv").is_file():
         pytest.skip("real radiographs are absent")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    given = os.environ.get("SGA_PHANTOM")
-    if given and (Path(given) / "northgate.csv").is_file():
-        return Path(given)
-    # The workers of one test run have one parent folder; the first of them draws.
-    parent = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.getbasetemp()
-    folder = parent / "phantom"
-    with (parent / "phantom.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "northgate.csv").is_file():
-            # A release needs ten patients of each class at a site.
-            write_phantom(folder, external_images=32)
     return folder
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
+from fixtures import warm
 from monai.bundle import ConfigParser, ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -27,18 +28,23 @@ BUNDLE = ROOT / "bundles/sga"
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
 
 
-def run(run_id: str, config: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+def run(run_id: str, config: str, *overrides: str, literal: bool = False) -> subprocess.CompletedProcess[str]:
+    """The command as a fork of the warm parent, or ``literal``-ly."""
     command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", f"bundles/sga/{config}", *overrides]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600, env={**os.environ, "COLUMNS": "120"})
+    environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
+    if literal:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600, env=environment)
+    return warm.run(command, env=environment)
 
 
 @pytest.fixture(scope="module")
-def trained(phantom_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """One run of the literal command on the phantom, small and short."""
+def trained(phantom_dir: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One run on the phantom, small and short; tests/golden starts the command of README from nothing."""
     out = tmp_path_factory.mktemp("runs") / "sga"
     result = run(
         "training", "train.json", "--max_epochs", "2", "--image_size", "64", "--dataset_dir", str(phantom_dir),
         "--manifest", f"{phantom_dir}/northgate.csv", "--output_dir", str(out), "--review_interval", "1",
+        "--cache_dir", str(prepared),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     return out, result.stdout
@@ -80,7 +86,8 @@ def test_no_patient_or_file_name_is_written(trained):
 def test_evaluation_repeats_the_table_and_counts_failures(trained, phantom_dir, tmp_path):
     lines = (phantom_dir / "harbor.csv").read_text().splitlines()
     options = ["--checkpoint", f"{trained[0]}/model.pt", "--image_size", "64", "--output_dir", f"{tmp_path}/out"]
-    result = run("evaluating", "evaluate.json", *options, "--manifest", f"{phantom_dir}/harbor.csv", "--dataset_dir", str(phantom_dir))
+    site = ("--manifest", f"{phantom_dir}/harbor.csv", "--dataset_dir", str(phantom_dir))
+    result = run("evaluating", "evaluate.json", *options, *site, literal=True)
     assert result.returncode == 0, result.stderr[-3000:]
     ours, theirs = (pd.read_csv(folder / "predictions.csv") for folder in (tmp_path / "out", trained[0]))
     theirs = theirs[theirs["set"] == "harbor"]
@@ -125,10 +132,10 @@ def test_inference_needs_no_labels(trained, phantom_dir, tmp_path):
         (["--pretrained_weights", "none.pth"], "no such file"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_3(phantom_dir, tmp_path, overrides, message):
-    given = ["--dataset_dir", str(phantom_dir), "--output_dir", str(tmp_path / "o"), "--image_size", "64"]
+def test_bad_input_is_one_sentence_and_exit_code_3(few, tmp_path, overrides, message):
+    given = ["--dataset_dir", str(few.parent), "--output_dir", str(tmp_path / "o"), "--image_size", "64"]
     if "--manifest" not in overrides:
-        given += ["--manifest", f"{phantom_dir}/northgate.csv"]
+        given += ["--manifest", str(few)]
     result = run("training", "train.json", *given, *overrides)
     assert result.returncode == 3, result.stderr[-2000:]
     assert message in result.stderr
@@ -160,12 +167,12 @@ def test_overrides():
         check_overrides([*base, "--klweight", "1"])
 
 
-def test_bad_input_leaves_an_earlier_run_where_it_is(phantom_dir, tmp_path):
+def test_bad_input_leaves_an_earlier_run_where_it_is(few, tmp_path):
     (tmp_path / "o").mkdir()
     (tmp_path / "o/model.pt").write_text("kept")
     result = run(
-        "training", "train.json", "--dataset_dir", str(phantom_dir), "--manifest", f"{phantom_dir}/northgate.csv",
-        "--output_dir", f"{tmp_path}/o", "--image_size", "64", "--norm", "0.5",
+        "training", "train.json", "--dataset_dir", str(few.parent), "--manifest", str(few), "--output_dir", f"{tmp_path}/o",
+        "--image_size", "64", "--norm", "0.5",
     )  # fmt: skip
     assert result.returncode == 3
     assert "norm must be" in result.stderr
@@ -188,8 +195,7 @@ def test_an_earlier_run_is_set_aside(tmp_path):
 @pytest.mark.parametrize(("files", "kind"), [(["train.json"], "train"), (["evaluate.json"], "infer"), (["inference.json"], "infer")])
 def test_properties(files, kind, phantom_dir, tmp_path, trained):
     overrides = {"dataset_dir": str(phantom_dir), "image_size": 64, "output_dir": str(tmp_path / "o")}
-    manifest = {"train": "northgate.csv"}.get(kind, "harbor.csv")
-    overrides["manifest"] = str(phantom_dir / manifest)
+    overrides["manifest"] = str(phantom_dir / {"train": "few.csv"}.get(kind, "harbor.csv"))
     if kind == "infer":
         overrides["checkpoint"] = str(trained[0] / "model.pt")
     files = [str(BUNDLE / name) for name in files]

@@ -171,11 +171,14 @@ def _bones(rng: np.random.Generator, u: Field, v: Field, view: str) -> Field:
         front = top + 0.62 - 0.42 * distance + 0.10 * distance**2
         for line, weight, width in ((back, 0.115, 0.030), (front, 0.055, 0.034)):
             gap = (v - line) / width
-            bones += weight * cage * np.exp(-(gap**4)) * (0.75 + 0.5 * gap**2 * np.exp(-(gap**2)))
+            # Farther away the exponential is zero in float32.
+            near = np.abs(gap) < 3.4
+            square = gap[near] ** 2
+            bones[near] += weight * cage[near] * np.exp(-(square**2)) * (0.75 + 0.5 * square * np.exp(-square))
     for side in (-1, 1):
         line = -0.60 - 0.13 * (u * side) - 0.10 * np.sin(3.4 * u * side) * 0.5 + rng.normal(0, 0.01)
         reach = _smooth(u * side, 0.07, 0.05) * (1 - _smooth(u * side, 0.78, 0.08))
-        bones += 0.16 * reach * np.exp(-(((v - line) / 0.036) ** 4))
+        bones += 0.16 * reach * np.exp(-((((v - line) / 0.036) ** 2) ** 2))
         edge = 0.74 if view == "PA" else 0.62
         blade = _smooth(u * side, edge + 0.25 * (v + 0.2), 0.04) * (1 - _smooth(v, 0.12, 0.12)) * _smooth(v, -0.62, 0.1)
         bones += 0.075 * blade

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from fixtures import warm
 
 from sga_monai.cohorts.phantom import SOURCE
 from sga_monai.core.errors import InputError
@@ -92,30 +92,28 @@ def test_a_bad_plan_is_refused_in_a_sentence(tmp_path, changes, message):
         read_plan(tmp_path / "absent.json")
 
 
-def run(plan: Path, out: Path, phantom: Path, *more: str, wait: bool = True) -> subprocess.Popen[str]:
+def run(plan: Path, out: Path, *more: str, wait: bool = True) -> warm.Process:
+    """The command; it and its cells are forks of warm parents."""
     given = [sys.executable, "-m", "sga_monai", "experiment", str(plan), "--output-dir", str(out), "--jobs", "2", *more]
-    process = subprocess.Popen(given, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = warm.Process(given, forks=True)
     if wait:
-        process.output = process.communicate(timeout=300)[0]
+        process.output = "".join(process.communicate(timeout=300))
     return process
 
 
-def test_a_killed_experiment_goes_on_to_the_same_table(tmp_path, phantom_dir):
-    few = tmp_path / "few.csv"
-    rows = pd.read_csv(phantom_dir / f"{SOURCE}.csv", dtype=str)
-    rows.groupby(["split", "label"]).head(8).to_csv(few, index=False)
+def test_a_killed_experiment_goes_on_to_the_same_table(tmp_path, few, phantom_dir):
     settings = TINY | {
         "batch_size": 8, "manifest": str(few), "dataset_dir": str(phantom_dir), "external_manifests": [str(phantom_dir / "summit.csv")],
     }  # fmt: skip
     plan = write_plan(tmp_path / "plan.json", settings=settings, seeds=[0, 1])
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     # With a cache here and without one below: the tables must be the same.
-    whole = run(plan, straight, phantom_dir, "--cache-dir", str(tmp_path / "cache"))
+    whole = run(plan, straight, "--cache-dir", str(tmp_path / "cache"))
     assert whole.returncode == 0, whole.output
     assert "4/4" in whole.output
     assert list((tmp_path / "cache").iterdir())
 
-    process = run(plan, killed, phantom_dir, wait=False)
+    process = run(plan, killed, wait=False)
     deadline = time.monotonic() + 120
     while not list(killed.glob("*/all/seed_0/checkpoints/epoch_*.pt")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -123,26 +121,26 @@ def test_a_killed_experiment_goes_on_to_the_same_table(tmp_path, phantom_dir):
     process.wait()
     time.sleep(3)
     # A killed parent takes its runs with it; the same command skips, resumes and starts.
-    again = run(plan, killed, phantom_dir)
+    again = run(plan, killed)
     assert again.returncode == 0, again.output
     for name in ("results.csv", "results.md"):
         first, second = ((folder / name).read_text() for folder in (straight, killed))
         assert first == second
-    third = run(plan, killed, phantom_dir)
+    third = run(plan, killed)
     assert "4 of 4 cells are finished" in third.output
 
     other = write_plan(tmp_path / "other.json", settings=settings, methods={"SGA again": {"kl_weight": 1.0}}, seeds=[0])
-    reused = run(other, tmp_path / "reused", phantom_dir, "--reuse", str(straight))
+    reused = run(other, tmp_path / "reused", "--reuse", str(straight))
     assert "1 of 1 cells are finished" in reused.output, reused.output
     first, second = (folder / "seed_0/model.pt" for folder in (straight / "sga/all", tmp_path / "reused/sga_again/all"))
     assert first.read_bytes() == second.read_bytes()
 
     changed = write_plan(plan, settings=settings | {"learning_rate": 0.5}, seeds=[0, 1])
-    refused = run(changed, killed, phantom_dir)
+    refused = run(changed, killed)
     assert refused.returncode == 3
     assert "NT, seed 0 is here with other settings (learning_rate: was absent, is 0.5)" in refused.output
     broken = write_plan(plan, settings=settings | {"manifest": "nowhere.csv"}, methods={"NT": {"kl_weight": 0}})
-    failed = run(broken, tmp_path / "broken", phantom_dir)
+    failed = run(broken, tmp_path / "broken")
     assert failed.returncode == 2
     assert "failed: NT, seed 0" in failed.output
     assert "nowhere.csv" in failed.output

@@ -1,4 +1,7 @@
-"""The real command, killed, stopped, starved and started twice. A short set runs by default, the whole one with ``-m faults``."""
+"""The real command, killed, stopped, starved and started twice. A short set runs by default, the whole one with ``-m faults``.
+
+The processes are forks of a warm parent (``fixtures.warm``), with 24 rows: three mini-batches an epoch.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, equal
+from fixtures import warm
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.training.checkpoint import load_checkpoint
 
-EPOCHS = 4
+EPOCHS = 3
 whole = pytest.mark.faults
 
 
@@ -29,31 +33,25 @@ def times(short: int, full: int) -> list:
 
 
 @pytest.fixture
-def command(phantom_dir: Path):
-    """The documented command on the phantom with small images, as a list."""
+def command(few: Path):
+    """The documented command on a few rows of the phantom with small images, as a list."""
 
     def make(out: Path, *options: str, epochs: int = EPOCHS) -> list[str]:
-        given = {"max_epochs": epochs, "image_size": 32, "batch_size": 32, "review_interval": 0, "external_manifests": "[]"}
-        given |= {"output_dir": out, "manifest": phantom_dir / "northgate.csv", "dataset_dir": phantom_dir}
+        given = {"max_epochs": epochs, "image_size": 32, "batch_size": 4, "review_interval": 0, "external_manifests": "[]"}
+        given |= {"output_dir": out, "manifest": few, "dataset_dir": few.parent}
         base = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "bundles/sga/train.json"]
         return base + [part for key, value in given.items() for part in (f"--{key}", str(value))] + list(options)
 
     return make
 
 
-def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, start_new_session=True, **pipes)
-
-
-def run(command: list[str], **environment: str) -> tuple[int, str, str, float]:
+def run(command: list[str]) -> tuple[int, str, str, float]:
     began = time.monotonic()
-    process = start(command, **environment)
-    stdout, stderr = process.communicate(timeout=300)
-    return process.returncode, stdout, stderr, time.monotonic() - began
+    result = warm.run(command, timeout=300)
+    return result.returncode, result.stdout, result.stderr, time.monotonic() - began
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: warm.Process | subprocess.Popen[str]) -> None:
     """Kill the process and the ones that it started."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
@@ -72,7 +70,7 @@ def resume_if_there(out: Path) -> tuple[str, ...]:
     return ("--resume", "true") if any((out / "checkpoints").glob("epoch_*.pt")) else ()
 
 
-def wait_for_epoch(process: subprocess.Popen[str], out: Path, epoch: int) -> None:
+def wait_for_epoch(process: warm.Process, out: Path, epoch: int) -> None:
     """Until the checkpoint of ``epoch`` is there, or the process has ended."""
     while process.poll() is None and not any(int(path.name[6:12]) >= epoch for path in out.glob("checkpoints/epoch_*.pt")):
         time.sleep(0.05)
@@ -102,19 +100,20 @@ def straight(command, references, tmp_path_factory):
 @pytest.mark.parametrize(("kills", "num_workers"), [(2, "0"), pytest.param(20, "0", marks=whole), pytest.param(20, "2", marks=whole)])
 def test_killed_at_any_time_and_resumed_to_the_bit(command, straight, tmp_path, kills, num_workers):
     options = ("--num_workers", num_workers)
-    reference, seconds = straight(*options)
+    epochs = EPOCHS if kills == 2 else 6
+    reference, seconds = straight(*options, epochs=epochs)
     rng = random.Random(f"{kills}{num_workers}")
     out = tmp_path / "sga"
     resumed = 0
     for number in range(kills):
         given = resume_if_there(out)
         resumed += bool(given)
-        process = start(command(out, *options, *given))
+        process = warm.Process(command(out, *options, *given, epochs=epochs))
         if number == kills - 1 and not resumed:
             wait_for_epoch(process, out, 1)
         time.sleep(rng.uniform(0.3, 1.0) * seconds if resumed or number < kills - 1 else rng.uniform(0, 1))
         kill(process)
-    code, _, stderr, _ = run(command(out, *options, *resume_if_there(out)))
+    code, _, stderr, _ = run(command(out, *options, *resume_if_there(out), epochs=epochs))
     assert code == 0, stderr[-3000:]
     assert any(path.name.startswith("epoch_") for path in (out / "checkpoints").iterdir())
     assert json.loads((out / "run.json").read_text())["resumed_after_epoch"]
@@ -130,7 +129,7 @@ def test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit(command, straight, 
     out = tmp_path / "sga"
     stopped = 0
     for number in range(stops):
-        process = start(command(out, *resume_if_there(out), epochs=epochs))
+        process = warm.Process(command(out, *resume_if_there(out), epochs=epochs))
         wait_for_epoch(process, out, number + 1)
         time.sleep(rng.uniform(0, 0.3))
         began = time.monotonic()
@@ -152,7 +151,7 @@ def test_sigterm_ends_in_time_and_the_run_goes_on_to_the_bit(command, straight, 
 def test_of_two_started_at_once_one_runs(command, tmp_path, pairs):
     for number in range(pairs):
         out = tmp_path / f"{number}"
-        both = [start(command(out, epochs=2)) for _ in range(2)]
+        both = [warm.Process(command(out, epochs=2)) for _ in range(2)]
         ends = []
         for process in both:
             _, stderr = process.communicate(timeout=300)
@@ -164,7 +163,7 @@ def test_of_two_started_at_once_one_runs(command, tmp_path, pairs):
 
 
 def test_the_lock_of_a_dead_run_is_taken_over(command, tmp_path):
-    process = start(command(tmp_path / "sga", "--num_workers", "2"))
+    process = warm.Process(command(tmp_path / "sga", "--num_workers", "2"))
     deadline = time.monotonic() + 60
     while not list((tmp_path / "sga").glob("checkpoints/epoch_*.pt")) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -194,20 +193,25 @@ else:
     print("held", flush=True)
     time.sleep(60)
 """
-    command = [sys.executable, "-c", program]
-    owner = start([*command, str(tmp_path / "real")])
-    assert owner.stdout.readline().strip() == "held"
+
+    def attempt(name: str) -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-c", program, str(tmp_path / name)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        return process, process.stdout.readline().strip()
+
+    owner, outcome = attempt("real")
+    assert outcome == "held"
     # A folder that is not there yet is held too.
-    first = start([*command, str(tmp_path / "new")])
-    assert first.stdout.readline().strip() == "held"
-    assert run([*command, str(tmp_path / "new")])[1].strip() == "refused"
+    first, outcome = attempt("new")
+    assert outcome == "held"
+    assert attempt("new")[1] == "refused"
     kill(first)
     # Renamed by somebody: the folder's own lock still holds.
     (tmp_path / "real").rename(tmp_path / "renamed")
-    assert run([*command, str(tmp_path / "renamed")])[1].strip() == "refused"
+    assert attempt("renamed")[1] == "refused"
     kill(owner)
-    after = start([*command, str(tmp_path / "renamed")])
-    assert after.stdout.readline().strip() == "held"
+    after, outcome = attempt("renamed")
+    assert outcome == "held"
     kill(after)
 
 
@@ -223,13 +227,17 @@ def test_a_child_does_not_keep_the_lock_of_a_dead_parent(tmp_path):
     lock_output_dir(tmp_path / "out")
 
 
+def before(preparation: str, command: list[str]) -> list[str]:
+    """The command ``[python, "-m", module, ...]`` in a process that first runs a few lines."""
+    python, _, module, *arguments = command
+    run_it = f"import runpy, sys\nsys.argv[0] = {module!r}\nrunpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    return [python, "-c", f"{preparation}\n{run_it}", *arguments]
+
+
 def limited(command: list[str], size: int) -> list[str]:
     """The command in a process whose files may not grow beyond ``size`` bytes, as on a disk that is nearly full."""
-    program = (
-        "import os, resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); os.execv(sys.argv[1], sys.argv[1:])"
-    )
-    return [sys.executable, "-c", program, *command]
+    limit = f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+    return before(f"import resource, signal; {limit}", command)
 
 
 def assert_stopped_by_the_disk(code: int, stderr: str, out: Path, epoch: int) -> None:
@@ -286,7 +294,7 @@ def test_a_disk_that_becomes_read_only(command, small_disk):
 
 
 def test_nan_at_step_seven_ends_the_real_command_with_code_5(command, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(
+    poison = (
         "import math\n"
         "import sga_monai.sga.options as sga\n"
         "plain, calls = sga.kl_divergence, [0]\n"
@@ -296,7 +304,7 @@ def test_nan_at_step_seven_ends_the_real_command_with_code_5(command, tmp_path):
         "sga.kl_divergence = poisoned\n"
     )
     out = tmp_path / "sga"
-    code, _, stderr, _ = run(command(out), PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    code, _, stderr, _ = run(before(poison, command(out)))
     assert code == 5, stderr[-3000:]
     assert "sga-monai: epoch 3, iteration 7, rows " in stderr
     assert "the loss is NaN or infinite, and the step was not taken" in stderr
@@ -311,7 +319,9 @@ def test_same_seed_same_bits(command, straight, tmp_path):
     """Whatever PYTHONHASHSEED and the name of the folder; with more processes that read, too."""
     reference, _ = straight("--num_workers", "0")
     out = tmp_path / "another name"
-    assert run(command(out), PYTHONHASHSEED="1")[0] == 0
+    # A process from nothing: the seed of hashes is chosen when an interpreter starts.
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command(out), cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
     assert_same_result(reference, out)
     assert_same_result(reference, straight("--num_workers", "2")[0])
     cards = [json.loads((folder / "run.json").read_text()) for folder in (reference, out)]
@@ -323,7 +333,7 @@ def test_same_seed_same_bits(command, straight, tmp_path):
     assert cards[0]["duration_s"] > 0
 
 
-def test_resume_refuses_what_changed(command, phantom_dir, tmp_path):
+def test_resume_refuses_what_changed(command, few, tmp_path):
     out = tmp_path / "sga"
     assert run(command(out, epochs=1))[0] == 0
     for options, text in (
@@ -337,7 +347,7 @@ def test_resume_refuses_what_changed(command, phantom_dir, tmp_path):
         assert text in stderr
     assert load_checkpoint(out / "checkpoints")["trainer"]["epoch"] == 1
     manifest = tmp_path / "northgate.csv"
-    lines = (phantom_dir / "northgate.csv").read_text().splitlines()
+    lines = few.read_text().splitlines()
     manifest.write_text("\n".join(lines[:1] + lines[:0:-1]) + "\n")
     code, _, stderr, _ = run(command(out, "--resume", "true", "--manifest", str(manifest)))
     assert code == 3

@@ -88,14 +88,15 @@ def three_steps(overrides: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(threads)
 
 
-def literal_command(folder: Path) -> dict[str, Any]:
-    """``model.pt`` of README's command after one epoch at 32 pixels, one thread."""
-    write_phantom(folder / "phantom")
+def literal_command(folder: Path, phantom: Path) -> dict[str, Any]:
+    """``model.pt`` of README's command, in a process from nothing, after one epoch at 32 pixels, one thread."""
     options = ["--max_epochs", "1", "--image_size", "32", "--output_dir", str(folder / "run"), "--external_manifests", "[]"]
     options += ["--batch_norm", "running"]
-    options += ["--manifest", str(folder / "phantom/northgate.csv"), "--dataset_dir", str(folder / "phantom"), "--device", "cpu"]
+    options += ["--manifest", str(phantom / "northgate.csv"), "--dataset_dir", str(phantom), "--device", "cpu"]
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(TRAIN), *options]
-    subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True, timeout=900)
+    subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, check=True, capture_output=True, timeout=900
+    )
     return fingerprint(torch.load(folder / "run/model.pt", weights_only=True))
 
 
@@ -117,13 +118,14 @@ def test_no_two_methods_are_the_same() -> None:
     assert len({golden[name]["sha256"] for name in METHODS}) == len(METHODS)
 
 
-def test_literal_command_after_one_epoch(tmp_path: Path) -> None:
-    compare(literal_command(tmp_path), "literal command")
+def test_literal_command_after_one_epoch(tmp_path: Path, phantom_dir: Path) -> None:
+    compare(literal_command(tmp_path, phantom_dir), "literal command")
 
 
 if __name__ == "__main__":
     weights = {name: three_steps(overrides) for name, overrides in METHODS.items()}
     with tempfile.TemporaryDirectory() as place:
-        weights["literal command"] = literal_command(Path(place))
+        write_phantom(f"{place}/phantom", external_images=2)
+        weights["literal command"] = literal_command(Path(place), Path(place, "phantom"))
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in weights.items())
     GOLDEN.write_text(f'{{\n "processor": {json.dumps(processor())},\n "weights": {{\n{lines}\n }}\n}}\n')

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from conftest import ROOT
+from fixtures import warm
 from PIL import Image, PngImagePlugin
 
 TOKENS = ("DOE^SECRET", "DOE-SECRET", "MRN-0012345", "ACC-778899", "19570203", "SECRET HOSPITAL", "1.2.826.0.1.3680043.9.7777")
@@ -126,7 +126,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     places = {"TMPDIR": str(folder / "tmp"), "XDG_CACHE_HOME": str(folder / "cache"), "MPLCONFIGDIR": str(folder / "mpl")}
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | places, capture_output=True, text=True, check=False, timeout=600)
+    return warm.run(command, env=os.environ | places)
 
 
 def bundle(folder: Path, run_id: str, config: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -22,6 +22,7 @@ import torch
 from conftest import ROOT
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from fixtures import warm
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
@@ -50,8 +51,12 @@ BUNDLE = "sga_cxr-0.1.0"
 
 def run(*arguments: str, cwd: Path, prefix: tuple[str, ...] = (), code: int = 0) -> str:
     environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
-    command = [*prefix, sys.executable, "-m", *arguments]
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=600, env=environment)
+    command = [sys.executable, "-m", *arguments]
+    if prefix:
+        options = {"capture_output": True, "text": True, "check": False, "timeout": 600}
+        result = subprocess.run([*prefix, *command], cwd=cwd, env=environment, **options)
+    else:
+        result = warm.run(command, cwd, environment)
     assert result.returncode == code, result.stdout[-2000:] + result.stderr[-3000:]
     assert "Traceback" not in result.stderr
     assert "nvImageCodec" not in result.stderr
@@ -59,24 +64,11 @@ def run(*arguments: str, cwd: Path, prefix: tuple[str, ...] = (), code: int = 0)
 
 
 @pytest.fixture(scope="session")
-def runs(phantom_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short SGA training and its natural twin."""
-    folder = tmp_path_factory.mktemp("runs")
-    for name, weight in (("sga", "1.0"), ("nt", "0")):
-        run(
-            "monai.bundle", "run", "training", "--config_file", "bundles/sga/train.json", "--image_size", "32", "--batch_size", "32",
-            "--max_epochs", "2", "--review_interval", "0", "--manifest", f"{phantom_dir}/northgate.csv", "--dataset_dir", str(phantom_dir),
-            "--kl_weight", weight, "--output_dir", str(folder / name), cwd=ROOT,
-        )  # fmt: skip
-    return folder
+def bundle(once, runs: Path, phantom_dir: Path) -> Path:
+    def package(out: Path) -> None:
+        package_bundle(runs / "sga/model.pt", out, ROOT / "bundles/sga", runs / "nt/model.pt", [phantom_dir / "harbor.csv"])
 
-
-@pytest.fixture(scope="session")
-def bundle(runs: Path, phantom_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
-    return package_bundle(
-        runs / "sga/model.pt", out, ROOT / "bundles/sga", runs / "nt/model.pt", [phantom_dir / "harbor.csv"]
-    )  # fmt: skip
+    return once("dist", package) / BUNDLE
 
 
 @pytest.fixture(scope="session")
@@ -247,7 +239,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_predictions(bundle, phantom_dir
     command = [sys.executable, "-m", "sga_monai", "evaluate", str(bundle), *given, "--output-dir", "killed"]
     cached: list[Path] = []
     for count in (1, 10):
-        process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+        process = warm.Process(command, tmp_path)
         while process.poll() is None and len(cached) < count:
             cached = [path for path in (tmp_path / "killed").glob("cache/*/*") if not path.name.startswith(".")]
         process.kill()
@@ -525,8 +517,7 @@ def test_hostile_bundles_run_nothing(bundle, phantom_dir, tmp_path):
         (copy / "SHA256SUMS").write_text(sums)
     assert len(copies) == 12
     command = [sys.executable, "-c", ATTEMPT, f"{phantom_dir}/harbor.csv", str(phantom_dir), *map(str, copies.values())]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600, env=environment)
+    result = warm.run(command, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     outcomes = json.loads(result.stdout.splitlines()[-1])
     assert not canary.exists()
