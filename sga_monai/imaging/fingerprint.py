@@ -20,6 +20,7 @@ CODE_BYTES = BITS // 8
 NEAR = 12
 # A step in brightness smaller than this share of the picture's range is none, so that noise in black borders is not hashed.
 STEP = 0.01
+FLAT = 1e-4
 BANDS = NEAR + 1
 PAIRS_AT_ONCE = 1 << 20
 MOST_PAIRS = 10_000
@@ -52,7 +53,9 @@ def fingerprint(image: NDArray[np.floating[Any]]) -> bytes:
     """
     grid: NDArray[Any] = _shrink(np.asarray(image, dtype=np.float32), ROWS, ROWS + 1)
     low, high = np.percentile(grid, (2, 98))
-    scaled = np.clip((grid - low) / max(float(high - low), 1e-6), 0, 1)
+    # Rounding errors are no picture.
+    span = max(float(high - low), FLAT * float(abs(grid).max()), 1e-30)
+    scaled = np.clip((grid - low) / span, 0, 1)
     return b"".join(np.packbits(np.diff(side, axis=1) > STEP).tobytes() for side in (scaled, scaled[:, ::-1]))
 
 
@@ -84,7 +87,10 @@ def near_pairs(fingerprints: Codes, kind: NDArray[np.integer[Any]] | None = None
     straight, mirror = (np.ascontiguousarray(part).view(np.uint64) for part in (codes[:, :CODE_BYTES], codes[:, CODE_BYTES:]))
     seen: set[tuple[int, int]] = set()
     for mirrored, query in ((False, straight), (True, mirror)):
-        for a, b in _candidates(query, straight):
+        for a, b in candidates(query, straight):
+            # A quarter of the bits first, by which most candidates are none.
+            few = np.bitwise_count(query[a, 0] ^ straight[b, 0]) <= limit
+            a, b = a[few], b[few]
             distance = np.bitwise_count(query[a] ^ straight[b]).sum(axis=1)
             near = (distance <= limit) & ((a != b) if mirrored else (a < b))
             for x, y, bits in zip(a[near].tolist(), b[near].tolist(), distance[near].tolist(), strict=True):
@@ -97,7 +103,7 @@ def near_pairs(fingerprints: Codes, kind: NDArray[np.integer[Any]] | None = None
     return sorted(found, key=lambda pair: (pair.distance, pair))[:MOST_PAIRS]
 
 
-def _candidates(query: NDArray[np.uint64], stored: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def candidates(query: NDArray[np.uint64], stored: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Indices of a query and of a stored hash that are equal in one part, some at a time."""
     # Neighboring bits are alike in most chests; drawn at random they tell more. The same each time.
     order = np.random.default_rng(0).permutation(BITS)
