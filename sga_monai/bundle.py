@@ -19,6 +19,7 @@ from monai.utils import set_determinism
 
 from sga_monai.cohorts import phantom
 from sga_monai.core import checks as check
+from sga_monai.core.command_line import given_texts, keep_texts, read_overrides
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, quiet_monai
@@ -27,6 +28,8 @@ from sga_monai.model.weights import MIN_IMAGE_SIZE
 from sga_monai.sga.iteration import SGAIteration
 
 logger = logging.getLogger(__name__)
+# The networks halve a picture five times: up to this size one pixel is left.
+ONE_PIXEL = 32
 # Ids of train.json on which no weight depends, or that the run card holds as hashes or as the machine's.
 UNDECISIVE = (
     "bundle_root", "output_dir", "dataset_dir", "manifest", "external_manifests", "cache_dir", "num_workers", "resume", "force_resume",
@@ -66,7 +69,10 @@ def prepare(
         install_plain_errors()
         end_on_sigterm()
         quiet_monai()
-    check_overrides(sys.argv if arguments is None else arguments)
+    arguments = sys.argv if arguments is None else arguments
+    check_overrides(arguments)
+    paths: dict[str, Any] = {"manifest": manifest, "dataset_dir": dataset_dir, "pretrained_weights": pretrained_weights}
+    paths = _check_paths(paths | {"output_dir": output_dir}, arguments)
     for name, value in (positive or {}).items():
         if name == "learning_rate":
             check.number(name, value, above=0)
@@ -76,13 +82,51 @@ def prepare(
     if positive and positive.get("val_interval", 1) > positive.get("max_epochs", 1):
         raise InputError("val_interval must not be greater than max_epochs, or no model is ever chosen")
     check.whole("seed", seed, low=0)
-    if output_dir:
-        lock_output_dir(output_dir)
+    if paths["output_dir"]:
+        lock_output_dir(paths["output_dir"])
     set_determinism(seed=seed)
-    if manifest and dataset_dir:
-        phantom.ensure_phantom(manifest, dataset_dir)
+    if paths["manifest"] and paths["dataset_dir"]:
+        phantom.ensure_phantom(paths["manifest"], paths["dataset_dir"])
+    if paths["manifest"] and positive and {"batch_size", "image_size"} <= set(positive):
+        rows = sum(row["split"] == "train" for row in read_manifest(paths["manifest"]))
+        refuse_batch_of_one(rows, int(positive["batch_size"]), int(positive["image_size"]))
     if positive and "max_epochs" in positive and not pretrained_weights:
         logger.info("no pretrained_weights: training starts from random weights")
+
+
+def _check_paths(paths: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """The paths as they were typed, which the whole configuration gets too.
+
+    Raises:
+        InputError: when a path came by another way than the command line, and is none any more.
+    """
+    given, files = read_overrides(arguments)
+    texts = given_texts(given) if files else {}
+    keep_texts(texts)
+    for name, path in paths.items():
+        if name not in texts and path is not None and not isinstance(path, str):
+            raise InputError(f"{name} must be a text, got {path!r}; put it in quotes")
+        if name not in texts and "::" in (path or ""):
+            raise InputError(f"{name} must hold neither # nor ::, which MONAI takes for a part of a configuration; rename the folder")
+    return {**paths, **{name: text for name, text in texts.items() if name in paths}}
+
+
+def refuse_batch_of_one(rows: int, batch_size: int, image_size: int) -> None:
+    """Refuse a last mini-batch of one image whose last feature map is one pixel, of which BatchNorm has no variance.
+
+    Args:
+        rows: of the training data.
+        batch_size: images of a mini-batch.
+        image_size: pixels of a side.
+
+    Raises:
+        InputError: before anything is trained.
+    """
+    if image_size <= ONE_PIXEL and rows and (batch_size == 1 or rows % batch_size == 1):
+        raise InputError(
+            f"{rows} training images in mini-batches of {batch_size} leave one of a single image, which BatchNorm cannot take at an "
+            f"image_size of {ONE_PIXEL} or less; change batch_size"
+        )
 
 
 def hyper_parameters(iteration: SGAIteration, **run: Any) -> dict[str, Any]:
@@ -107,12 +151,12 @@ def check_overrides(arguments: Sequence[str]) -> None:
     Raises:
         InputError: naming the override and the nearest id.
     """
-    given, files = _overrides(arguments)
+    given, files = read_overrides(arguments)
     if "config_file" not in given:
         return
     known = set(inspect.signature(bundle_run).parameters)
     for file in files:
-        known |= {key.lstrip("+").replace("::", "#").split("#")[0] for key in json.loads(Path(file).read_text())}
+        known |= {key.lstrip("+").replace("::", "#").split("#")[0] for key in json.loads(Path(file).read_text(encoding="utf-8-sig"))}
     known |= {name for name in given if any(re.search(rf"@{re.escape(name)}\b", value) for value in given.values())}
     for name in given:
         top = name.split("#")[0]
@@ -130,7 +174,7 @@ def resolved_config(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     Returns:
         Sections by id; empty where the program was not started by ``monai.bundle run``.
     """
-    given, files = _overrides(sys.argv if arguments is None else arguments)
+    given, files = read_overrides(sys.argv if arguments is None else arguments)
     if not files:
         return {}
     parser = ConfigParser()
@@ -139,17 +183,6 @@ def resolved_config(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.update({name: DefaultParseValue(value) for name, value in given.items() if name not in known})
     content: dict[str, Any] = parser.get()
     return {key: value for key, value in content.items() if key not in UNDECISIVE}
-
-
-def _overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Overrides by name, as text, and the JSON files of ``--config_file``."""
-    given: dict[str, str] = {}
-    for i, argument in enumerate(arguments):
-        if re.match("--?[A-Za-z_]", argument):
-            name, equals, value = argument.lstrip("-").partition("=")
-            given[name.replace("::", "#")] = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
-    named = given.get("config_file", "").strip("[]").replace("'", "").replace('"', "").split(",")
-    return given, [file.strip() for file in named if Path(file.strip()).suffix == ".json" and Path(file.strip()).is_file()]
 
 
 def load_test_sets(manifest: str, dataset_dir: str, external_manifests: Sequence[str] | None) -> list[dict[str, Any]]:

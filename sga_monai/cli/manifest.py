@@ -18,6 +18,7 @@ NAMES = (
     "hannover-nih", "cohen", "cohen-nih", "mixture", "nih-pneumonia", "cohen-pneumonia",
 )  # fmt: skip
 RULES = ("any_appearance", "typical_indeterminate", "typical_only", "opacity_box")
+MOST_PAIRS = 10
 app = typer.Typer(no_args_is_help=True, help="Build, check and key manifests.")
 
 
@@ -85,11 +86,13 @@ def check(
     num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
     contact_sheet: Annotated[Path | None, typer.Option(help="Write a PNG of small pictures with row numbers.")] = None,
     shortcuts: Annotated[bool, typer.Option("--shortcuts", help="Read the label from frame and thumbnail, without a network.")] = False,
+    pairs: Annotated[Path | None, typer.Option(help="Write a CSV of the rows that show the same picture.")] = None,
+    accepted_pairs: Annotated[Path | None, typer.Option(help="Such a CSV, of the pairs that may stay.")] = None,
 ) -> None:
     """Read every image as an evaluation would; print the flow, what the files are, and what failed."""
-    from sga_monai.cohorts.inspection import FACTS, inspect_manifest, write_contact_sheet
+    from sga_monai.cohorts.inspection import FACTS, inspect_manifest, write_contact_sheet, write_pairs
 
-    found = inspect_manifest(file, dataset_dir, labels, voi, num_workers, contact_sheet is not None, shortcuts)
+    found = inspect_manifest(file, dataset_dir, labels, voi, num_workers, contact_sheet is not None, shortcuts, accepted_pairs)
     console = Console()
     table = Table("flow", "rows", "label 0", "label 1", title=file.name)
     for step, counts in found.flow.items():
@@ -106,6 +109,12 @@ def check(
             table.add_row(title, *_figures(found.shortcuts[name]))
         console.print(table)
         typer.echo("0.5 is chance; the more the frame tells, the more of a network's AUROC on this set may be a shortcut")
+    for sentence in found.warnings:
+        typer.echo(f"note: {sentence}")
+    _show_pairs(console, found.pairs)
+    if pairs is not None:
+        write_pairs(pairs, found.pairs)
+        typer.echo(f"wrote {pairs.name}: {len(found.pairs)} pairs")
     if contact_sheet is not None:
         drawn_count = write_contact_sheet(contact_sheet, found.thumbnails)
         typer.echo(f"wrote {contact_sheet.name}: {drawn_count} pictures, none with BurnedInAnnotation YES")
@@ -116,7 +125,25 @@ def check(
             listed = ", ".join(rows[:5]) + (", ..." if len(rows) > 5 else "")
             table.add_row(str(len(rows)), listed, f"{code}: {REASONS[code]}")
         console.print(table)
+    apart = [pair for pair in found.pairs if " and " in pair["splits"]]
+    if apart:
+        named = "; ".join(f"rows {pair['row']} and {pair['other_row']} ({pair['splits']})" for pair in apart[:MOST_PAIRS])
+        raise InputError(f"the same picture is in two splits: {named}; remove one, or accept the pair with --accepted-pairs")
+    if found.failures:
         raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+
+
+def _show_pairs(console: Console, pairs: list[dict[str, str]]) -> None:
+    """The first pairs of rows that show the same picture."""
+    if not pairs:
+        return
+    table = Table("rows", "bits of 256", "mirrored", "patients", "labels", "split", title=f"the same picture: {len(pairs)} pairs")
+    for pair in pairs[:MOST_PAIRS]:
+        rows = f"{pair['row']}, {pair['other_row']}"
+        table.add_row(rows, *(pair[name] for name in ("bits", "mirrored", "patients", "labels", "splits")))
+    if len(pairs) > MOST_PAIRS:
+        table.add_row("...")
+    console.print(table)
 
 
 @app.command()
@@ -137,13 +164,24 @@ def from_dicom(
     out: Annotated[Path, typer.Option(help="The manifest.")],
 ) -> None:
     """Write a site's manifest from headers and labels; identifiers are joined and forgotten."""
-    from sga_monai.cohorts.from_dicom import manifest_from_dicom
+    from sga_monai.cohorts.from_dicom import LEFT_OUT, manifest_from_dicom
 
-    counts = manifest_from_dicom(folder, labels, site, site_key, out)
-    table = Table("files", "number", title=out.name)
-    for name, count in sorted(counts.items(), key=lambda item: item[0] != "listed"):
-        table.add_row(name, str(count))
+    listing = manifest_from_dicom(folder, labels, site, site_key, out)
+    table = Table("files", "number", "label 1", "label 0", "remedy", title=out.name)
+    for name, counts in sorted(listing.files.items(), key=lambda item: (item[0] != "listed", item[0])):
+        reason = name.removeprefix("left out: ")
+        remedy = "" if name == "listed" else LEFT_OUT.get(reason) or REASONS.get(reason, "")
+        table.add_row(name, *(str(count) for count in counts), remedy)
     Console().print(table)
+    for name, (number, positive, negative) in listing.labels.items():
+        typer.echo(f"{name}: {number} ({positive}+, {negative}-)")
+    for what, number in listing.cells.items():
+        if number:
+            typer.echo(f"{number} rows: {what}")
+    for sentence in listing.warnings:
+        typer.echo(f"note: {sentence}")
+    if listing.one_sided:
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
 
 
 def _figures(figure: dict[str, Any] | None) -> tuple[str, str, str, str]:

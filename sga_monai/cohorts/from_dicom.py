@@ -2,166 +2,271 @@
 
 from __future__ import annotations
 
-import csv
-import re
+import os
 from collections import Counter
-from datetime import date, datetime
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
-from typing import Any
 
+from sga_monai.cohorts.header_values import age_from_dates, is_possible, parse_age, parse_date, parse_sex
+from sga_monai.cohorts.labels import Label, read_labels
 from sga_monai.core.display import track
-from sga_monai.core.errors import InputError, ReadError
+from sga_monai.core.errors import REASONS, InputError, ReadError
 from sga_monai.core.files import FORMULA
-from sga_monai.data.manifest import age_band, write_manifest
+from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
+from sga_monai.data.identity import damaged_ids, same_id, same_name
+from sga_monai.data.manifest import age_band, read_manifest, write_manifest
 from sga_monai.data.pseudonyms import patient_key, read_site_key
-from sga_monai.imaging.dicom import is_dicom, read_header
+from sga_monai.imaging.dicom import is_dicom, read_facts, read_header
+from sga_monai.imaging.head import read_head
 from sga_monai.imaging.raster import is_nifti, is_picture
-from sga_monai.imaging.read import read_bytes
 
-# Nothing else of a header is read; the last four are used and forgotten.
+# Nothing else of a header is read, beside what tells a frontal chest radiograph; identifiers are used and forgotten.
 TAGS = (
-    "Modality",
-    "ViewPosition",
-    "PatientSex",
-    "PatientAge",
-    "Manufacturer",
-    "PatientID",
-    "AccessionNumber",
-    "PatientBirthDate",
-    "StudyDate",
-)
-KEYS = ("image", "accession", "patient_id")
-COLUMNS = (*KEYS, "label", "label_date", "negative_type")
-MODALITIES = ("CR", "DX")
+    "PatientSex", "PatientAge", "Manufacturer", "PatientID", "AccessionNumber", "PatientBirthDate", "StudyDate", "PresentationIntentType",
+    "SOPClassUID",
+)  # fmt: skip
+FOR_PROCESSING_STORAGE = "1.2.840.10008.5.1.4.1.1.1.1.1"
+# Why a file is left out, beside the codes of ``REASONS``.
+LEFT_OUT = {
+    "link": "links are not followed; copy the files, or give the folder that they lead to",
+    "folder": "the folder cannot be opened; ask for access",
+    "file name": "a manifest cannot hold this name (: or \\, other than UTF-8, invisible characters, a space at its end); rename the file",
+    "not an image": "not a DICOM, PNG, JPEG or NIfTI-1 file",
+    "no label": "no row of the labels fits it",
+    "no patient": "PatientID is empty; give patient_id in the labels",
+}
+NO_DAY = "StudyDate is no possible day: period, label_delta_days and an age from the birth date stay empty"
+NO_DELTA = "more than 9999 days from StudyDate to label_date: label_delta_days stays empty"
+NO_AGE = "PatientAge is no possible age, and the dates give none: age stays empty"
+RESPELLED = f"Manufacturer has other characters than {ALPHABET_IN_WORDS}: they are spelled out or left out"
+MOST_DAYS = 9999
+# So many images of one patient, or of one day, are no chance.
+SUSPICIOUS, SHARE = 10, 0.5
 
 
-def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_key: str | Path, out: str | Path) -> Counter[str]:
+@dataclass
+class Listing:
+    """What became of every file and of every label.
+
+    Attributes:
+        files: "listed" and "left out: REASON", each with the number of files, and of those with label 1 and label 0.
+        labels: labels that no listed image has, each kind with their number, label 1 and label 0.
+        cells: what was changed or left empty, and in how many rows.
+        warnings: sentences: how the labels were tried, what may be wrong with ids.
+    """
+
+    files: dict[str, list[int]] = field(default_factory=dict)
+    labels: dict[str, list[int]] = field(default_factory=dict)
+    cells: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether an image has no label, or a label no listed image."""
+        return bool(self.labels) or "left out: no label" in self.files
+
+    def add(self, what: str, label: Label | None = None) -> None:
+        """Count a file."""
+        line = self.files.setdefault(what, [0, 0, 0])
+        line[0] += 1
+        if label is not None:
+            line[2 - label.label] += 1
+
+
+def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_key: str | Path, out: str | Path) -> Listing:
     """Write a site's manifest: every row with split "test", patients and studies under the site's key.
 
+    Of DICOM files the headers alone are read. What a header says is no frontal chest radiograph for presentation is left
+    out and counted. Texts are in the alphabet of a release, and the manifest is read back before it is written.
+
     Args:
-        folder: searched with its subfolders; later the ``dataset_dir``.
+        folder: searched with its subfolders, links left out; later the ``dataset_dir``.
         labels: CSV with ``label`` (0 or 1) and at least one of ``accession``, ``patient_id`` and ``image`` (a path below
             ``folder``, the only way to label a PNG or JPEG, which then needs ``patient_id`` too); optional ``label_date``
-            (YYYY-MM-DD) and ``negative_type``.
+            (YYYY-MM-DD) and ``negative_type``. A ``patient_id`` beside another key is taken instead of PatientID.
         site: the site's name in the manifest.
         site_key: file of ``new_site_key``.
         out: the manifest.
 
     Returns:
-        How many files were listed, and how many were left out for which reason.
+        What became of every file and every label.
 
     Raises:
-        InputError: when ``labels`` is malformed or gives one key two labels, or no file has a label.
+        InputError: when ``labels`` is malformed or gives one key two labels, or no file can be listed.
     """
     root = Path(folder)
     if not root.is_dir():
         raise InputError("the folder of images does not exist; check its path")
+    name = plain_text(site)
+    if not name:
+        raise InputError(f"site must be written in {ALPHABET_IN_WORDS}")
     key = read_site_key(site_key)
-    table = _read_labels(Path(labels))
-    counts: Counter[str] = Counter()
+    table = read_labels(Path(labels))
+    listing = Listing(warnings=list(table.warnings))
+    if name != site:
+        listing.warnings.append(f"site is written as {name}, in {ALPHABET_IN_WORDS}")
     rows: list[dict[str, str]] = []
-    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
-    for path in track(files, "reading headers"):
-        image = path.relative_to(root).as_posix()
-        try:
-            data = read_bytes(path)
-            if not (is_dicom(data) or is_picture(data) or is_nifti(data)):
-                counts["left out: not an image"] += 1
-                continue
-            header = read_header(data, TAGS) if is_dicom(data) else {}
-        except ReadError as error:
-            counts[f"left out: {error.code}"] += 1
+    keys: list[dict[str, str]] = []
+    ids, days = list[tuple[int, str]](), list[str]()
+    for path in track(list(_walk(root, listing)), "reading headers"):
+        image = Path(path).relative_to(root).as_posix()
+        header, reason = _read(path)
+        if reason == "not an image":
+            listing.add(f"left out: {reason}")
             continue
-        if header.get("Modality") and header["Modality"] not in MODALITIES:
-            counts["left out: not CR or DX"] += 1
+        keys.append(_keys(image, header))
+        label = table.of(keys[-1])
+        patient = (label.patient_id if label else "") or header.get("PatientID", "")
+        patient = patient if same_id(patient).strip("-") else ""
+        reason = reason or ("file name" if _cell(image) is None else "no label" if label is None else "" if patient else "no patient")
+        if reason or label is None:
+            listing.add(f"left out: {reason}", label)
             continue
-        found = [table[kind, value] for kind, value in _keys(image, header) if (kind, value) in table]
-        patient = header.get("PatientID") or (found[0]["patient_id"] if found else "")
-        if not found or not patient:
-            counts["left out: no label" if not found else "left out: no patient"] += 1
-            continue
-        rows.append(_row(image, header, found[0], patient, site, key))
-        counts["listed"] += 1
+        rows.append(_row(_cell(image) or "", header, label, patient, name, key, listing.cells))
+        ids.append((len(rows) + 1, patient))
+        days.append(header.get("StudyDate", ""))
+        table.list_file(keys[-1])
+        listing.add("listed", label)
+    listing.labels = table.count()
+    if listing.one_sided or not rows:
+        listing.warnings += table.explain(keys)
     if not rows:
-        raise InputError("no image has a label; labels need a column accession, patient_id or image that fits the files")
-    write_manifest(out, rows)
-    return counts
+        raise _nothing_listed(listing)
+    listing.warnings += damaged_ids(ids, "PatientID") + _too_equal([same_id(patient) for _, patient in ids], days)
+    _write(Path(out), rows)
+    return listing
 
 
-def _keys(image: str, header: dict[str, str]) -> list[tuple[str, str]]:
-    """What a label may be filed under, most particular first."""
-    named = (("image", image), ("accession", header.get("AccessionNumber", "")), ("patient_id", header.get("PatientID", "")))
-    return [(kind, value if kind == "image" else value.strip().casefold()) for kind, value in named if value]
+def _walk(root: Path, listing: Listing) -> Iterator[str]:
+    """The files below a folder, by name; links and closed folders are counted instead."""
+    for folder, folders, names in os.walk(root, onerror=lambda _: listing.add("left out: folder")):
+        folders.sort()
+        for name in folders:
+            if os.path.islink(os.path.join(folder, name)):
+                listing.add("left out: link")
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                listing.add("left out: link")
+            else:
+                yield path
 
 
-def _row(image: str, header: dict[str, str], label: dict[str, str], patient: str, site: str, key: bytes) -> dict[str, str]:
-    study = _date(header.get("StudyDate", ""))
-    given = _date(label["label_date"].replace("-", ""))
-    manufacturer = header.get("Manufacturer", "")
+def _read(path: str) -> tuple[dict[str, str], str]:
+    """A file's header (empty for what has none), and why it is left out, or ""."""
+    try:
+        head = read_head(path)
+        if not is_dicom(head):
+            return {}, "" if is_picture(head) or is_nifti(head) else "not an image"
+        header, facts = read_header(head, TAGS), read_facts(head)
+    except ReadError as error:
+        return {}, error.code
+    raw = "FOR PROCESSING" in header.get("PresentationIntentType", "").upper() or header.get("SOPClassUID") == FOR_PROCESSING_STORAGE
+    return header | {"view": facts["view"]}, facts.get("refusal", "") or ("for_processing" if raw else "")
+
+
+def _keys(image: str, header: dict[str, str]) -> dict[str, str]:
+    """What a label may be filed under. A name that is not UTF-8 is most often in a code page of Windows."""
+    readable = image if image.isascii() else os.fsencode(image).decode("utf-8", "surrogateescape")
+    if any("\udc80" <= character <= "\udcff" for character in readable):
+        readable = os.fsencode(image).decode("cp1252", "replace")
+    return {
+        "image": same_name(readable),
+        "accession": same_id(header.get("AccessionNumber", "")),
+        "patient_id": same_id(header.get("PatientID", "")),
+    }
+
+
+def _cell(image: str) -> str | None:
+    """A path as a manifest can hold it, or ``None``."""
+    if "\\" in image or ":" in image or not image.isprintable() or image != image.rstrip():
+        return None
+    # What begins like a formula, a home folder or a space does not with ./ in front.
+    return f"./{image}" if image.startswith((*FORMULA, "~", " ")) else image
+
+
+def _row(image: str, header: dict[str, str], label: Label, patient: str, site: str, key: bytes, cells: Counter[str]) -> dict[str, str]:
+    study = _study_date(header, cells)
+    delta = (label.label_date - study).days if label.label_date and study else None
+    if delta is not None and abs(delta) > MOST_DAYS:
+        cells[NO_DELTA] += 1
+        delta = None
+    manufacturer = plain_text(header.get("Manufacturer", ""))
+    cells[RESPELLED] += manufacturer != header.get("Manufacturer", "")
     return {
         "image": image,
-        "label": label["label"],
+        "label": str(label.label),
         "patient_id": patient_key(patient, key),
         "site": site,
         "split": "test",
         "study_id": patient_key(header["AccessionNumber"], key) if header.get("AccessionNumber") else "",
-        "view": header.get("ViewPosition", "").upper(),
-        "sex": header.get("PatientSex", "") if header.get("PatientSex") in ("M", "F", "O") else "",
-        "age": _age(header, study),
-        "manufacturer": manufacturer if re.fullmatch(r"[\w .,&()/-]{1,48}", manufacturer) and not manufacturer.startswith(FORMULA) else "",
-        "negative_type": label["negative_type"],
+        "view": header.get("view", ""),
+        "sex": parse_sex(header.get("PatientSex", "")),
+        "age": _age(header, study, cells),
+        "manufacturer": manufacturer,
+        "negative_type": label.negative_type,
         "period": f"{study.year}H{1 if study.month < 7 else 2}" if study else "",
-        "label_delta_days": str((given - study).days) if given and study else "",
+        "label_delta_days": "" if delta is None else str(delta),
     }
 
 
-def _age(header: dict[str, str], study: date | None) -> str:
-    """Years, 90+ from 90 on, from PatientAge or else from the dates."""
-    match = re.fullmatch(r"0*(\d{1,3})Y", header.get("PatientAge", ""))
-    birth = _date(header.get("PatientBirthDate", ""))
-    if match:
-        years = int(match[1])
-    elif birth and study:
-        years = study.year - birth.year - ((study.month, study.day) < (birth.month, birth.day))
-    else:
+def _study_date(header: dict[str, str], cells: Counter[str]) -> date | None:
+    text = header.get("StudyDate", "")
+    study = parse_date(text)
+    if study is not None and is_possible(study):
+        return study
+    cells[NO_DAY] += bool(text)
+    return None
+
+
+def _age(header: dict[str, str], study: date | None, cells: Counter[str]) -> str:
+    """An age's band, from PatientAge or else from the dates."""
+    years = parse_age(header.get("PatientAge", ""))
+    if years is None:
+        years = age_from_dates(parse_date(header.get("PatientBirthDate", "")), study)
+    if years is None:
+        cells[NO_AGE] += bool(header.get("PatientAge"))
         return ""
     return age_band(years)
 
 
-def _date(text: str) -> date | None:
-    try:
-        return datetime.strptime(text.strip(), "%Y%m%d").date()
-    except ValueError:
-        return None
+def _too_equal(patients: list[str], days: list[str]) -> list[str]:
+    """What an anonymizer that gives everybody the same id or day leaves behind."""
+    sentences = []
+    most = max(Counter(patients).values())
+    if most == len(patients) > 1:
+        sentences.append(
+            f"all {most} images have one PatientID, so no interval can be estimated; if they are of several patients, give patient_id "
+            "in the labels, or export with pseudonyms"
+        )
+    elif most >= max(SUSPICIOUS, SHARE * len(patients)):
+        sentences.append(f"{most} of {len(patients)} images have one PatientID; is it a placeholder?")
+    if len(days) >= SUSPICIOUS and len(set(days)) == 1 and days[0]:
+        sentences.append(f"all {len(days)} images have one StudyDate; if it is a placeholder, period and label_delta_days say nothing")
+    return sentences
 
 
-def _read_labels(path: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """Labels by each of their keys; cells are never quoted in messages."""
-    table: dict[tuple[str, str], dict[str, Any]] = {}
+def _nothing_listed(listing: Listing) -> InputError:
+    """Why there is no manifest: the most frequent reasons first, with their remedies."""
+    reasons = sorted(listing.files.items(), key=lambda item: -item[1][0])
+    if not reasons:
+        return InputError("the folder holds no file; give the folder of the images")
+    named = [(what.removeprefix("left out: "), line[0]) for what, line in reasons[:3]]
+    text = "; ".join(
+        f"{count} left out: {reason} ({LEFT_OUT.get(reason) or REASONS.get(reason, 'by its header')})" for reason, count in named
+    )
+    start = "no image has a label" if named[0][0] == "no label" else "no image can be listed"
+    return InputError("; ".join([f"{start}: {text}", *listing.warnings]))
+
+
+def _write(out: Path, rows: list[dict[str, str]]) -> None:
+    """Write a manifest that its own reader takes, or none."""
+    draft = out.with_name(f".{out.name}.tmp")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            header = [name.strip() for name in reader.fieldnames or []]
-            if "label" not in header or not set(KEYS) & set(header) or set(header) - set(COLUMNS):
-                raise InputError(f"{path.name}: the columns must be label, one of {', '.join(KEYS)}, and may be label_date, negative_type")
-            reader.fieldnames = header
-            for number, cells in enumerate(reader, 2):
-                row = {name: (cells.get(name) or "").strip() for name in COLUMNS}
-                if None in cells or row["label"] not in ("0", "1"):
-                    raise InputError(
-                        f"{path.name}: row {number}: label must be 0 or 1, and every row must have as many cells as the header"
-                    )
-                if row["label_date"] and _date(row["label_date"].replace("-", "")) is None:
-                    raise InputError(f"{path.name}: row {number}: label_date must be YYYY-MM-DD")
-                # The most particular key that the row has; a patient's label is not that of each of the accessions.
-                kind = next((kind for kind in KEYS if row[kind]), None)
-                if kind is None:
-                    raise InputError(f"{path.name}: row {number} has no {', '.join(KEYS)}")
-                value = row[kind] if kind == "image" else row[kind].casefold()
-                if table.setdefault((kind, value), row)["label"] != row["label"]:
-                    raise InputError(f"{path.name}: row {number} gives another label than an earlier row of the same {kind}; keep one")
-    except FileNotFoundError:
-        raise InputError(f"no labels {path.name}; check the path") from None
-    except (OSError, UnicodeDecodeError, csv.Error):
-        raise InputError(f"{path.name} is not CSV in UTF-8; save it again") from None
-    return table
+        write_manifest(draft, rows)
+        read_manifest(draft)
+        draft.replace(out)
+    finally:
+        draft.unlink(missing_ok=True)

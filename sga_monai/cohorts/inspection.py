@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,9 +17,13 @@ from PIL import Image, ImageDraw
 
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import write_whole
-from sga_monai.data.manifest import REQUIRED, load_manifest, read_manifest
+from sga_monai.data.duplicates import COLUMNS as PAIR_COLUMNS
+from sga_monai.data.duplicates import Accepted, find_pairs, is_accepted, read_accepted
+from sga_monai.data.identity import same_id
+from sga_monai.data.manifest import REQUIRED, Row, check_files, data_rows, read_manifest, several_sites
 from sga_monai.data.parallel import read_rows
 from sga_monai.imaging.dicom import LATERAL_VIEWS, is_dicom, read_facts
+from sga_monai.imaging.fingerprint import fingerprint
 from sga_monai.imaging.read import decode_cxr, read_bytes, sha256_of
 from sga_monai.statistics.shortcuts import frame_pixels, pixel_auroc, thumbnail_pixels
 
@@ -44,6 +50,8 @@ class Inspection:
         thumbnails: ``row``, ``label`` and picture of the images that may be drawn, those with BurnedInAnnotation YES
             left out.
         shortcuts: for each of ``SHORTCUTS``, when asked for, the figures of ``pixel_auroc`` over all frontal images.
+        pairs: rows that show the same picture and are not accepted, in the columns of ``data.duplicates.COLUMNS``.
+        warnings: what of the manifest was changed in reading, or may be wrong.
     """
 
     flow: dict[str, list[int]] = field(default_factory=lambda: {step: [0, 0, 0] for step in STEPS})
@@ -51,6 +59,8 @@ class Inspection:
     failures: list[tuple[int, str]] = field(default_factory=list)
     thumbnails: list[tuple[int, int, NDArray[np.uint8]]] = field(default_factory=list)
     shortcuts: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    pairs: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def inspect_manifest(
@@ -61,6 +71,7 @@ def inspect_manifest(
     num_workers: int = 0,
     thumbnails: bool = False,
     shortcuts: bool = False,
+    accepted_pairs: str | Path | None = None,
 ) -> Inspection:
     """Read every image of a manifest as an evaluation would, and count.
 
@@ -72,27 +83,36 @@ def inspect_manifest(
         num_workers: see ``read_rows``.
         thumbnails: keep small pictures for ``write_contact_sheet``.
         shortcuts: read the label from the frame and from a thumbnail of each frontal image.
+        accepted_pairs: see ``read_accepted``.
 
     Raises:
-        InputError: see ``load_manifest``; when two rows are the same file, or ``shortcuts`` has no labels.
+        InputError: see ``read_manifest`` and ``check_files``; when two rows are the same file, or ``shortcuts`` has no labels.
     """
     if shortcuts and not labels:
         raise InputError("shortcuts reads the label from the images; give a manifest with labels, or leave shortcuts out")
     require = REQUIRED if labels else ("image",)
-    rows = load_manifest(path, dataset_dir, require=require, allow_missing=True)
-    views = {int(row["row"]): row.get("view", "").upper() for row in read_manifest(path, require)}
     result = Inspection()
+    listed = read_manifest(path, require, result.warnings)
+    result.warnings += several_sites(listed)
+    accepted = {} if accepted_pairs is None else read_accepted(accepted_pairs)
+    missing = set(check_files(listed, dataset_dir, Path(path).name))
+    # A missing file needs no reading process, of which a million would take their time.
+    there = [row for row in listed if row["row"] not in missing]
+    items = data_rows(listed, there, path, dataset_dir, None, require)
+    looks = read_rows(items, partial(_look, voi=voi, thumbnail=thumbnails, shortcuts=shortcuts), num_workers)
     seen: dict[str, int] = {}
-    used: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    look = partial(_look, voi=voi, thumbnail=thumbnails, shortcuts=shortcuts)
-    for row, found in zip(rows, read_rows(rows, look, num_workers), strict=True):
-        number, label = row["row"], row["label"]
+    used: list[tuple[int, str, dict[str, Any]]] = []
+    prints: list[tuple[Row, str, bytes]] = []
+    for row in listed:
+        number, label = int(row["row"]), int(row["label"]) if labels else -1
+        found: dict[str, Any] = {"code": "missing"} if row["row"] in missing else next(looks)
         if "code" in found:
             result.failures.append((number, found["code"]))
         else:
             first = seen.setdefault(found["sha256"], number)
             if first != number:
                 raise InputError(f"rows {first} and {number} are the same file, byte for byte; remove one")
+            prints.append((row, found["sha256"], found["fingerprint"]))
             for name, value in found["facts"].items():
                 result.facts[name][value or "(absent)"] += 1
             if found["thumbnail"] is not None:
@@ -101,7 +121,7 @@ def inspect_manifest(
             # The flow counts it out one step later than the evaluation, which would refuse to read it.
             result.failures.append((number, "lateral"))
         # A PNG has no header to ask: the manifest's own column counts.
-        view = found.get("facts", {}).get("view") or views[number]
+        view = found.get("facts", {}).get("view") or row.get("view", "").upper()
         frontal = view not in LATERAL_VIEWS and not found.get("lateral")
         passed = (True, found.get("code") not in ("missing", "not_a_file"), "code" not in found, frontal, label >= 0)
         for step, ok in zip(STEPS, passed, strict=True):
@@ -111,11 +131,50 @@ def inspect_manifest(
             if label >= 0:
                 result.flow[step][1 + label] += 1
         if shortcuts and all(passed):
-            used.append((row, found))
+            used.append((label, row["patient_id"], found["pixels"]))
     if shortcuts:
-        label, patient = ([row[key] for row, _ in used] for key in ("label", "patient"))
-        result.shortcuts = {name: pixel_auroc([found["pixels"][name] for _, found in used], label, patient) for name in SHORTCUTS}
+        of = [[entry[i] for entry in used] for i in (0, 1)]
+        result.shortcuts = {name: pixel_auroc([pixels[name] for _, _, pixels in used], *of) for name in SHORTCUTS}
+    result.pairs = [pair for pair in _pairs(prints, Path(path).stem) if not _accepts(accepted, pair)]
     return result
+
+
+def _pairs(prints: Sequence[tuple[Row, str, bytes]], name: str) -> list[dict[str, str]]:
+    """Rows that show the same picture, with what helps a person to judge them."""
+    table = []
+    for pair in find_pairs([code for _, _, code in prints]):
+        (a, sha256, _), (b, other, _) = prints[pair.first], prints[pair.second]
+        same = {column: a[column] == b[column] for column in ("label", "split")}
+        table.append(
+            {
+                "set": name,
+                "row": a["row"],
+                "other_set": name,
+                "other_row": b["row"],
+                "sha256": sha256,
+                "other_sha256": other,
+                "bits": str(pair.distance),
+                "mirrored": "yes" if pair.mirrored else "no",
+                "patients": "same" if same_id(a["patient_id"]) == same_id(b["patient_id"]) else "different",
+                "labels": "same" if same["label"] else "different",
+                "splits": a["split"] if same["split"] else f"{a['split']} and {b['split']}",
+            }
+        )
+    return table
+
+
+def _accepts(accepted: Accepted, pair: dict[str, str]) -> bool:
+    places = [(pair["set"], pair["row"]), (pair["other_set"], pair["other_row"])]
+    return is_accepted(accepted, places, (pair["sha256"], pair["other_sha256"]))
+
+
+def write_pairs(path: str | Path, pairs: Sequence[dict[str, str]]) -> None:
+    """Write pairs as a CSV; the lines that a person leaves in it are the accepted pairs."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, PAIR_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(pairs)
+    write_whole(Path(path), lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
 
 
 def _look(row: dict[str, Any], voi: str, thumbnail: bool, shortcuts: bool) -> dict[str, Any]:
@@ -133,7 +192,14 @@ def _look(row: dict[str, Any], voi: str, thumbnail: bool, shortcuts: bool) -> di
         image, lateral = decode_cxr(data, voi, lateral=True), True
     small = _shrink(image) if thumbnail and facts.get("burned_in") != "YES" else None
     pixels = {name: take(image) for name, take in SHORTCUTS.items()} if shortcuts else {}
-    return {"sha256": sha256, "facts": facts, "thumbnail": small, "lateral": lateral, "pixels": pixels}
+    return {
+        "sha256": sha256,
+        "facts": facts,
+        "thumbnail": small,
+        "lateral": lateral,
+        "pixels": pixels,
+        "fingerprint": fingerprint(image),
+    }
 
 
 def _shrink(image: NDArray[np.float32]) -> NDArray[np.uint8]:

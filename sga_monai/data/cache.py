@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sga_monai.core.provenance import code_digest, describe, versions
 
-HEADER_BYTES = 256
+HEADER_BYTES = 512
 MAGIC = b"sga_monai image\n"
 
 

@@ -14,6 +14,7 @@ from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.cache import ImageCache
 from sga_monai.data.manifest import MOST_ERRORS
 from sga_monai.data.parallel import read_rows
+from sga_monai.imaging.fingerprint import fingerprint
 from sga_monai.imaging.read import read_bytes, sha256_of
 
 META = "image_meta_dict"
@@ -35,6 +36,7 @@ class CXRDataset(Dataset):
     Attributes:
         failures: ``row, label, patient, set`` and the reason ``code`` of each row that could not be read.
         sha256: of the file of each kept row.
+        fingerprints: of each kept row's prepared image, by which ``refuse_near_duplicates`` finds the same picture again.
 
     Raises:
         InputError: naming the rows that cannot be read, unless ``skip_failed``; when none can be read.
@@ -53,6 +55,7 @@ class CXRDataset(Dataset):
         self.cache = None if cache_dir is None else ImageCache(cache_dir, transform)
         self.failures: list[dict[str, Any]] = []
         self.sha256: list[str] = []
+        self.fingerprints: list[bytes] = []
         self.images: list[torch.Tensor] = []
         kept = []
         for item, result in zip(data, read_rows(data, _Preparation(transform, self.cache), num_workers), strict=True):
@@ -62,6 +65,7 @@ class CXRDataset(Dataset):
                 continue
             kept.append({key: value for key, value in item.items() if key != "image"} | {"burned_in": result["burned_in"]})
             self.sha256.append(result["sha256"])
+            self.fingerprints.append(bytes.fromhex(result["fingerprint"]))
             if self.cache is None:
                 self.images.append(torch.from_numpy(result["image"]))
         if self.failures and not (skip_failed and kept):
@@ -100,10 +104,12 @@ class _Preparation:
             raise InputError("preprocessing must keep image_meta_dict: set image_only to false in LoadImaged")
         sha256, burned_in = prepared[META]["sha256"], bool(prepared[META]["burned_in"])
         _compare(item, sha256)
+        image = np.array(prepared["image"])
+        facts = {"burned_in": burned_in, "fingerprint": fingerprint(image[0]).hex()}
         if self.cache is None:
-            return {"sha256": sha256, "burned_in": burned_in, "image": np.array(prepared["image"])}
-        self.cache.put(sha256, np.asarray(prepared["image"]), burned_in=burned_in)
-        return {"sha256": sha256, "burned_in": burned_in}
+            return {"sha256": sha256, "image": image, **facts}
+        self.cache.put(sha256, image, **facts)
+        return {"sha256": sha256, **facts}
 
 
 def _compare(item: dict[str, Any], sha256: str) -> None:

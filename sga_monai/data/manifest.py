@@ -14,15 +14,17 @@ import os
 import posixpath
 import re
 import stat
-import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from sga_monai.core.errors import REASONS, InputError
 from sga_monai.core.files import FORMULA
+from sga_monai.core.text import ALPHABET_IN_WORDS, is_plain, plain_text
+from sga_monai.data.identity import damaged_ids, same_id
 from sga_monai.data.pseudonyms import patient_key, read_site_key
+from sga_monai.data.tables import read_cells
 
 REQUIRED = ("image", "label", "patient_id", "site", "split")
 OPTIONAL = (
@@ -37,24 +39,29 @@ AGE_BANDS = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (90, "80
 logger = logging.getLogger(__name__)
 FEW_VALUES = ("label", "site", "split", "view", "sex", "age", "manufacturer", "negative_type", "period", "label_delta_days")
 
+# Free texts that may leave a site.
+TEXTS = ("site", "view", "manufacturer", "negative_type")
+
 Row = dict[str, str]
 
 
-def read_manifest(path: str | Path, require: Sequence[str] = REQUIRED) -> list[Row]:
+def read_manifest(path: str | Path, require: Sequence[str] = REQUIRED, warnings: list[str] | None = None) -> list[Row]:
     """Read and check a manifest; every error is collected and named by row.
 
     Args:
         path: a UTF-8 CSV file with a header.
         require: columns that must be there; ``("image",)`` for images without labels.
+        warnings: gets a sentence for whatever was changed, or may be wrong: text outside the alphabet of a release, ids that
+            look damaged.
 
     Returns:
         One dictionary a row: the columns of ``REQUIRED``, empty where absent, those of ``OPTIONAL`` that the file has,
-        and ``row``, its number.
+        and ``row``, its number. Texts are in the alphabet of ``plain_text``, a ``sha256`` is in small letters.
 
     Raises:
         InputError: when the file is missing or not strict CSV, a column is missing, unknown or double, or a row has a
             wrong number of cells, an unsafe path, an unknown label or split, or an invalid optional value; when an
-            image or a ``sha256`` is listed twice; when one patient (after strip and casefold) is in two splits.
+            image or a ``sha256`` is listed twice; when one patient (see ``same_id``) is in two splits.
     """
     name = Path(path).name
     errors: list[str] = []
@@ -62,8 +69,10 @@ def read_manifest(path: str | Path, require: Sequence[str] = REQUIRED) -> list[R
     images: set[str] = set()
     hashes: set[str] = set()
     split_of: dict[str, str] = {}
-    for row in _read_rows(Path(path), name, require, errors):
+    texts = _Texts()
+    for row in _read_rows(Path(path), require, errors):
         number = row["row"]
+        texts.put_right(row)
         errors += [f"row {number}: {problem}" for problem in _problems(row, require)]
         image = posixpath.normpath(row["image"])
         if image in images:
@@ -75,10 +84,10 @@ def read_manifest(path: str | Path, require: Sequence[str] = REQUIRED) -> list[R
             first = next(r["row"] for r in rows if r["sha256"] == sha256)
             errors.append(f"row {number} has the sha256 of row {first}, so the same file is listed twice; remove one")
         hashes.add(sha256 or "")
-        patient = row["patient_id"].casefold()
+        patient = same_id(row["patient_id"])
         if "split" in require and patient and split_of.setdefault(patient, row["split"]) != row["split"]:
             split = split_of[patient]
-            first = next(r["row"] for r in rows if r["patient_id"].casefold() == patient)
+            first = next(r["row"] for r in rows if same_id(r["patient_id"]) == patient)
             errors.append(f"row {number}: the patient of row {first} ({split}) is also in {row['split']}; keep one split")
         rows.append(row)
         if len(errors) > MOST_ERRORS:
@@ -88,7 +97,53 @@ def read_manifest(path: str | Path, require: Sequence[str] = REQUIRED) -> list[R
         raise InputError(f"{name}: " + "; ".join(errors[:MOST_ERRORS]) + more)
     if not rows:
         raise InputError(f"{name} has no rows")
+    if warnings is not None:
+        warnings += texts.sentences()
+        warnings += damaged_ids(((int(row["row"]), row["patient_id"]) for row in rows), "patient_id")
     return rows
+
+
+class _Texts:
+    """Puts the texts of rows into the alphabet of a release, and remembers where that changed them."""
+
+    def __init__(self) -> None:
+        self.plain: dict[str, str] = {}
+        self.changed: dict[str, list[str]] = {}
+        self.emptied: dict[str, list[str]] = {}
+
+    def put_right(self, row: Row) -> None:
+        """Change a row's texts and ``sha256``."""
+        for column in TEXTS:
+            text = row.get(column)
+            if not text:
+                continue
+            if text not in self.plain:
+                self.plain[text] = text if is_plain(text) else plain_text(text)
+            if self.plain[text] != text:
+                where = self.changed if self.plain[text] else self.emptied
+                where.setdefault(column, []).append(row["row"])
+                row[column] = self.plain[text]
+        if row.get("sha256"):
+            row["sha256"] = row["sha256"].lower()
+
+    def sentences(self) -> list[str]:
+        """What was changed, by column and row."""
+        said = [f"{c}: other characters than {ALPHABET_IN_WORDS} are spelled out or left out{_rows(n)}" for c, n in self.changed.items()]
+        said += [f"{c}: no letter A to Z and no digit, taken as empty{_rows(n)}" for c, n in self.emptied.items()]
+        return said
+
+
+def _rows(numbers: Sequence[str]) -> str:
+    listed = ", ".join(numbers[:MOST_ERRORS]) + (", ..." if len(numbers) > MOST_ERRORS else "")
+    return f" in {len(numbers)} rows (row {listed})"
+
+
+def several_sites(rows: Iterable[Row]) -> list[str]:
+    """A sentence when rows to be scored are of several sites, whose differences one pooled figure would hide."""
+    count = len({same_id(row["site"]) for row in rows} - {""})
+    if count < 2:
+        return []
+    return [f"{count} sites in one manifest: every figure is of all together; write one manifest for each site"]
 
 
 def load_manifest(
@@ -118,36 +173,73 @@ def load_manifest(
         InputError: see ``read_manifest``; also when an image is missing or outside ``dataset_dir``, or no row has
             ``split``.
     """
-    rows = read_manifest(path, require)
+    warnings: list[str] = []
+    rows = read_manifest(path, require, warnings)
     name, root = Path(path).name, Path(dataset_dir)
     key = None if site_key is None else read_site_key(site_key)
-    patients = dict.fromkeys(row["patient_id"].casefold() for row in rows)
-    names = {patient: patient_key(patient, key) if key else i for i, patient in enumerate(patients)}
-    sites = {site: i for i, site in enumerate(dict.fromkeys(row["site"].casefold() for row in rows))}
     chosen = [row for row in rows if split is None or row["split"] == split]
     if not chosen:
         raise InputError(f"{name} has no row with split {split}")
-    if allow_missing and len(chosen) < len(rows):
-        logger.warning("%s: %d of %d rows have another split than %s and are left out", name, len(rows) - len(chosen), len(rows), split)
+    if allow_missing:
+        if len(chosen) < len(rows):
+            warnings.append(f"{len(rows) - len(chosen)} of {len(rows)} rows have another split than {split} and are left out")
+        warnings += several_sites(chosen)
+    for sentence in warnings:
+        logger.warning("%s: %s", name, sentence)
     if name.startswith(FORMULA):
         raise InputError("the manifest's name begins like a formula, which a spreadsheet would run; rename it")
     missing = check_files(chosen, root, name)
     if missing and not allow_missing:
         listed = ", ".join(missing[:MOST_ERRORS]) + (", ..." if len(missing) > MOST_ERRORS else "")
         raise InputError(f"{name}: no image inside dataset_dir for {len(missing)} rows (row {listed}): {REASONS['missing']}")
-    root = root.resolve()
+    return data_rows(rows, chosen, path, root, key, require)
+
+
+def data_rows(
+    rows: Sequence[Row], chosen: Sequence[Row], path: str | Path, dataset_dir: str | Path, key: bytes | None, require: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The data dictionaries of ``load_manifest``.
+
+    Args:
+        rows: all of the manifest, by which patients and sites are numbered.
+        chosen: those to be read.
+        path: the manifest.
+        dataset_dir: see ``load_manifest``.
+        key: of ``read_site_key``.
+        require: see ``read_manifest``.
+    """
+    root = Path(dataset_dir).resolve()
+    patients = dict.fromkeys(same_id(row["patient_id"]) for row in rows)
+    names = {patient: patient_key(patient, key) if key else i for i, patient in enumerate(patients)}
+    sites = {site: i for i, site in enumerate(dict.fromkeys(same_id(row["site"]) for row in rows))}
+    name, labeled, start = Path(path).stem, "label" in require, os.path.join(root, "")
     return [
         {
-            "image": str(root / row["image"]),
-            "label": int(row["label"]) if "label" in require else -1,
+            "image": start + _on_disk(start, row["image"]),
+            "label": int(row["label"]) if labeled else -1,
             "row": int(row["row"]),
-            "patient": names[row["patient_id"].casefold()],
+            "patient": names[same_id(row["patient_id"])],
             "sha256": row.get("sha256", ""),
-            "site": sites[row["site"].casefold()],
-            "set": Path(path).stem,
+            "site": sites[same_id(row["site"])],
+            "set": name,
         }
         for row in chosen
     ]
+
+
+def _on_disk(root: str, image: str) -> str:
+    """The path below ``root`` as it is on disk, where accents may be decomposed (macOS) while the manifest's are not."""
+    if image.isascii() or os.path.lexists(os.path.join(root, image)):
+        return image
+    found = ""
+    for part in image.split("/"):
+        try:
+            names = os.listdir(os.path.join(root, found))
+        except OSError:
+            return image
+        wanted = unicodedata.normalize("NFC", part)
+        found = posixpath.join(found, next((name for name in names if unicodedata.normalize("NFC", name) == wanted), part))
+    return found
 
 
 def check_files(rows: Sequence[Row], dataset_dir: str | Path, name: str) -> list[str]:
@@ -161,12 +253,14 @@ def check_files(rows: Sequence[Row], dataset_dir: str | Path, name: str) -> list
     root = Path(dataset_dir).resolve()
     inside: dict[str, bool] = {}
     missing, outside = [], []
+    start = os.path.join(root, "")
     for row in rows:
-        folder = posixpath.dirname(row["image"])
+        image = _on_disk(start, row["image"])
+        folder = posixpath.dirname(image)
         try:
             if folder not in inside:
                 inside[folder] = (root / folder).resolve().is_relative_to(root)
-            path = os.path.join(root, row["image"])
+            path = start + image
             mode = os.lstat(path).st_mode
             if stat.S_ISLNK(mode):
                 target = Path(path).resolve()
@@ -196,13 +290,13 @@ def check_external(training: Iterable[Row], external: Iterable[Row], name: str) 
         InputError: naming the rows of a shared patient, or the two collections that overlap.
     """
     training, external = list(training), list(external)
-    patients = {row["patient_id"].casefold(): row["row"] for row in training}
-    shared = [row["row"] for row in external if row["patient_id"].casefold() in patients]
+    patients = {same_id(row["patient_id"]): row["row"] for row in training}
+    shared = [row["row"] for row in external if same_id(row["patient_id"]) in patients]
     if shared:
         raise InputError(
             f"{name}: {len(shared)} rows have a patient of the training manifest (row {', '.join(shared[:MOST_ERRORS])}); remove them"
         )
-    sites = {row["site"].casefold() for row in training}, {row["site"].casefold() for row in external}
+    sites = {same_id(row["site"]) for row in training}, {same_id(row["site"]) for row in external}
     for pair in OVERLAPS:
         for first in pair & sites[0]:
             for second in (pair - {first}) & sites[1]:
@@ -228,59 +322,12 @@ def write_manifest(path: str | Path, rows: Iterable[Row], columns: Sequence[str]
         writer.writerows(rows)
 
 
-def _read_rows(path: Path, name: str, require: Sequence[str], errors: list[str]) -> Iterator[Row]:
-    """The rows one by one, so that a million of them needs no second copy in memory."""
-    number = 0
-    try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"{name} is not a file; give the path of a CSV file as manifest")
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            # No cell of ours is longer; an unclosed quote would otherwise swallow the file.
-            reader = csv.reader(stream, strict=True)
-            header: list[str] = []
-            for number, cells in enumerate(reader, 1):
-                if any("\0" in cell for cell in cells):
-                    raise InputError(f"{name}: row {number} holds NUL characters; save the file as CSV UTF-8")
-                # A spreadsheet numbers blank lines too.
-                if not cells:
-                    continue
-                if not header:
-                    header = [sys.intern(cell.strip()) for cell in cells]
-                    _check_header(header, name, require)
-                elif len(cells) != len(header):
-                    errors.append(f"row {number} has {len(cells)} cells, the header has {len(header)}")
-                else:
-                    row = dict.fromkeys(REQUIRED, "")
-                    for key, cell in zip(header, cells, strict=True):
-                        row[key] = sys.intern(cell.strip()) if key in FEW_VALUES else cell.strip()
-                    row["row"] = str(number)
-                    yield row
-    except FileNotFoundError:
-        raise InputError(f"no manifest {name}; check the path given as manifest") from None
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{name} is not a UTF-8 text file; save it as CSV UTF-8") from None
-    except csv.Error as error:
-        raise InputError(f"{name}: row {number + 1} is not valid CSV ({error})") from None
-    if not header:
-        raise InputError(f"{name} is empty")
-
-
-def _check_header(header: list[str], name: str, require: Sequence[str]) -> None:
-    """Only known names are quoted: where the header was forgotten, its cells are the first patient's."""
-    known = REQUIRED + OPTIONAL
-    if len(header) == 1 and re.search("[;\t|]", header[0]):
-        raise InputError(f"{name}: cells must be separated by commas; save it as CSV UTF-8")
-    for column in known:
-        if header.count(column) > 1:
-            raise InputError(f"{name}: column {column} is there twice; remove one")
-    unknown = [i for i, column in enumerate(header, 1) if column not in known]
-    for column in require:
-        if column not in header:
-            near = [i for i in unknown if get_close_matches(column, [header[i - 1].lower()], cutoff=0.75)]
-            hint = f"; is the header of column {near[0]} meant?" if near else "; the first row must name the columns"
-            raise InputError(f"{name}: column {column} is missing{hint}")
-    if unknown:
-        raise InputError(f"{name}: the header of column {unknown[0]} is unknown; known are {', '.join(known)}")
+def _read_rows(path: Path, require: Sequence[str], errors: list[str]) -> Iterator[Row]:
+    """The rows one by one, each with every column of ``REQUIRED`` and its number."""
+    if not path.exists():
+        raise InputError(f"no manifest {path.name}; check the path given as manifest")
+    for number, cells in read_cells(path, REQUIRED + OPTIONAL, require, FEW_VALUES, errors):
+        yield {**dict.fromkeys(REQUIRED, ""), **cells, "row": str(number)}
 
 
 def _problems(row: Row, require: Sequence[str]) -> list[str]:
@@ -302,7 +349,7 @@ def _problems(row: Row, require: Sequence[str]) -> list[str]:
     if row.get("sex") and row["sex"] not in ("M", "F", "O"):
         found.append("sex must be M, F, O or empty")
     if row.get("sha256") and not re.fullmatch(r"[0-9a-f]{64}", row["sha256"]):
-        found.append("sha256 must be 64 lower-case hexadecimal digits")
+        found.append("sha256 must be 64 hexadecimal digits")
     if row.get("boxes") and not _are_boxes(row["boxes"]):
         found.append("boxes must be a JSON list of [x, y, width, height] in pixels of the image")
     return found

@@ -9,6 +9,7 @@ import secrets
 from pathlib import Path
 
 from sga_monai.core.errors import InputError
+from sga_monai.data.identity import same_id
 
 
 def patient_key(patient_id: str, key: bytes) -> str:
@@ -17,10 +18,10 @@ def patient_key(patient_id: str, key: bytes) -> str:
     A plain hash would not do: all record numbers of a hospital can be tried in minutes.
 
     Args:
-        patient_id: stripped and casefolded first, so that one patient has one key.
+        patient_id: by ``same_id``, so that one patient has one key however the id was typed.
         key: of ``read_site_key``; another key gives another name, so two sites' names cannot be matched.
     """
-    return hmac.new(key, patient_id.strip().casefold().encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.new(key, same_id(patient_id).encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def new_site_key(path: str | Path) -> None:

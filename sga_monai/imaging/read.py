@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +73,11 @@ def read_bytes(path: str | Path) -> bytes:
     Raises:
         ReadError: "missing", "not_a_file", "too_large", or "unreadable" where the system will not give it.
     """
+    return read_from(path, lambda stream: stream.read(MAX_BYTES))
+
+
+def read_from(path: str | Path, read: Callable[[BinaryIO], bytes]) -> bytes:
+    """What ``read`` takes from an open file; see ``read_bytes`` for what is refused."""
     try:
         # Without O_NONBLOCK the open itself waits for a pipe's writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -85,7 +92,7 @@ def read_bytes(path: str | Path) -> bytes:
         if status.st_size > MAX_BYTES:
             raise ReadError("too_large")
         with open(descriptor, "rb", closefd=False) as stream:
-            return stream.read(MAX_BYTES)
+            return read(stream)
     except OSError:
         raise ReadError("unreadable") from None
     finally:

@@ -95,6 +95,8 @@ def _coefficient(
     mean = expit(design @ beta + offset)
     bread = np.linalg.inv(design.T @ (design * (mean * (1 - mean))[:, None]))
     keys, cluster = np.unique(patient, return_inverse=True)
+    if len(keys) < 2:
+        return Estimate(float(beta[which]), math.nan, math.nan)
     if len(keys) < len(y):
         scores = np.zeros((len(keys), design.shape[1]))
         np.add.at(scores, cluster, design * (y - mean)[:, None])

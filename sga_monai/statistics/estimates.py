@@ -43,13 +43,16 @@ def cluster_bootstrap(
         seed: of the samples.
 
     Returns:
-        Ends are NaN when more than one sample in twenty is not estimable; all is NaN where there is no image.
+        Ends are NaN when more than one sample in twenty is not estimable, or there is one patient, of whom every sample is
+        the same; all is NaN where there is no image.
     """
     keys, cluster = np.unique(np.asarray(patient), return_inverse=True)
     if not len(keys):
         return Estimate(math.nan, math.nan, math.nan)
     rng = np.random.default_rng(seed)
     value = statistic(np.ones(len(cluster), dtype=np.int64))
+    if len(keys) < 2:
+        return Estimate(value, math.nan, math.nan)
     drawn = rng.multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=n_samples)
     samples = np.array([statistic(counts[cluster]) for counts in drawn])
     usable = samples[~np.isnan(samples)]

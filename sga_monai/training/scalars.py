@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from monai.utils.enums import CommonKeys as Keys
+from tensorboard.backend.event_processing import event_file_loader
+from tensorboard.compat.proto import event_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from sga_monai.core.files import write_whole
 
 SCALARS = (str(Keys.LOSS.value), "ce_loss", "kl_loss", "epsilon", "adversarial_accuracy")
 
@@ -26,11 +33,13 @@ class ScalarWriter:
         self.writer = summary_writer
         self.evaluator = evaluator
         self.hyper_parameters = dict(hyper_parameters)
+        self.resumed = False
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer, after its ``ValidationHandler``."""
         # Not at the start, where a resume may still be refused.
         engine.add_event_handler(Events.ITERATION_STARTED(once=1), self.start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.forget_what_was_lost)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch)
 
@@ -38,6 +47,13 @@ class ScalarWriter:
         """Write the hyper-parameters as a table."""
         rows = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in self.hyper_parameters.items())
         self.writer.add_text("hyper_parameters", f"| name | value |\n|---|---|\n{rows}")
+
+    def forget_what_was_lost(self, engine: Engine) -> None:
+        """After a resume, drop what an earlier process wrote beyond its last checkpoint: these steps are made again."""
+        if not self.resumed:
+            self.resumed = True
+            if engine.state.iteration:
+                drop_steps(self.writer.log_dir, engine.state.iteration, engine.state.epoch - 1)
 
     def write_iteration(self, engine: SupervisedTrainer) -> None:
         """Write the loss terms of one iteration."""
@@ -54,3 +70,39 @@ class ScalarWriter:
         for key, value in self.evaluator.state.metrics.items():
             self.writer.add_scalar(key, float(value), engine.state.epoch)
         self.writer.flush()
+
+
+def drop_steps(folder: str | Path, iteration: int, epoch: int) -> None:
+    """Rewrite the finished event files of a folder without later steps.
+
+    TensorBoard's own ``purge_step`` is one number for all tags, while here some count iterations and some epochs, and not
+    every reader heeds it.
+
+    Args:
+        folder: of event files; the newest is being written, and stays.
+        iteration: the last iteration to keep, of the tags written in ``write_iteration``.
+        epoch: the last epoch to keep, of all other tags.
+    """
+    files = sorted(Path(folder).glob("events.out.tfevents.*"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    for path in files[:-1]:
+        records = [record for record in _records(path) if not _is_later(event_pb2.Event.FromString(record), iteration, epoch)]
+        write_whole(path, partial(_write_records, records=records))
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    """The whole records of an event file; a kill may have cut the last one."""
+    reader = event_file_loader.RawEventFileLoader(str(path))
+    yield from reader.Load()
+
+
+def _is_later(event: event_pb2.Event, iteration: int, epoch: int) -> bool:
+    tags = [value.tag for value in event.summary.value]
+    counted = any(tag.startswith("train_") or tag == "learning_rate" for tag in tags)
+    return bool(tags) and event.step > (iteration if counted else epoch)
+
+
+def _write_records(path: Path, records: Sequence[bytes]) -> None:
+    with path.open("wb") as stream:
+        writer = RecordWriter(stream)
+        for record in records:
+            writer.write(record)

@@ -640,17 +640,20 @@ def test_manifest_from_headers(tmp_path, phantom_dir):
         "patient_id,accession,image,label,label_date,negative_type\n"
         "mrn-0,,,1,2021-09-01,\n,acc-1,,0,2021-08-29,healthy\nMRN-2,,,0,,\nPNG-1,,a.png,1,,\nMRN-9,,,1,,\n"
     )
-    counts = manifest_from_dicom(images, tmp_path / "labels.csv", "our_hospital", tmp_path / "site.key", tmp_path / "site.csv")
-    assert counts == {"listed": 4, "left out: no label": 1, "left out: not CR or DX": 1, "left out: not an image": 1}
+    listing = manifest_from_dicom(images, tmp_path / "labels.csv", "our_hospital", tmp_path / "site.key", tmp_path / "site.csv")
+    counts = {name: line[0] for name, line in listing.files.items()}
+    assert counts == {"listed": 4, "left out: no label": 1, "left out: examination": 1, "left out: not an image": 1}
+    assert listing.labels == {"labels without an image": [1, 1, 0]}
     text = (tmp_path / "site.csv").read_text()
-    assert not re.search("MRN|ACC-|DOE|SECRET|1930|20210830|PNG-1|cmd", text, re.IGNORECASE)
+    assert not re.search("MRN|ACC-|DOE|SECRET|1930|20210830|PNG-1|=", text, re.IGNORECASE)
     rows = {row["image"]: row for row in read_manifest(tmp_path / "site.csv")}
     assert [rows[f"{i}.dcm"]["age"] for i in range(3)] == ["65-79", "90+", ""]
     assert rows["0.dcm"]["label_delta_days"] == "2"
     assert rows["1.dcm"]["label_delta_days"] == "-1"
     assert rows["1.dcm"]["negative_type"] == "healthy"
     assert {row["period"] for row in rows.values()} == {"2021H2", ""}
-    assert rows["2.dcm"]["manufacturer"] == ""
+    # No formula, and in the alphabet of a release.
+    assert rows["2.dcm"]["manufacturer"] == "cmd()"
     for content, message in (
         ("patient_id,label\nMRN-0,1\nmrn-0 ,0\n", "row 3 gives another label"),
         ("patient_id,label\nMRN-0,yes\n", "row 2: label must be 0 or 1"),

@@ -1,0 +1,114 @@
+"""The leak check by picture: rows that show the same radiograph, and the pairs that a person has looked at and accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from sga_monai.core.errors import InputError
+from sga_monai.data.tables import read_cells
+from sga_monai.imaging.fingerprint import NearPair, near_pairs
+
+# A pair in a table: what is compared, and what helps a person to judge it.
+KEYS = ("set", "row", "other_set", "other_row")
+SHA256 = ("sha256", "other_sha256")
+COLUMNS = (*KEYS, *SHA256, "bits", "mirrored", "patients", "labels", "splits")
+# How the sets of the training manifest begin in the final table; their rows are those of the training manifest.
+INTERNAL = "internal"
+MOST_NAMED = 5
+
+Place = tuple[str, str]
+Accepted = dict[frozenset[Place], dict[Place, str]]
+
+
+class Prepared(Protocol):
+    """What of a ``CXRDataset`` is looked at."""
+
+    data: Any
+    sha256: list[str]
+    fingerprints: list[bytes]
+
+
+def refuse_near_duplicates(datasets: Sequence[Prepared], accepted_pairs: str | Path | None = None) -> None:
+    """Refuse a picture that is in two sets of which one is trained or chosen on: the same radiograph under two names.
+
+    Pictures are the same when 12 or fewer of 256 bits of their difference hashes differ, as they are or mirrored. Within a
+    set they may repeat (``manifest check`` lists them), and two external sets may share them.
+
+    Args:
+        datasets: the training data first.
+        accepted_pairs: CSV of pairs that a person has looked at and that may stay; see ``read_accepted``.
+
+    Raises:
+        InputError: naming the rows of the first pairs.
+    """
+    accepted = {} if accepted_pairs is None else read_accepted(accepted_pairs)
+    items = [
+        (number, item, sha256) for number, dataset in enumerate(datasets) for item, sha256 in zip(dataset.data, dataset.sha256, strict=True)
+    ]
+    codes = [code for dataset in datasets for code in dataset.fingerprints]
+    if not codes:
+        return
+    manifest = str(items[0][1]["set"])
+    sets = {key: i for i, key in enumerate(dict.fromkeys((number, str(item["set"])) for number, item, _ in items))}
+    kind = np.array([sets[number, str(item["set"])] for number, item, _ in items])
+    refused = []
+    for pair in near_pairs(_stack(codes), kind):
+        (a, first, sha256), (b, second, other) = items[pair.first], items[pair.second]
+        names = str(first["set"]), str(second["set"])
+        external = a == b and not any(_is_internal(name) for name in names)
+        if kind[pair.first] == kind[pair.second] or external:
+            continue
+        places = [(manifest if _is_internal(name) else name, str(item["row"])) for name, item in zip(names, (first, second), strict=True)]
+        if not is_accepted(accepted, places, (sha256, other)):
+            refused.append(f"{names[0]} row {first['row']} and {names[1]} row {second['row']} ({in_words(pair)})")
+    if refused:
+        more = f" (and {len(refused) - MOST_NAMED} more)" if len(refused) > MOST_NAMED else ""
+        raise InputError(
+            f"the same picture is in two sets: {'; '.join(refused[:MOST_NAMED])}{more}; remove one of each, or look at them and list "
+            f"the pair in accepted_pairs, a CSV with {', '.join(KEYS)}"
+        )
+
+
+def in_words(pair: NearPair) -> str:
+    """How near two pictures are."""
+    return f"{pair.distance} of 256 bits differ" + (", mirrored" if pair.mirrored else "")
+
+
+def find_pairs(fingerprints: Sequence[bytes]) -> list[NearPair]:
+    """``near_pairs`` of the fingerprints of one set."""
+    return near_pairs(_stack(fingerprints)) if fingerprints else []
+
+
+def read_accepted(path: str | Path) -> Accepted:
+    """Pairs that may stay: a CSV with ``set, row, other_set, other_row``, as ``sga-monai manifest check --pairs`` writes it.
+
+    A set is the name of its manifest without ending. Where the columns ``sha256`` and ``other_sha256`` are filled, the pair
+    is accepted for these files only.
+
+    Raises:
+        InputError: when the file is missing or is no such table.
+    """
+    accepted: Accepted = {}
+    for _, cells in read_cells(Path(path), COLUMNS, KEYS):
+        first, second = (cells["set"], cells["row"]), (cells["other_set"], cells["other_row"])
+        hashes = (cells.get(name, "").lower() for name in SHA256)
+        accepted[frozenset((first, second))] = dict(zip((first, second), hashes, strict=True))
+    return accepted
+
+
+def is_accepted(accepted: Accepted, places: Collection[Place], hashes: Collection[str]) -> bool:
+    """Whether a pair of rows, with the SHA-256 of their files, is in the table."""
+    known = accepted.get(frozenset(places))
+    return known is not None and all(known[place] in ("", sha256) for place, sha256 in zip(places, hashes, strict=True))
+
+
+def _is_internal(name: str) -> bool:
+    return name == INTERNAL or name.startswith(f"{INTERNAL} (")
+
+
+def _stack(fingerprints: Sequence[bytes]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.frombuffer(b"".join(fingerprints), dtype=np.uint8).reshape(len(fingerprints), -1)

@@ -1,0 +1,71 @@
+"""When two ids are one: however they were typed; and ids that a spreadsheet or a program has damaged."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+# What spreadsheets and programs make of an id, by the pattern that a warning names.
+DAMAGED = {
+    "a number in powers of ten, as 1.23E+05": re.compile(r"[+-]?\d+([.,]\d+)?e[+-]\d{2,3}"),
+    "a number with decimals, as 12345.0": re.compile(r"\d+[.,]0+"),
+    "a number rounded to 15 digits": re.compile(r"\d{15}0{2,}"),
+    "an empty value, as nan or None": re.compile(r"nan|<na>|n/?a|#n/?a|none|null|nil|nat|-+|\?+|undefined"),
+    "a spreadsheet's error, as #REF!": re.compile(r"#+|#(ref|name|value|wert|num|zahl|div/0|null|bezug|spill)[!?]*"),
+    "a date, as 1-Mar or 2021-03-01": re.compile(
+        r"(\d{1,2}[-. ])?(jan|feb|mar|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez)([-. ]\d{2,4})?"
+        r"|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{4}-\d{2}-\d{2}([ t]00:00:00)?"
+    ),
+    "a placeholder, as anonymous or unknown": re.compile(r"anon(ymous|ymized|ymised|ym)?|unknown|unbekannt|unk|dummy|00+|xx+"),
+}
+SOME = 5
+
+
+def same_id(text: str) -> str:
+    """An id by which it is compared: compatibility forms (NFKC), invisible characters, kinds of dash, case and spaces around do not count.
+
+    Example:
+        >>> same_id("\uff2d\uff32\uff2e\u200b\u201112 ") == same_id("mrn-12")
+        True
+    """
+    if text.isascii():
+        return text.strip().casefold()
+    text = unicodedata.normalize("NFKC", text)
+    text = "".join("-" if unicodedata.category(c) == "Pd" or c == "\u2212" else c for c in text if unicodedata.category(c) != "Cf")
+    return unicodedata.normalize("NFKC", text.casefold()).strip()
+
+
+def same_name(text: str) -> str:
+    r"""A file's path by which it is compared: composed characters (NFC), ``/`` between folders, no ``./`` in front.
+
+    Example:
+        >>> same_name(r".\a\1.dcm")
+        'a/1.dcm'
+    """
+    parts = [part for part in unicodedata.normalize("NFC", text.strip()).replace("\\", "/").split("/") if part not in ("", ".")]
+    return "/".join(parts)
+
+
+def damaged_ids(ids: Iterable[tuple[int, str]], column: str) -> list[str]:
+    """One sentence for each pattern of ``DAMAGED`` that ids show; ids are not quoted.
+
+    Args:
+        ids: number of the row and the id.
+        column: name of the column, for the sentences.
+    """
+    rows: dict[str, list[int]] = {}
+    known: dict[str, str | None] = {}
+    for number, text in ids:
+        if text not in known:
+            value = same_id(text)
+            plain = not value or (value.isdigit() and len(value) < 16 and value.strip("0"))
+            known[text] = None if plain else next((name for name, pattern in DAMAGED.items() if pattern.fullmatch(value)), None)
+        name = known[text]
+        if name is not None:
+            rows.setdefault(name, []).append(number)
+    sentences = []
+    for name, numbers in rows.items():
+        listed = ", ".join(map(str, numbers[:SOME])) + (", ..." if len(numbers) > SOME else "")
+        sentences.append(f"{column} looks like {name}, in {len(numbers)} rows (row {listed}); different patients may have become one")
+    return sentences

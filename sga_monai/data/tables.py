@@ -1,0 +1,104 @@
+"""Tables in CSV as people save them: read row by row, and refused with a sentence that names the separator or the column."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from sga_monai.core.errors import InputError
+
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+# The name that pandas gives to a column without one.
+UNNAMED = re.compile(r"(unnamed: \d+)?", re.IGNORECASE)
+REMEDY = "save it as CSV UTF-8, with commas"
+
+
+def read_cells(
+    path: Path, known: Sequence[str], require: Sequence[str], few: Sequence[str] = (), ragged: list[str] | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a table one by one, so that a million of them needs no second copy in memory.
+
+    Args:
+        path: UTF-8, with or without a byte order mark, cells separated by commas, the first row naming the columns.
+        known: the columns that may be there.
+        require: the columns that must be there.
+        few: columns with few different values, which are kept once each.
+        ragged: gets a sentence for each row with another number of cells than the header, which is then left out; such a
+            row is an error when ``None``.
+
+    Yields:
+        The number of the row, as a spreadsheet shows it, and its cells, stripped, by column. Empty rows are left out.
+
+    Raises:
+        InputError: when the file is missing, no text in UTF-8 or no strict CSV, or its header is not as it must be.
+    """
+    name, number = path.name, 0
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{name} is not a file; give the path of a CSV file")
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            # No cell of ours is longer than the reader's limit; an unclosed quote would otherwise swallow the file.
+            reader = csv.reader(stream, strict=True)
+            header: list[str] = []
+            for number, cells in enumerate(reader, 1):
+                if any("\0" in cell for cell in cells):
+                    raise InputError(f"{name}: row {number} holds NUL characters; {REMEDY}")
+                # A spreadsheet numbers blank lines too, and writes rows of commas for those that were cleared.
+                if not any(cell and not cell.isspace() for cell in cells):
+                    continue
+                if not header:
+                    header = [sys.intern(cell.strip()) for cell in cells]
+                    check_header(header, name, known, require)
+                elif len(cells) != len(header):
+                    sentence = f"row {number} has {len(cells)} cells, the header has {len(header)}"
+                    if ragged is None:
+                        raise InputError(f"{name}: {sentence}")
+                    ragged.append(sentence)
+                else:
+                    pairs = zip(header, cells, strict=True)
+                    yield number, {key: sys.intern(cell.strip()) if key in few else cell.strip() for key, cell in pairs}
+    except FileNotFoundError:
+        raise InputError(f"no table {name}; check the path") from None
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{name} is not a UTF-8 text file; {REMEDY}") from None
+    except csv.Error as error:
+        raise InputError(f"{name}: row {number + 1} is not valid CSV ({error})") from None
+    if not header:
+        raise InputError(f"{name} is empty")
+
+
+def check_header(header: Sequence[str], name: str, known: Sequence[str], require: Sequence[str]) -> None:
+    """Refuse a header that cannot be used. Only known names are quoted: where it was forgotten, its cells are a patient's.
+
+    Raises:
+        InputError: naming the separator, or the column by its number.
+    """
+    for separator, word in SEPARATORS.items():
+        parts = [part.strip().strip('"').lower() for cell in header for part in cell.split(separator)]
+        if len(parts) > len(header) and (len(header) == 1 or len(set(parts) & set(known)) > len(set(header) & set(known))):
+            raise InputError(f"{name}: cells are separated by {word}, and must be separated by commas; {REMEDY}")
+    if header[0].lower().startswith("sep="):
+        raise InputError(f"{name}: the first line names a separator (sep=); delete this line, and {REMEDY}")
+    for column in known:
+        if list(header).count(column) > 1:
+            raise InputError(f"{name}: column {column} is there twice; remove one")
+    unnamed = [i for i, column in enumerate(header, 1) if UNNAMED.fullmatch(column)]
+    if unnamed == [1] and len(header) > 1:
+        raise InputError(
+            f"{name}: column 1 has no name, as pandas writes its index; write the table with index=False, or delete the column"
+        )
+    if unnamed:
+        end = ", since the header ends with a comma" if unnamed[-1] == len(header) else ""
+        raise InputError(f"{name}: column {unnamed[0]} has no name{end}; delete the column")
+    unknown = [i for i, column in enumerate(header, 1) if column not in known]
+    for column in require:
+        if column not in header:
+            near = [i for i in unknown if get_close_matches(column, [header[i - 1].lower()], cutoff=0.75)]
+            hint = f"; is the header of column {near[0]} meant?" if near else "; the first row must name the columns"
+            raise InputError(f"{name}: column {column} is missing{hint}")
+    if unknown:
+        raise InputError(f"{name}: the header of column {unknown[0]} is unknown; known are {', '.join(known)}")

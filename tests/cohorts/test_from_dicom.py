@@ -1,0 +1,321 @@
+"""A hospital's export as it comes: views, joins, ids, dates, names and links of ordinary data (one test for each kind)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import unicodedata
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom import uid
+
+from sga_monai.cohorts.from_dicom import Listing, manifest_from_dicom
+from sga_monai.cohorts.header_values import age_from_dates, parse_age, parse_date, parse_sex
+from sga_monai.core.errors import InputError
+from sga_monai.data.manifest import load_manifest, read_manifest
+from sga_monai.data.pseudonyms import new_site_key
+
+
+def write_image(path: Path | str, size: int = 16, syntax: str = uid.ExplicitVRLittleEndian, **elements: object) -> None:
+    """A CR of noise with the given elements."""
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = uid.ComputedRadiographyImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = uid.generate_uid()
+    dataset.Modality, dataset.ViewPosition, dataset.PatientName = "CR", "PA", "DOE^SECRET"
+    dataset.Rows = dataset.Columns = size
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelData = np.random.default_rng(len(str(path))).integers(0, 4096, (size, size), dtype=np.uint16).tobytes()
+    dataset["PixelData"].VR = "OW"
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    with open(path, "wb") as stream:
+        dataset.save_as(stream, enforce_file_format=True)
+
+
+class Site:
+    """A hospital's folder of images and its table of labels."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.images = folder, folder / "images"
+        self.images.mkdir()
+        new_site_key(folder / "site.key")
+        self.lines = ["accession,label"]
+
+    def add(self, number: int, label: int | None = None, name: str | None = None, **elements: object) -> None:
+        given = {"AccessionNumber": f"A{number:04d}", "PatientID": f"MRN-{number:04d}", "StudyDate": "20210305"} | elements
+        write_image(self.images / (name or f"{number}.dcm"), **given)
+        if label is not None:
+            self.lines.append(f"A{number:04d},{label}")
+
+    def list(self, labels: str | None = None, site: str = "our_hospital") -> tuple[Listing, list[dict[str, str]]]:
+        text = labels if labels is not None else "\n".join(self.lines) + "\n"
+        (self.folder / "labels.csv").write_text(text, encoding="utf-8")
+        out = self.folder / "site.csv"
+        listing = manifest_from_dicom(self.images, self.folder / "labels.csv", site, self.folder / "site.key", out)
+        return listing, read_manifest(out)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_two_views_a_study_lists_the_frontal_one(site):
+    for i in range(24):
+        site.add(i, i % 2)
+        site.add(i, name=f"{i}_lat.dcm", ViewPosition="LATERAL" if i % 3 else "LL")
+    listing, rows = site.list()
+    assert listing.files == {"listed": [24, 12, 12], "left out: lateral": [24, 12, 12]}
+    assert not listing.labels
+    assert not listing.one_sided
+    assert {row["view"] for row in rows} == {"PA"}
+
+
+def test_what_is_no_frontal_radiograph_for_presentation_is_left_out_by_its_header(site):
+    site.add(0, 1)
+    site.add(1, 1, PresentationIntentType="FOR PROCESSING")
+    site.add(2, 0, SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1.1")
+    site.add(3, 0, Modality="CT")
+    listing, _ = site.list()
+    assert listing.files["left out: for_processing"] == [2, 1, 1]
+    assert listing.files["listed"] == [1, 1, 0]
+    # Three labels have lost their only image, which no line of files may hide.
+    assert listing.labels == {"labels whose images are all left out": [3, 1, 2]}
+    assert listing.one_sided
+
+
+def test_both_sides_of_the_join_are_counted_by_class(site):
+    site.add(0, 1)
+    site.add(1, 0)
+    site.add(2)
+    lost = "".join(f"B{i:04d},1\n" for i in range(40))
+    listing, rows = site.list("accession,label\nA0000,1\n,\nA0001,0\n" + lost)
+    assert len(rows) == 2
+    assert listing.labels == {"labels without an image": [40, 40, 0]}
+    assert listing.files["left out: no label"] == [1, 0, 0]
+    assert listing.one_sided
+    assert any("tried by accession: 2 of 42 labels fit (3 different AccessionNumber in the files)" in line for line in listing.warnings)
+
+
+@pytest.mark.parametrize(
+    ("labels", "elements", "hint"),
+    [
+        ("accession,label\n17,1\n18,0\n", {"AccessionNumber": "00000018"}, "1 would fit with their leading zeros"),
+        ("accession,label\nA-0017,1\n18,0\n", {"AccessionNumber": "A0017"}, "1 would fit but for punctuation"),
+        ("accession,label\nMRN-0001,1\n", {}, "1 would fit in a column patient_id: they are the files' PatientID"),
+        ("image,label\nelsewhere/1.dcm,1\n", {}, "1 would fit by the name of the file alone"),
+        ("image,label\n1.DCM,1\n", {}, "1 would fit in other capitals"),
+    ],
+)
+def test_a_join_that_fails_says_how_it_was_tried_and_what_would_help(site, labels, elements, hint):
+    site.add(1, **elements)
+    with pytest.raises(InputError, match="no image has a label: 1 left out: no label") as caught:
+        site.list(labels)
+    assert hint in str(caught.value)
+    assert "tried by" in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("MRN", "elsewhere", "0017"))
+
+
+def test_paths_of_windows_and_empty_rows_join(site):
+    (site.images / "sub").mkdir()
+    site.add(1, name="sub/1.dcm")
+    site.add(2, name="sub/2.dcm")
+    listing, rows = site.list("image,label,negative_type\nsub\\1.dcm,1,\n,,\n ,,\n.\\sub\\2.dcm,0,\n,,\n")
+    assert listing.files == {"listed": [2, 1, 1]}
+    assert not listing.one_sided
+    assert [row["label"] for row in rows] == ["1", "0"]
+
+
+def test_one_alphabet_from_the_first_step_and_what_is_changed_is_said(site):
+    for i, maker in enumerate(("Example, Inc.", "Siemens Healthineers®", "Société Générale", "日本", "=cmd()", "A" * 80)):
+        site.add(i, i % 2, Manufacturer=maker, SpecificCharacterSet="ISO_IR 192")
+    kinds = ('"Lungenödem, beidseitig"', "")
+    lines = "".join(f"A{i:04d},{i % 2},{kinds[i % 2]}\n" for i in range(6))
+    listing, rows = site.list("accession,label,negative_type\n" + lines, site="Klinikum München")
+    makers = [row["manufacturer"] for row in rows]
+    assert makers == ["Example Inc.", "Siemens Healthineers", "Societe Generale", "", "cmd()", "A" * 64]
+    assert {row["negative_type"] for row in rows} == {"Lungenoedem beidseitig", ""}
+    assert {row["site"] for row in rows} == {"Klinikum Muenchen"}
+    assert any("site is written as Klinikum Muenchen" in line for line in listing.warnings)
+    assert any(line.startswith("negative_type is written in") for line in listing.warnings)
+    assert [count for what, count in listing.cells.items() if what.startswith("Manufacturer")] == [6]
+    for labels, name, message in (("accession,label\nA0000,1\n", "医院", "site must be written in"),):
+        with pytest.raises(InputError, match=message):
+            site.list(labels, site=name)
+    with pytest.raises(InputError, match="row 2: negative_type must be written in"):
+        site.list("accession,label,negative_type\nA0000,0,肺炎\n")
+
+
+def test_dummy_dates_leave_cells_empty_and_are_counted(site):
+    tomorrow = (date.today() + timedelta(days=400)).strftime("%Y%m%d")
+    days = ("19000101", "00010101", "21870304", "19700101", "19800101", "99991231", "20210230", tomorrow, "20210305")
+    for i, day in enumerate(days):
+        site.add(i, i % 2, StudyDate=day, PatientBirthDate="19600101")
+    lines = "".join(f"A{i:04d},{i % 2},{'1900-01-01' if i == 0 else '2021-03-07'}\n" for i in range(len(days)))
+    listing, rows = site.list("accession,label,label_date\n" + lines)
+    assert [row["period"] for row in rows] == [""] * 8 + ["2021H1"]
+    assert [row["label_delta_days"] for row in rows] == [""] * 8 + ["2"]
+    assert [row["age"] for row in rows] == [""] * 8 + ["40-64"]
+    assert [count for what, count in listing.cells.items() if what.startswith("StudyDate")] == [8]
+    assert any("label_date is no possible day" in line for line in listing.warnings)
+
+
+def test_a_label_from_another_age_has_no_delta(site):
+    site.add(0, 1, StudyDate="19850101")
+    listing, rows = site.list("accession,label,label_date\nA0000,1,2024-05-01\n")
+    assert "label_delta_days" not in rows[0]
+    assert [count for what, count in listing.cells.items() if what.startswith("more than 9999 days")] == [1]
+
+
+def test_empty_patient_ids_are_said_with_the_remedy(site):
+    for i in range(24):
+        site.add(i, i % 2, PatientID=" " if i % 2 else "")
+    with pytest.raises(
+        InputError, match=r"no image can be listed: 24 left out: no patient \(PatientID is empty; give patient_id in the labels"
+    ):
+        site.list()
+    listing, rows = site.list("accession,patient_id,label\n" + "".join(f"A{i:04d},P{i},{i % 2}\n" for i in range(24)))
+    assert listing.files == {"listed": [24, 12, 12]}
+    assert len({row["patient_id"] for row in rows}) == 24
+
+
+def test_one_patient_for_all_is_a_warning_which_the_labels_can_mend(site):
+    for i in range(12):
+        site.add(i, i % 2, PatientID="ANONYMOUS")
+    listing, rows = site.list()
+    assert len({row["patient_id"] for row in rows}) == 1
+    assert any("all 12 images have one PatientID" in line for line in listing.warnings)
+    assert any("a placeholder, as anonymous" in line for line in listing.warnings)
+    assert any("all 12 images have one StudyDate" in line for line in listing.warnings)
+    listing, rows = site.list("accession,patient_id,label\n" + "".join(f"A{i:04d},P{i},{i % 2}\n" for i in range(12)))
+    assert len({row["patient_id"] for row in rows}) == 12
+    assert not any("PatientID" in line for line in listing.warnings)
+
+
+def test_names_of_files_that_a_manifest_cannot_hold_are_counted(site):
+    odd = ["-1.dcm", "=2.dcm", "~3.dcm", "@4.dcm", " 5.dcm", "+6.dcm"]
+    bad = ["a:7.dcm", "b\\8.dcm", "c\u00a09.dcm", "d\u202e10.dcm", "11.dcm ", os.fsdecode(b"M\xfcller12.dcm")]
+    for i, name in enumerate(odd + bad):
+        site.add(i, 1 if name in bad else 0, name=name)
+    listing, rows = site.list()
+    assert listing.files == {"listed": [6, 0, 6], "left out: file name": [6, 6, 0]}
+    assert listing.labels == {"labels whose images are all left out": [6, 6, 0]}
+    assert {row["image"] for row in rows} == {f"./{name}" for name in odd}
+    assert len(load_manifest(site.folder / "site.csv", site.images)) == 6
+
+
+def test_names_are_compared_in_composed_form(site):
+    decomposed, composed = (unicodedata.normalize(form, "Müller.dcm") for form in ("NFD", "NFC"))
+    site.add(0, name=decomposed)
+    site.add(1, name=os.fsdecode("Jürgen.dcm".encode("latin-1")))
+    listing, rows = site.list(f"image,label\n{composed},1\nJürgen.dcm,1\n")
+    assert listing.files == {"listed": [1, 1, 0], "left out: file name": [1, 1, 0]}
+    assert [row["image"] for row in rows] == [decomposed]
+    # A manifest that a spreadsheet has composed still finds the file.
+    text = (site.folder / "site.csv").read_text(encoding="utf-8")
+    (site.folder / "site.csv").write_text(unicodedata.normalize("NFC", text), encoding="utf-8")
+    assert Path(load_manifest(site.folder / "site.csv", site.images)[0]["image"]).is_file()
+
+
+def test_links_are_counted_and_not_followed(site):
+    site.add(0, 1)
+    elsewhere = site.folder / "elsewhere"
+    shutil.move(site.images, elsewhere)
+    site.images.mkdir()
+    for i in range(3):
+        (site.images / f"{i}.dcm").symlink_to(elsewhere / "0.dcm")
+    (site.images / "folder").symlink_to(elsewhere)
+    with pytest.raises(InputError, match=r"no image can be listed: 4 left out: link \(links are not followed"):
+        site.list()
+
+
+def test_headers_are_read_without_the_pixels(site):
+    for i in range(30):
+        site.add(i, i % 2, Rows=2800, Columns=2800, PixelData=bytes(2 * 2800 * 2800))
+    before = bytes_read()
+    listing, _ = site.list()
+    assert listing.files == {"listed": [30, 15, 15]}
+    assert bytes_read() - before < 3_000_000
+
+
+def bytes_read() -> int:
+    """What this process has read from files."""
+    try:
+        return int(Path("/proc/self/io").read_text().split()[1])
+    except OSError:
+        pytest.skip("this system does not count what a process reads")
+
+
+def test_ages_sexes_and_manufacturers_of_a_manifest(site):
+    cases = [("006M", "f", "0-17", "F"), ("045", "Male", "40-64", "M"), ("000Y", "W", "40-64", "F"), ("091Y", "", "90+", ""),
+             ("999Y", "U", "40-64", ""), ("3 D", "other", "0-17", "O")]  # fmt: skip
+    for i, (age, sex, _, _) in enumerate(cases):
+        site.add(i, i % 2, PatientAge=age, PatientSex=sex, PatientBirthDate="1971.03.06", StudyDate="2021.03.05")
+    _, rows = site.list()
+    assert [(row["age"], row["sex"]) for row in rows] == [case[2:] for case in cases]
+    assert {row["period"] for row in rows} == {"2021H1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("20210302", date(2021, 3, 2)), ("2021.03.02", date(2021, 3, 2)), ("2021-03-02", date(2021, 3, 2)), ("2021/3/2", date(2021, 3, 2)),
+        ("02.03.2021", date(2021, 3, 2)), ("20210302101500.000", date(2021, 3, 2)), ("2021-03-02T10:15:00", date(2021, 3, 2)),
+        ("03/02/2021", None), ("2021-13-02", None), ("202132", None), ("", None), ("yesterday", None), ("2021-03.02", None),
+    ],
+)  # fmt: skip
+def test_dates(text, day):
+    assert parse_date(text) == day
+
+
+def test_ages_and_sexes():
+    assert [parse_age(text) for text in ("067Y", "67", " 067y ", "012M", "052W", "", "X", "-1Y", "000M", "121Y")] == pytest.approx(
+        [67, 67, 67, 1, 52 * 7 / 365.25, None, None, None, None, None]
+    )
+    assert [parse_sex(text) for text in ("M", "m ", "FEMALE", "w", "o", "", "9", "MF")] == ["M", "M", "F", "F", "O", "", "", ""]
+    assert age_from_dates(date(1971, 3, 6), date(2021, 3, 5)) == 49
+    assert age_from_dates(date(2022, 1, 1), date(2021, 3, 5)) is None
+    assert age_from_dates(date(1900, 1, 1), date(2015, 3, 5)) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("accession;label\nA0000;1\n", "cells are separated by semicolons"),
+        ("accession,label,\nA0000,1,\n", "column 3 has no name, since the header ends with a comma"),
+        (",accession,label\n0,A0000,1\n", "column 1 has no name, as pandas writes its index"),
+        ("Unnamed: 0,accession,label\n0,A0000,1\n", "column 1 has no name, as pandas writes its index"),
+        ("accession,label\nA0000,1,2\n", "row 2 has 3 cells, the header has 2"),
+        ("accession,lable\nA0000,1\n", "column label is missing; is the header of column 2 meant"),
+        ("label\n1\n", "the columns must be label, one of"),
+        ("", "is empty"),
+        ("accession,label\n", "has no rows"),
+    ],
+)
+def test_tables_of_labels_that_are_refused(site, labels, message):
+    site.add(0)
+    with pytest.raises(InputError, match=message):
+        site.list(labels)
+
+
+def test_ids_that_a_spreadsheet_damaged_are_named_by_pattern(site):
+    site.add(0, AccessionNumber="1.23E+05")
+    listing, _ = site.list("accession,patient_id,label\n1.23E+05,nan,1\n")
+    assert any("accession looks like a number in powers of ten" in line and "row 2" in line for line in listing.warnings)
+    assert any("patient_id looks like an empty value" in line for line in listing.warnings)
+
+
+def test_pictures_need_a_patient_in_the_labels(site):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20)).save(site.images / name)
+    listing, rows = site.list("image,patient_id,label\na.png,P1,1\nb.png,,0\n")
+    assert listing.files == {"listed": [1, 1, 0], "left out: no patient": [1, 0, 1]}
+    assert [row["image"] for row in rows] == ["a.png"]
