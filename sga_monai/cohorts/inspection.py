@@ -133,8 +133,8 @@ def inspect_manifest(
         if shortcuts and all(passed):
             used.append((label, row["patient_id"], found["pixels"]))
     if shortcuts:
-        of = [[entry[i] for entry in used] for i in (0, 1)]
-        result.shortcuts = {name: pixel_auroc([pixels[name] for _, _, pixels in used], *of) for name in SHORTCUTS}
+        label_of, patient_of = [label for label, _, _ in used], [patient for _, patient, _ in used]
+        result.shortcuts = {name: pixel_auroc([pixels[name] for _, _, pixels in used], label_of, patient_of) for name in SHORTCUTS}
     result.pairs = [pair for pair in _pairs(prints, Path(path).stem) if not _accepts(accepted, pair)]
     return result
 
