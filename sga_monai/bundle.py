@@ -24,6 +24,7 @@ from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, quiet_monai
 from sga_monai.data.manifest import check_external, load_manifest, read_manifest
+from sga_monai.data.sets import INTERNAL, VALIDATION
 from sga_monai.model.weights import MIN_IMAGE_SIZE
 from sga_monai.sga.iteration import SGAIteration
 
@@ -208,11 +209,11 @@ def load_test_sets(manifest: str, dataset_dir: str, external_manifests: Sequence
     for split in ("val", "test"):
         if len({row["label"] for row in training if row["split"] == split}) < 2:
             raise InputError(f"{Path(manifest).name}: split {split} needs rows of both labels, or it has no AUROC")
-    sets = [("val", "internal (validation)"), ("test", "internal")]
+    sets = [("val", VALIDATION), ("test", INTERNAL)]
     rows = [row | {"set": name} for split, name in sets for row in load_manifest(manifest, dataset_dir, split)]
     names = [Path(path).stem for path in external_manifests] + [name for _, name in sets]
     if len(set(names)) < len(names):
-        raise InputError("two sets have the same name; give every external manifest its own file name, other than internal")
+        raise InputError(f"two sets have the same name; give every external manifest its own file name, other than {INTERNAL}")
     for path in external_manifests:
         check_external(training, read_manifest(path), Path(path).name)
         rows += load_manifest(path, dataset_dir, "test")

@@ -67,7 +67,7 @@ def explain(
     n_cases: Annotated[int, typer.Option(help="Cases in the picture.", min=2)] = 6,
     limit: Annotated[int, typer.Option(help="Number of images, evenly spaced.", min=1)] = 200,
 ) -> None:
-    """Show where models look, side by side on the same cases, and measure it against lungs, boxes and other regions."""
+    """Draw saliency maps of models side by side, and measure them against lungs, boxes and other regions."""
     from sga_monai.interpret.explain import explain_checkpoints
     from sga_monai.interpret.explain import render as render_saliency
 
@@ -94,7 +94,7 @@ def audit(
     split: Annotated[str, typer.Option(help="The rows that are taken.")] = "test",
     num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
 ) -> None:
-    """Find shortcuts: score every site with lungs or border taken away and a marker put in, and probe for the site."""
+    """Find shortcuts: score each site without lungs, without border and with a planted marker, and probe for the site."""
     from sga_monai.interpret.audit_run import audit_checkpoint
     from sga_monai.interpret.audit_run import render as render_audit
 
@@ -116,7 +116,7 @@ def bundle(folder: Annotated[Path, typer.Argument(help="The new folder.")]) -> N
 def package(
     checkpoint: Annotated[Path, typer.Option(help="model.pt of a finished training.")],
     out: Annotated[Path, typer.Option(help="Folder of bundles.")] = Path("dist"),
-    nt_checkpoint: Annotated[Path | None, typer.Option(help="model.pt of natural training on the same manifest.")] = None,
+    baseline_checkpoint: Annotated[Path | None, typer.Option(help="model.pt of a baseline trained on the same manifest.")] = None,
     site_manifest: Annotated[list[Path] | None, typer.Option(help="Manifest of a known site; may be repeated.")] = None,
     source: Annotated[Path | None, typer.Option(help="The flat source bundle; default that of this installation.")] = None,
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "sga_cxr",
@@ -124,5 +124,5 @@ def package(
     """Make a bundle for hospitals from a finished training: folder and zip, with reference and checksums."""
     from sga_monai.hospital.package import package_bundle
 
-    folder = package_bundle(checkpoint, out, source, nt_checkpoint, site_manifest or (), name)
+    folder = package_bundle(checkpoint, out, source, baseline_checkpoint, site_manifest or (), name)
     typer.echo(f"wrote {folder.name}/ and {folder.name}.zip")

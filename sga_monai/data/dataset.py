@@ -14,12 +14,11 @@ from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.cache import ImageCache
 from sga_monai.data.manifest import MOST_ERRORS
 from sga_monai.data.parallel import read_rows
+from sga_monai.data.sets import is_internal
 from sga_monai.imaging.fingerprint import fingerprint
 from sga_monai.imaging.read import read_bytes, sha256_of
 
 META = "image_meta_dict"
-# How the sets of the training manifest begin in the final table.
-INTERNAL = "internal"
 
 
 class CXRDataset(Dataset):
@@ -133,7 +132,7 @@ def refuse_same_bytes(datasets: Sequence[CXRDataset]) -> None:
         for item, sha256 in zip(dataset.data, dataset.sha256, strict=True):
             for other, first in seen.setdefault(sha256, []):
                 names = first["set"], item["set"]
-                external = not any(name == INTERNAL or str(name).startswith(f"{INTERNAL} (") for name in names)
+                external = not any(map(is_internal, names))
                 if other != number or names[0] == names[1] or not external:
                     raise InputError(
                         f"{names[0]} row {first['row']} and {names[1]} row {item['row']} are the same file, byte for byte; remove one"

@@ -1,4 +1,4 @@
-"""The features before the last layer as one distribution of a whole set: mean and variance, and how far two are apart."""
+"""``embedding.json``: a network's features over a whole set as mean, variance and, of internal images, a source profile."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from sga_monai.statistics.feature_shift import FEWEST, moments
 from sga_monai.statistics.separability import FEWEST as FEWEST_PATIENTS
 from sga_monai.statistics.separability import LABELS, N_AXES, source_profile
 
-N_FEATURES = 512
 _NUMBERS = {"type": "number", "minimum": -1e12, "maximum": 1e12}
 _POSITIVE = {"type": "number", "minimum": 1e-24, "maximum": 1e24}
-_EACH_FEATURE = {"type": "array", "minItems": N_FEATURES, "maxItems": N_FEATURES}
 _COORDINATES = {"type": "array", "minItems": 2, "maxItems": N_AXES + 1}
 _GAUSSIAN = {
     "type": "object",
@@ -33,29 +31,34 @@ _GAUSSIAN = {
     },
 }
 _BY_LABEL = {"type": "object", "additionalProperties": False, "required": [*LABELS], "properties": dict.fromkeys(LABELS, _GAUSSIAN)}
-_HALF = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["center", "axes", "rest", "drawn", "judge"],
-    "properties": {
-        "center": _EACH_FEATURE | {"items": _NUMBERS},
-        "axes": {"type": "array", "items": _EACH_FEATURE | {"items": _NUMBERS}, "minItems": 1, "maxItems": N_AXES},
-        "rest": _EACH_FEATURE | {"items": _POSITIVE},
-        "drawn": _BY_LABEL,
-        "judge": _BY_LABEL,
-    },
-}
-SCHEMA = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["n", "mean", "variance"],
-    "properties": {
-        "n": {"type": "integer", "minimum": FEWEST, "maximum": 10**9},
-        "mean": {"type": "array", "items": _NUMBERS, "minItems": N_FEATURES, "maxItems": N_FEATURES},
-        "variance": {"type": "array", "items": _NUMBERS | {"minimum": 0}, "minItems": N_FEATURES, "maxItems": N_FEATURES},
-        "profile": {"type": "array", "items": _HALF, "minItems": 2, "maxItems": 2},
-    },
-}
+
+
+def embedding_schema(n_features: int) -> dict[str, Any]:
+    """JSON schema of an embedding of a network with ``n_features`` features."""
+    each = {"type": "array", "minItems": n_features, "maxItems": n_features}
+    half = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["center", "axes", "rest", "drawn", "judge"],
+        "properties": {
+            "center": each | {"items": _NUMBERS},
+            "axes": {"type": "array", "items": each | {"items": _NUMBERS}, "minItems": 1, "maxItems": N_AXES},
+            "rest": each | {"items": _POSITIVE},
+            "drawn": _BY_LABEL,
+            "judge": _BY_LABEL,
+        },
+    }
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["n", "mean", "variance"],
+        "properties": {
+            "n": {"type": "integer", "minimum": FEWEST, "maximum": 10**9},
+            "mean": each | {"items": _NUMBERS},
+            "variance": each | {"items": _NUMBERS | {"minimum": 0}},
+            "profile": {"type": "array", "items": half, "minItems": 2, "maxItems": 2},
+        },
+    }
 
 
 def write_embedding(path: Path, features: ArrayLike, label: ArrayLike | None = None, patient: ArrayLike | None = None) -> None:
@@ -73,8 +76,8 @@ def write_embedding(path: Path, features: ArrayLike, label: ArrayLike | None = N
     write_json(path, content, indent=None)
 
 
-def read_embedding(path: Path) -> dict[str, Any] | None:
-    """What ``write_embedding`` wrote; ``None`` where there is no such file.
+def read_embedding(path: Path, n_features: int) -> dict[str, Any] | None:
+    """What ``write_embedding`` wrote of a network with ``n_features`` features; ``None`` where there is no such file.
 
     Raises:
         InputError: when it is something else.
@@ -83,16 +86,26 @@ def read_embedding(path: Path) -> dict[str, Any] | None:
         return None
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        jsonschema.validate(content, SCHEMA)
-        if not is_sound(content):
-            raise ValueError("NaN, or sizes that differ")
+        check_embedding(content, n_features)
     except (OSError, ValueError, RecursionError, jsonschema.ValidationError):
         raise InputError(f"{path.name} is damaged; run again what wrote it") from None
     return content
 
 
-def is_sound(embedding: Mapping[str, Any]) -> bool:
-    """What a schema does not see: no NaN, which JSON as Python reads it may hold, and as many axes everywhere."""
+def check_embedding(embedding: Any, n_features: int) -> None:
+    """Compare an embedding with its schema.
+
+    Raises:
+        jsonschema.ValidationError: when a field is not as it must be.
+        ValueError: on what a schema does not see: NaN, which JSON as Python reads it may hold, and numbers of axes that differ.
+    """
+    jsonschema.validate(embedding, embedding_schema(n_features))
+    if not _is_sound(embedding):
+        raise ValueError("NaN, or sizes that differ")
+
+
+def _is_sound(embedding: Mapping[str, Any]) -> bool:
+    """Every number finite, and as many axes everywhere."""
     arrays = [embedding["mean"], embedding["variance"]]
     for half in embedding.get("profile", ()):
         size = len(half["axes"]) + 1

@@ -1,27 +1,82 @@
-"""The columns of ``predictions.csv`` and the names of the sets in it."""
+"""``predictions.csv``: its columns, the names of its sets, and how it is read.
+
+Every evaluation writes one line for each row of its manifests. A row that was scored has the columns ``SCORED``; one whose
+image could not be read has the reason in ``error`` and no score. A site's evaluation adds ``CONTROLS``, ``BASELINE_SCORE``,
+``SITE_SCORE`` and ``GROUPS``. No path and no identifier is written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
+
+from sga_monai.core.errors import InputError
+from sga_monai.data.sets import INTERNAL, VALIDATION, is_internal
+
+__all__ = [
+    "BASELINE_SCORE", "FEATURES", "FILE", "GROUPS", "INTERNAL", "ROW", "SCORED", "SITE_SCORE", "VALIDATION", "add_failures",
+    "control_column", "image_features", "is_internal", "read_predictions", "row_columns",
+]  # fmt: skip
+
+FILE = "predictions.csv"
+# The set, the manifest's row, the patient as a number or a key made with the site's key, and the label.
+ROW = ("set", "row", "patient", "label")
+# Mean, standard deviation and share of dark pixels of the prepared image, for the comparison of sites.
+FEATURES = ("image_mean", "image_sd", "image_dark")
+# The score is the difference of the two logits.
+SCORED = (*ROW, "score", "probability", *FEATURES)
+# The baseline model's score, and how unlike the internal images an image is.
+BASELINE_SCORE, SITE_SCORE = "score_baseline", "site_score"
+# The columns of a site's manifest by which a report is divided.
+GROUPS = ("sex", "age", "view", "manufacturer", "negative_type", "period")
+
+
+def control_column(control: str) -> str:
+    """The column with the scores under a control, as ``score_center_blank``."""
+    return f"score_{control}"
 
 
 def row_columns(batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """``set, row, patient, label`` of a collated batch as plain values, whether they were collated to tensors or not."""
-    keys = ("set", "row", "patient", "label")
-    return {key: [value.item() if isinstance(value, Tensor) else value for value in batch[key]] for key in keys}
+    """The columns ``ROW`` of a collated batch as plain values, whether they were collated to tensors or not."""
+    return {key: [value.item() if isinstance(value, Tensor) else value for value in batch[key]] for key in ROW}
 
 
 def image_features(image: Tensor) -> dict[str, Any]:
-    """Three figures of each prepared image ``[N, 1, H, W]`` for comparing sites: mean, standard deviation, dark share."""
+    """The columns ``FEATURES`` of prepared images ``[N, 1, H, W]``."""
     flat = image.detach().double().flatten(1).cpu()
     dark = (flat < 0.05).double().mean(dim=1)
-    return {"image_mean": flat.mean(dim=1).numpy(), "image_sd": flat.std(dim=1).numpy(), "image_dark": dark.numpy()}
+    return dict(zip(FEATURES, (flat.mean(dim=1).numpy(), flat.std(dim=1).numpy(), dark.numpy()), strict=True))
 
 
-INTERNAL, VALIDATION = "internal", "internal (validation)"
-# The columns of a site's manifest by which a report is divided.
-GROUPS = ("sex", "age", "view", "manufacturer", "negative_type", "period")
-FEATURES = ("image_mean", "image_sd", "image_dark")
+def add_failures(scored: pd.DataFrame, failures: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The scored rows and, below them, those that could not be read; both with a column ``error``, empty where scored.
+
+    Args:
+        scored: with the columns ``SCORED`` and any others.
+        failures: of ``CXRDataset``.
+    """
+    scored = scored.assign(error="")
+    if not failures:
+        return scored
+    failed = pd.DataFrame(list(failures))[[*ROW, "code"]].rename(columns={"code": "error"})
+    return pd.concat([scored, failed], ignore_index=True)
+
+
+def read_predictions(path: str | Path) -> pd.DataFrame:
+    """A ``predictions.csv`` with the columns ``GROUPS``, where it has them, as texts.
+
+    Raises:
+        InputError: when it is missing, no table, or has no scores.
+    """
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(GROUPS, str))
+    except (OSError, ValueError):
+        raise InputError(f"{FILE} is missing or damaged; run again what writes it") from None
+    absent = [name for name in (*ROW, "score", "probability") if name not in table]
+    if absent:
+        raise InputError(f"{FILE} has no column {absent[0]}; run again what writes it")
+    return table

@@ -12,6 +12,7 @@ from rich.table import Table
 from scipy.stats import rankdata
 
 from sga_monai.core.display import figure_text, interval_text, table_text
+from sga_monai.data.sets import VALIDATION
 from sga_monai.statistics.discrimination import Auroc, auroc, auroc_difference
 
 FAILURE_LIMIT = 0.01
@@ -27,7 +28,7 @@ def summarize(predictions: pd.DataFrame, internal: str | None = None, failure_li
     Args:
         predictions: columns ``set, patient, label, score``; a missing score is an image that failed.
         internal: set that the others' ``auroc_difference`` is taken against (external minus internal, the paper's
-            sign); none when ``None``. Sets whose name ends in "(validation)" get no difference.
+            sign); none when ``None``. The validation set gets no difference.
         failure_limit: share of failed images above which a set has no headline figure, since failures are seldom random.
 
     Returns:
@@ -58,7 +59,7 @@ def summarize(predictions: pd.DataFrame, internal: str | None = None, failure_li
         if line["reportable"]:
             line |= {"auroc": figure.auroc, "ci_low": figure.ci_low, "ci_high": figure.ci_high}
             other = figures.get(internal)
-            if other and other[1]["reportable"] and name != internal and not str(name).endswith("(validation)"):
+            if other and other[1]["reportable"] and name not in (internal, VALIDATION):
                 names = ("auroc_difference", "difference_low", "difference_high")
                 line |= dict(zip(names, auroc_difference(figure, other[0]), strict=True))
         table.append(line)

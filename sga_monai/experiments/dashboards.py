@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch.utils.tensorboard import SummaryWriter
 
 from sga_monai.core.figures import figure_image, subplots
-from sga_monai.evaluation.predictions import VALIDATION
+from sga_monai.evaluation.predictions import FILE, VALIDATION, read_predictions
 from sga_monai.experiments.plan import ALL, Cell
 from sga_monai.experiments.selection import Record
 
@@ -38,7 +38,7 @@ def write_dashboards(records: list[Record], runs: Mapping[Cell, Path], out: Path
     # Thirty equal columns would hide the few that tell runs apart.
     every = [record["settings"] for record in by_cell.values()]
     varying = [key for key in (every[0] if every else {}) if any(settings.get(key) != every[0][key] for settings in every)]
-    predictions = {cell: pd.read_csv(path / "predictions.csv").dropna(subset=["score"]) for cell, path in runs.items()}
+    predictions = {cell: read_predictions(path / FILE).dropna(subset=["score"]) for cell, path in runs.items()}
     for cell, frame in predictions.items():
         record = by_cell[cell.method, cell.condition, cell.seed]
         writer = SummaryWriter(str(folder / cell.folder))

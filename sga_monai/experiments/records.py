@@ -17,7 +17,7 @@ import pandas as pd
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain
-from sga_monai.evaluation.predictions import INTERNAL, VALIDATION
+from sga_monai.evaluation.predictions import FILE, INTERNAL, VALIDATION, read_predictions
 from sga_monai.experiments.plan import Cell, Plan
 from sga_monai.experiments.selection import Record, is_reported, selections
 from sga_monai.statistics.calibration import assess_calibration
@@ -54,7 +54,7 @@ def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
         "n_finished": len(cells),
         **{key: list(dict.fromkeys(getattr(cell, key) for cell in plan.cells)) for key in ("method", "condition", "seed")},
     }
-    scores = {cell: pd.read_csv(runs[cell] / "predictions.csv") for cell in cells}
+    scores = {cell: read_predictions(runs[cell] / FILE) for cell in cells}
     records = [head, *(_cell(cell, runs[cell], scores[cell]) for cell in cells)]
     means, effects = list[Record](), list[Record]()
     for condition in head["condition"]:

@@ -1,4 +1,4 @@
-"""Cross-checks of a site's predictions: do its images look like the internal ones, and is it the lungs that are read?"""
+"""Cross-checks of a site's predictions: are its images like the internal ones, and does the model rely on the lungs?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sga_monai.evaluation.predictions import FEATURES
+from sga_monai.evaluation.predictions import FEATURES, SITE_SCORE, control_column
 from sga_monai.statistics.discrimination import auroc
 from sga_monai.statistics.estimates import mean_change
 from sga_monai.statistics.feature_shift import chance_distance, frechet_distance
@@ -30,7 +30,7 @@ def drift(scored: pd.DataFrame, reference: Mapping[str, Any]) -> list[dict[str, 
     """
     table = []
     for name in FEATURES:
-        known = reference["features"].get(name)
+        known = reference["image_features"].get(name)
         if not known:
             continue
         edges, expected = np.asarray(known["edges"]), np.asarray(known["shares"])
@@ -45,7 +45,7 @@ def drift(scored: pd.DataFrame, reference: Mapping[str, Any]) -> list[dict[str, 
 
 
 def embedding_distance(site: Mapping[str, Any] | None, internal: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """How far the network's features are from the internal ones.
+    """Distance of the network's features at the site from those of the internal images.
 
     Args:
         site: of ``read_embedding``.
@@ -61,8 +61,8 @@ def embedding_distance(site: Mapping[str, Any] | None, internal: Mapping[str, An
     return {"distance": frechet_distance(site, internal), "chance": chance, "n": site["n"], "n_internal": internal["n"]}
 
 
-def site_probe(scored: pd.DataFrame, internal: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Can this site be told from the internal images by the network's features?
+def site_separability(scored: pd.DataFrame, internal: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """AUROC of telling this site's images from internal ones by the network's features.
 
     Args:
         scored: the scored rows of ``evaluate_bundle``'s predictions.
@@ -72,13 +72,13 @@ def site_probe(scored: pd.DataFrame, internal: Mapping[str, Any] | None) -> dict
         ``value, low, high, n`` of ``site_auroc``; ``None`` where the bundle has no profile, or with too few patients.
     """
     profile = (internal or {}).get("profile")
-    if profile is None or "site_score" not in scored:
+    if profile is None or SITE_SCORE not in scored:
         return None
-    return site_auroc(scored["site_score"], scored["label"], scored["patient"], profile)
+    return site_auroc(scored[SITE_SCORE], scored["label"], scored["patient"], profile)
 
 
 def shortcut_audit(scored: pd.DataFrame) -> dict[str, Any]:
-    """Can the label be read where no lung is, or from the files' metadata alone? Does a planted marker move the score?
+    """AUROC without lungs, without the border, and of the files' metadata alone; how far a planted marker moves the score.
 
     Args:
         scored: the scored rows of ``evaluate_bundle``'s predictions.
@@ -90,14 +90,14 @@ def shortcut_audit(scored: pd.DataFrame) -> dict[str, Any]:
     """
     audit: dict[str, Any] = {}
     for name in ("center_blank", "border_blank", "lungs_blank", "only_lungs"):
-        column = f"score_{name}"
+        column = control_column(name)
         if column not in scored or not scored[column].notna().any():
             audit[name] = None
             continue
         rows = scored[scored[column].notna()]
         figure = auroc(rows[column], rows["label"], rows["patient"])
         audit[name] = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "n": len(rows)}
-    audit["tag"] = _tag(scored) if "score_tag" in scored else None
+    audit["tag"] = _tag(scored) if control_column("tag") in scored else None
     columns = {key: scored[key].fillna("") for key in METADATA if key in scored}
     audit["metadata_only"] = metadata_auroc(columns, scored["label"], scored["patient"])
     return audit
@@ -105,6 +105,6 @@ def shortcut_audit(scored: pd.DataFrame) -> dict[str, Any]:
 
 def _tag(scored: pd.DataFrame) -> dict[str, Any]:
     """Mean change of the logit difference when a lead letter is planted, and the scores' standard deviation beside it."""
-    mean = mean_change(scored["score_tag"], scored["score"], scored["patient"])
+    mean = mean_change(scored[control_column("tag")], scored["score"], scored["patient"])
     sd = float(scored["score"].std(ddof=0))
     return {"value": mean.value, "low": mean.low, "high": mean.high, "n": len(scored), "score_sd": sd}

@@ -1,4 +1,4 @@
-"""report.json as one self-contained page: inline SVG, no scripts, nothing from elsewhere."""
+"""``report.html``: the report as one self-contained page with inline SVG, no scripts and nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from sga_monai.core.display import estimate_text, figure_text, page_templates
 from sga_monai.core.figures import figure_style, inline_svg, subplots
 from sga_monai.core.files import write_whole
+from sga_monai.hospital.formats import MODEL
 
 BLUE, GRAY, RED = "#1f5a99", "#8a8a8a", "#b3402a"
 
@@ -38,7 +39,7 @@ def write_html(report: Mapping[str, Any], output_dir: str | Path) -> Path:
 
 
 def _roc(report: Mapping[str, Any]) -> Figure | None:
-    model = report["models"]["sga"]
+    model = report["models"][MODEL]
     if model["roc"] is None:
         return None
     figure, ((axis,),) = subplots(size=(3.1, 2.9))
@@ -51,7 +52,7 @@ def _roc(report: Mapping[str, Any]) -> Figure | None:
 
 
 def _calibration(report: Mapping[str, Any]) -> Figure | None:
-    fit = report["models"]["sga"]["calibration"]
+    fit = report["models"][MODEL]["calibration"]
     if fit is None:
         return None
     figure, ((axis,),) = subplots(size=(3.1, 2.9))
@@ -65,7 +66,7 @@ def _calibration(report: Mapping[str, Any]) -> Figure | None:
 
 
 def _decision(report: Mapping[str, Any]) -> Figure | None:
-    lines = report["models"]["sga"]["net_benefit"]
+    lines = report["models"][MODEL]["net_benefit"]
     if lines is None:
         return None
     figure, ((axis,),) = subplots(size=(3.1, 2.9))
@@ -79,7 +80,7 @@ def _decision(report: Mapping[str, Any]) -> Figure | None:
 
 
 def _forest(report: Mapping[str, Any]) -> Figure | None:
-    rows = [("all", report["models"]["sga"]["auroc"])]
+    rows = [("all", report["models"][MODEL]["auroc"])]
     rows += [(f"{line['by']}: {line['level']}", line["auroc"]) for line in report["subgroups"]]
     rows = [(name, estimate) for name, estimate in rows if estimate["value"] is not None]
     if not rows:

@@ -1,4 +1,4 @@
-"""From a finished run to a bundle in MONAI's layout that a hospital can check, run offline and understand."""
+"""From a finished training to a bundle in MONAI's layout that a hospital can check, run offline and understand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from sga_monai.core.files import file_sha256, write_json, write_whole
 from sga_monai.core.source import source_bundle
 from sga_monai.data.manifest import OPTIONAL, REQUIRED, read_manifest
 from sga_monai.evaluation.embedding import read_embedding
+from sga_monai.evaluation.predictions import FILE, INTERNAL, read_predictions
 from sga_monai.evaluation.results import render, summarize
+from sga_monai.hospital.formats import BASELINE, MODEL, weights_file
 from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.verify import SUMS, verify_bundle
-from sga_monai.model.network import CXRResNet18
+from sga_monai.model.networks import architecture, build_network
+from sga_monai.model.weights import trained_network
 
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
 
@@ -33,7 +37,7 @@ def package_bundle(
     checkpoint: str | Path,
     out: str | Path,
     source: str | Path | None = None,
-    nt_checkpoint: str | Path | None = None,
+    baseline_checkpoint: str | Path | None = None,
     site_manifests: Sequence[str | Path] = (),
     name: str = "sga_cxr",
 ) -> Path:
@@ -45,7 +49,8 @@ def package_bundle(
         checkpoint: ``model.pt`` of a finished training; its folder holds ``run.json`` and ``predictions.csv``.
         out: the folder of bundles.
         source: the flat source bundle; ``None`` takes that of this installation.
-        nt_checkpoint: ``model.pt`` of a natural training on the same manifest, for the paired comparison.
+        baseline_checkpoint: ``model.pt`` of another training on the same manifest, with which sites compare the model;
+            natural training, for example.
         site_manifests: manifests of known sites to go along; a template always does.
         name: of the bundle.
 
@@ -53,46 +58,24 @@ def package_bundle(
         The bundle's folder.
 
     Raises:
-        InputError: when the run is not finished, does not belong to its weights, or has weights that are not finite;
-            when the bundle is there already.
+        InputError: when a run is not finished, does not belong to its weights, or has weights that are not finite; when the
+            baseline is of other data or images prepared differently; when the bundle is there already.
     """
     source = source_bundle() if source is None else Path(source)
     if not (source / "train.json").is_file():
         raise InputError("source is no bundle; give the folder that sga-monai bundle wrote, or leave it out")
-    runs = {"sga": _finished_run(Path(checkpoint))}
-    if nt_checkpoint is not None:
-        runs["nt"] = _finished_run(Path(nt_checkpoint))
-        if runs["nt"]["identity"]["data"] != runs["sga"]["identity"]["data"]:
-            raise InputError("the twin was trained on other data; train both with the same manifest")
-    settings = runs["sga"]["identity"]["settings"]
-    predictions = {key: run["predictions"] for key, run in runs.items()}
-    sums = {key: run["model_sha256"] for key, run in runs.items()}
-    facts = {"name": name, "version": __version__, "image_size": settings["image_size"], "voi": settings["voi"]}
-    reference = make_reference(predictions, sums, runs["sga"]["embedding"], **facts)
+    runs = {MODEL: _finished_run(Path(checkpoint))}
+    if baseline_checkpoint is not None:
+        runs[BASELINE] = _finished_run(Path(baseline_checkpoint))
+        _refuse_unlike(runs[MODEL], runs[BASELINE])
+    reference = _reference(runs, name)
     target = Path(out) / f"{name}-{__version__}"
     if target.exists():
         raise InputError(f"{target.name} is there already; give another folder as out")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
         draft = Path(temporary) / target.name
-        for key, run in runs.items():
-            _copy(run["checkpoint"], draft / "models" / ("model.pt" if key == "sga" else "nt.pt"))
-        _write_torchscript(draft, settings["image_size"])
-        _write_configs(source, draft, settings)
-        _copy(source / "LICENSE", draft / "LICENSE")
-        _copy(source / "docs/data_license.txt", draft / "docs/data_license.txt")
-        # What comes before is of the source: its command, its time and the figures to expect.
-        general = (source / "docs/README.md").read_text()
-        general = general[max(general.find("## Description"), 0) :]
-        card = f"# {target.name}\n\n{general}{_model_card(runs['sga'], settings, target.name)}"
-        (draft / "docs/README.md").write_text(card)
-        (draft / "manifests").mkdir()
-        (draft / "manifests/template.csv").write_text(",".join(REQUIRED + OPTIONAL) + "\n")
-        for manifest in map(Path, site_manifests):
-            read_manifest(manifest)
-            _copy(manifest, draft / "manifests" / manifest.name)
-        write_json(draft / "reference.json", reference, sort_keys=True)
-        _write_sums(draft)
+        _write_draft(draft, runs, reference, source, [Path(path) for path in site_manifests])
         verify_bundle(draft)
         archive = draft.parent / f"{target.name}.zip"
         _write_zip(draft, archive)
@@ -101,33 +84,98 @@ def package_bundle(
     return target
 
 
-def _finished_run(checkpoint: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Run:
+    """A finished training.
+
+    Attributes:
+        checkpoint: its ``model.pt``.
+        record: its ``run.json``.
+        predictions: its ``predictions.csv``.
+        network: name in ``NETWORKS``.
+    """
+
+    checkpoint: Path
+    record: Mapping[str, Any]
+    predictions: pd.DataFrame
+    network: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = self.record["identity"]["settings"]
+        return settings
+
+
+def _finished_run(checkpoint: Path) -> _Run:
     folder = checkpoint.parent
     try:
-        run: dict[str, Any] = json.loads((folder / "run.json").read_text())
-        predictions = pd.read_csv(folder / "predictions.csv")
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        predictions = read_predictions(folder / FILE)
     except (OSError, ValueError):
         raise InputError("the checkpoint's folder has no run.json and predictions.csv; give the model.pt of a training") from None
-    if run["finished"] is None:
+    if record["finished"] is None:
         raise InputError("the run is not finished; go on with --resume true")
-    if file_sha256(checkpoint) != run["model_sha256"]:
-        raise InputError("the weights are not those of the run card; train again")
+    if file_sha256(checkpoint) != record["model_sha256"]:
+        raise InputError("the weights are not those of run.json; train again")
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
         raise InputError("the weights are not finite; train again")
-    embedding = read_embedding(folder / "embedding.json")
-    return run | {"checkpoint": checkpoint, "predictions": predictions, "embedding": embedding, "folder": folder}
+    return _Run(checkpoint, record, predictions, trained_network(checkpoint))
 
 
-def write_torchscript(draft: str | Path, image_size: int) -> None:
-    """``models/model.ts`` of ``models/model.pt`` in the folder ``draft``, traced in eval mode with one image.
+def _refuse_unlike(model: _Run, baseline: _Run) -> None:
+    """Both models must have learned from the same images, prepared in the same way."""
+    if baseline.record["identity"]["data"] != model.record["identity"]["data"]:
+        raise InputError("the baseline was trained on other data; train both with the same manifest")
+    for key in ("image_size", "voi"):
+        if baseline.settings[key] != model.settings[key]:
+            raise InputError(f"the baseline was trained with another {key}; train both with {key} {model.settings[key]}")
+
+
+def _reference(runs: Mapping[str, _Run], name: str) -> dict[str, Any]:
+    model = runs[MODEL]
+    return make_reference(
+        {role: run.predictions for role, run in runs.items()},
+        {role: {"network": run.network, "sha256": run.record["model_sha256"]} for role, run in runs.items()},
+        read_embedding(model.checkpoint.with_name("embedding.json"), architecture(model.network).n_features),
+        name=name,
+        version=__version__,
+        image_size=model.settings["image_size"],
+        voi=model.settings["voi"],
+    )
+
+
+def _write_draft(draft: Path, runs: Mapping[str, _Run], reference: Mapping[str, Any], source: Path, site_manifests: Sequence[Path]) -> None:
+    """Every file of a bundle, the checksums last."""
+    model = runs[MODEL]
+    for role, run in runs.items():
+        _copy(run.checkpoint, draft / weights_file(role))
+    _write_torchscript(draft, model.settings["image_size"], model.network)
+    _write_configs(source, draft, model.settings)
+    _copy(source / "LICENSE", draft / "LICENSE")
+    _copy(source / "docs/data_license.txt", draft / "docs/data_license.txt")
+    # What comes before is of the source: its command, its time and the figures to expect.
+    general = (source / "docs/README.md").read_text()
+    general = general[max(general.find("## Description"), 0) :]
+    (draft / "docs/README.md").write_text(f"# {draft.name}\n\n{general}{_model_card(model, draft.name)}")
+    (draft / "manifests").mkdir()
+    (draft / "manifests/template.csv").write_text(",".join(REQUIRED + OPTIONAL) + "\n")
+    for manifest in site_manifests:
+        read_manifest(manifest)
+        _copy(manifest, draft / "manifests" / manifest.name)
+    write_json(draft / "reference.json", reference, sort_keys=True)
+    _write_sums(draft)
+
+
+def write_torchscript(draft: str | Path, image_size: int, network: str) -> None:
+    """Write ``models/model.ts`` of ``models/model.pt`` in the folder ``draft``, traced in eval mode with one image.
 
     Without TorchScript's debug records, which name the source files of the machine it was traced on.
     """
-    network = CXRResNet18()
-    network.load_state_dict(torch.load(Path(draft) / "models/model.pt", map_location="cpu", weights_only=True))
+    model = build_network(network)
+    model.load_state_dict(torch.load(Path(draft) / weights_file(MODEL), map_location="cpu", weights_only=True))
     with torch.no_grad():
-        traced = torch.jit.trace(network.eval(), torch.zeros(1, 1, image_size, image_size))
+        traced = torch.jit.trace(model.eval(), torch.zeros(1, 1, image_size, image_size))
     path, whole = (str(Path(draft) / f"models/{name}.ts") for name in ("model", "whole"))
     traced.save(whole)
     # torch's own writer aligns the tensors; a plain zip would not.
@@ -141,10 +189,10 @@ def write_torchscript(draft: str | Path, image_size: int) -> None:
     Path(whole).unlink()
 
 
-def _write_torchscript(draft: Path, image_size: int) -> None:
+def _write_torchscript(draft: Path, image_size: int, network: str) -> None:
     """In a process of its own: TorchScript numbers its classes by what a process has traced before."""
-    program = "import sys; from sga_monai.hospital.package import write_torchscript; write_torchscript(sys.argv[1], int(sys.argv[2]))"
-    result = subprocess.run([sys.executable, "-c", program, str(draft), str(image_size)], capture_output=True, check=False)
+    program = f"import sys; from {__name__} import write_torchscript; write_torchscript(sys.argv[1], int(sys.argv[2]), sys.argv[3])"
+    result = subprocess.run([sys.executable, "-c", program, str(draft), str(image_size), network], capture_output=True, check=False)
     if result.returncode:
         raise InputError("the network could not be traced to TorchScript; check image_size and free memory")
 
@@ -166,12 +214,13 @@ def _write_configs(source: Path, draft: Path, settings: dict[str, Any]) -> None:
     _copy(source / "logging.conf", draft / "configs/logging.conf")
 
 
-def _model_card(run: dict[str, Any], settings: dict[str, Any], folder: str) -> str:
-    rows = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in settings.items())
-    table = render(summarize(run["predictions"], "internal"))
+def _model_card(run: _Run, folder: str) -> str:
+    rows = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in run.settings.items())
+    table = render(summarize(run.predictions, INTERNAL))
+    record, identity = run.record, run.record["identity"]
     return (
-        f"\n## This model\nTrained for {run['epoch']} epochs; best validation AUROC at epoch {run['best']['epoch']}. Code "
-        f"{run['identity']['code']['digest']}, manifest {run['identity']['data']['manifest_sha256'][:16]}.\n\n"
+        f"\n## This model\nNetwork {run.network}, trained for {record['epoch']} epochs; best validation AUROC at epoch "
+        f"{record['best']['epoch']}. Code {identity['code']['digest']}, manifest {identity['data']['manifest_sha256'][:16]}.\n\n"
         f"| setting | value |\n|---|---|\n{rows}\n\n## Results of the training run\n\n```\n{table}\n```\n\n## Use\n\n"
         "From the folder that holds this one; nothing may be written into it, or it is no longer what was packaged:\n\n"
         f"    sga-monai verify {folder}\n    sga-monai evaluate {folder} --manifest site.csv --dataset-dir images --output-dir out\n\n"

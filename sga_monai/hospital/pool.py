@@ -11,6 +11,7 @@ from typing import Any
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain, write_json, write_whole
+from sga_monai.hospital.formats import MODEL, POOLED, ROLES
 from sga_monai.hospital.release import check_release
 from sga_monai.statistics.pooling import pool_aurocs
 
@@ -34,7 +35,7 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path) -> dict[str, Any
     if len({release["bundle"]["sha256sums"] for release in releases}) > 1:
         raise InputError("the releases are of different bundles; pool only sites that ran the same")
     models = {}
-    for key in ("sga", "nt"):
+    for key in ROLES:
         sites = [(release["site"], release["models"].get(key, {}).get("auroc")) for release in releases]
         usable = [
             (site, estimate)
@@ -47,10 +48,10 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path) -> dict[str, Any
             "sites": [{"site": site, **estimate} for site, estimate in usable],
             "pooled": plain(asdict(pool_aurocs([e for _, e in usable]))),
         }
-    if "sga" not in models:
+    if MODEL not in models:
         raise InputError("pooling needs at least two sites with an estimable AUROC")
     cohort = {key: sum(release["cohort"][key] for release in releases) for key in ("patients", "positive_patients", "negative_patients")}
-    pooled = {"schema": "sga_monai pooled 1", "bundle": releases[0]["bundle"], "n_sites": len(releases), "cohort": cohort, "models": models}
+    pooled = {"schema": POOLED, "bundle": releases[0]["bundle"], "n_sites": len(releases), "cohort": cohort, "models": models}
     folder = Path(out)
     write_json(folder / "pooled.json", pooled, sort_keys=True)
     page = page_templates("hospital").get_template("pooled.html.jinja").render(pooled=pooled)

@@ -1,4 +1,4 @@
-"""reference.json: what travels with a model so that a site needs no training data. Plain numbers and strings."""
+"""``reference.json``: what travels with a model so that a site needs no training data. Plain numbers and strings."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from sklearn.metrics import roc_curve
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain
-from sga_monai.evaluation.embedding import SCHEMA as EMBEDDING
-from sga_monai.evaluation.embedding import is_sound
-from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION
+from sga_monai.evaluation.embedding import check_embedding
+from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION, is_internal
+from sga_monai.hospital.formats import BASELINE, MODEL, REFERENCE, is_schema_1
+from sga_monai.model.networks import architecture
 from sga_monai.statistics.calibration import assess_calibration
 from sga_monai.statistics.decisions import youden_threshold
-from sga_monai.statistics.discrimination import auroc, auroc_covariance, paired_difference
+from sga_monai.statistics.discrimination import auroc, paired_difference
+
+REFUSAL = "reference.json is missing or not as sga-monai package writes it; ask for the bundle again"
 
 FPR_GRID = tuple(round(0.05 * i, 2) for i in range(21))
 NUMBER = {"type": ["number", "null"]}
@@ -30,11 +33,12 @@ ESTIMATE = {
     "required": ["value", "low", "high"],
     "properties": {"value": NUMBER, "low": NUMBER, "high": NUMBER, "p": NUMBER},
 }
-MODEL = {
+MODEL_FACTS = {
     "type": "object",
     "additionalProperties": False,
-    "required": "sha256 threshold auroc variance n_positive n_negative n_patients roc slope intercept brier".split(),
+    "required": "network sha256 threshold auroc variance n_positive n_negative n_patients roc slope intercept brier".split(),
     "properties": {
+        "network": {"type": "string", "pattern": "^[a-z0-9_]{1,64}$"},
         "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
         "threshold": {"type": "number"},
         "auroc": NUMBER,
@@ -51,17 +55,21 @@ MODEL = {
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["schema", "name", "version", "image_size", "voi", "models", "paired", "covariance", "features"],
+    "required": ["schema", "name", "version", "image_size", "voi", "models", "model_minus_baseline", "image_features"],
     "properties": {
-        "schema": {"const": "sga_monai reference 1"},
+        "schema": {"const": REFERENCE},
         "name": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
         "version": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,32}$"},
         "image_size": {"type": "integer", "minimum": 16, "maximum": 2048},
         "voi": {"enum": ["dicom", "none"]},
-        "models": {"type": "object", "additionalProperties": False, "required": ["sga"], "properties": {"sga": MODEL, "nt": MODEL}},
-        "paired": {"anyOf": [ESTIMATE, {"type": "null"}]},
-        "covariance": NUMBER,
-        "features": {
+        "models": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": [MODEL],
+            "properties": {MODEL: MODEL_FACTS, BASELINE: MODEL_FACTS},
+        },
+        "model_minus_baseline": {"anyOf": [ESTIMATE, {"type": "null"}]},
+        "image_features": {
             "type": "object",
             "additionalProperties": False,
             "properties": {
@@ -74,79 +82,100 @@ SCHEMA = {
                 for name in FEATURES
             },
         },
-        "embedding": EMBEDDING,
+        "embedding": {"type": "object"},
     },
 }
 
 
 def make_reference(
-    predictions: Mapping[str, pd.DataFrame], sha256: Mapping[str, str], embedding: Mapping[str, Any] | None = None, **facts: Any
+    predictions: Mapping[str, pd.DataFrame],
+    weights: Mapping[str, Mapping[str, str]],
+    embedding: Mapping[str, Any] | None = None,
+    **facts: Any,
 ) -> dict[str, Any]:
-    """The reference of one or two models from their training runs' predictions.
+    """The reference of a model, and of a baseline where there is one, from the predictions of their training runs.
 
     Args:
-        predictions: "sga" and, where there is a twin, "nt": columns ``set, row, patient, label, score`` and features.
-            The threshold is Youden's on the validation set; every other figure is of the internal test set.
-        sha256: of each model's weights.
-        embedding: of the internal images' features, the run's ``embedding.json``; left out when ``None``.
+        predictions: by role, "model" and "baseline": tables of ``read_predictions``. The threshold is Youden's on the
+            validation set; every other figure is of the internal test set.
+        weights: by role: the name of the ``network`` and the ``sha256`` of its weights.
+        embedding: of the model's features of the internal images, the run's ``embedding.json``; left out when ``None``.
         facts: ``name, version, image_size, voi``.
 
     Raises:
         InputError: when a set is missing or has one class only, or the two models were not tested on the same images.
     """
-    tests = {key: frame[frame["set"] == INTERNAL].reset_index(drop=True) for key, frame in predictions.items()}
-    models = {}
-    for key, frame in predictions.items():
-        validation, test = frame[frame["set"] == VALIDATION], tests[key]
-        for name, rows in ((VALIDATION, validation), (INTERNAL, test)):
-            if rows["label"].nunique() < 2 or rows["score"].isna().any():
-                raise InputError(f"the run's predictions need complete scores of both classes in the set {name}")
-        figure = auroc(test["score"], test["label"], test["patient"])
-        fit = assess_calibration(test["probability"], test["label"], test["patient"])
-        models[key] = {
-            "sha256": sha256[key],
-            "threshold": youden_threshold(validation["score"], validation["label"]),
-            "auroc": figure.auroc,
-            "variance": figure.variance,
-            "n_positive": figure.n_positive,
-            "n_negative": figure.n_negative,
-            "n_patients": figure.n_patients,
-            "roc": roc_on_grid(test["score"], test["label"]),
-            "slope": asdict(fit.slope),
-            "intercept": asdict(fit.intercept),
-            "brier": asdict(fit.brier),
-        }
-    paired, covariance = None, None
-    if "nt" in tests:
-        first, second = tests["sga"], tests["nt"]
-        if not first[["row", "label"]].equals(second[["row", "label"]]):
-            raise InputError("the twin was not tested on the same images; train both with the same manifest")
-        paired = asdict(paired_difference(first["score"], second["score"], first["label"], first["patient"]))
-        covariance = auroc_covariance(first["score"], second["score"], first["label"], first["patient"])
-    inside = predictions["sga"][predictions["sga"]["set"].isin((INTERNAL, VALIDATION))]
-    shapes = {name: _histogram(inside[name]) for name in FEATURES}
-    reference = {"schema": "sga_monai reference 1", **facts, "models": models, "paired": paired, "covariance": covariance}
-    reference["features"] = shapes
+    own = predictions[MODEL]
+    reference: dict[str, Any] = {
+        "schema": REFERENCE,
+        **facts,
+        "models": {role: dict(weights[role]) | _internal_figures(frame) for role, frame in predictions.items()},
+        "model_minus_baseline": _internal_comparison(predictions),
+        "image_features": {name: _histogram(own.loc[own["set"].map(is_internal), name]) for name in FEATURES},
+    }
     if embedding is not None:
         reference["embedding"] = embedding
     result: dict[str, Any] = plain(reference)
     return result
 
 
+def _internal_figures(predictions: pd.DataFrame) -> dict[str, Any]:
+    sets = {name: predictions[predictions["set"] == name] for name in (VALIDATION, INTERNAL)}
+    for name, rows in sets.items():
+        if rows["label"].nunique() < 2 or rows["score"].isna().any():
+            raise InputError(f"the run's predictions need complete scores of both classes in the set {name}; train with such a manifest")
+    validation, test = sets[VALIDATION], sets[INTERNAL]
+    figure = auroc(test["score"], test["label"], test["patient"])
+    fit = assess_calibration(test["probability"], test["label"], test["patient"])
+    return {
+        "threshold": youden_threshold(validation["score"], validation["label"]),
+        "auroc": figure.auroc,
+        "variance": figure.variance,
+        "n_positive": figure.n_positive,
+        "n_negative": figure.n_negative,
+        "n_patients": figure.n_patients,
+        "roc": roc_on_grid(test["score"], test["label"]),
+        "slope": asdict(fit.slope),
+        "intercept": asdict(fit.intercept),
+        "brier": asdict(fit.brier),
+    }
+
+
+def _internal_comparison(predictions: Mapping[str, pd.DataFrame]) -> dict[str, Any] | None:
+    """AUROC of the model minus that of the baseline on the internal test set."""
+    if BASELINE not in predictions:
+        return None
+    tests = (predictions[role][predictions[role]["set"] == INTERNAL].reset_index(drop=True) for role in (MODEL, BASELINE))
+    first, second = tests
+    if not first[["row", "label"]].equals(second[["row", "label"]]):
+        raise InputError("the baseline was not tested on the same images; train both with the same manifest")
+    return asdict(paired_difference(first["score"], second["score"], first["label"], first["patient"]))
+
+
 def read_reference(path: str | Path) -> dict[str, Any]:
     """A reference as received: JSON of known fields only, in which no string is ever evaluated.
 
     Raises:
-        InputError: when it is missing or not of the schema.
+        InputError: when it is missing, of an earlier version or not of the schema, or names a network that is not in ``NETWORKS``.
     """
     try:
-        reference: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        reference: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise InputError(REFUSAL) from None
+    if is_schema_1(reference):
+        raise InputError("reference.json is of an earlier version (schema 1); ask for the model to be packaged again with this version")
+    try:
         jsonschema.validate(reference, SCHEMA)
-        if "embedding" in reference and not is_sound(reference["embedding"]):
-            raise ValueError("NaN, or sizes that differ")
-    except (OSError, ValueError, RecursionError, jsonschema.ValidationError):
-        raise InputError("reference.json is missing or not as sga-monai package writes it; ask for the bundle again") from None
-    return reference
+    except (RecursionError, jsonschema.ValidationError):
+        raise InputError(REFUSAL) from None
+    networks = {role: architecture(facts["network"]) for role, facts in reference["models"].items()}
+    try:
+        if "embedding" in reference:
+            check_embedding(reference["embedding"], networks[MODEL].n_features)
+    except (ValueError, RecursionError, jsonschema.ValidationError):
+        raise InputError(REFUSAL) from None
+    result: dict[str, Any] = reference
+    return result
 
 
 def roc_on_grid(score: Any, label: Any) -> list[float]:

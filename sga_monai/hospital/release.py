@@ -1,4 +1,4 @@
-"""release.json: the only file that leaves a site. Aggregates of patients, small cells hidden, checked against a schema."""
+"""``release.json``: the only file that leaves a site. Aggregates of patients, small cells hidden, checked against a schema."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import jsonschema
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json
+from sga_monai.hospital.formats import BASELINE, MODEL, RELEASE, REPORT, is_schema_1
 
 MIN_CELL = 10
 NUMBER = {"type": ["number", "null"]}
@@ -25,7 +26,7 @@ def _record(**properties: Any) -> dict[str, Any]:
 
 
 ESTIMATE = _record(value=NUMBER, low=NUMBER, high=NUMBER)
-MODEL = _record(
+MODEL_FIGURES = _record(
     auroc=ESTIMATE,
     auprc=ESTIMATE,
     auroc_difference=ESTIMATE,
@@ -56,7 +57,7 @@ SUBGROUP = {
     },
 }
 SCHEMA = _record(
-    schema={"const": "sga_monai release 1"},
+    schema={"const": RELEASE},
     site=TEXT,
     bundle=_record(
         name=TEXT, version=TEXT, sha256sums={"type": "string", "pattern": "^[0-9a-f]{64}$"}, signature_verified={"type": "boolean"}
@@ -66,8 +67,13 @@ SCHEMA = _record(
     prevalence=NUMBER,
     cohort=_record(patients=COUNT, positive_patients=COUNT, negative_patients=COUNT),
     failed_patients={"anyOf": [{"const": 0}, COUNT, {"const": "suppressed"}]},
-    models={"type": "object", "additionalProperties": False, "required": ["sga"], "properties": {"sga": MODEL, "nt": MODEL}},
-    sga_minus_nt={"anyOf": [ESTIMATE, {"type": "null"}]},
+    models={
+        "type": "object",
+        "additionalProperties": False,
+        "required": [MODEL],
+        "properties": {MODEL: MODEL_FIGURES, BASELINE: MODEL_FIGURES},
+    },
+    model_minus_baseline={"anyOf": [ESTIMATE, {"type": "null"}]},
     difference_in_differences={"anyOf": [ESTIMATE, {"type": "null"}]},
     subgroups={"type": "array", "items": SUBGROUP},
     drift={"type": "array", "items": _record(feature=TEXT, psi=NUMBER, flag={"type": "boolean"})},
@@ -99,6 +105,8 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
         report = json.loads((Path(output_dir) / "report.json").read_text())
     except (OSError, ValueError):
         raise InputError("no report.json in this folder; run sga-monai report first") from None
+    if report.get("schema") != REPORT:
+        raise InputError("report.json is of another version; run sga-monai report again")
     if not report["failures"]["reportable"]:
         raise InputError("the report is not reportable: too many images failed")
     cohort = {key: report["cohort"][key] for key in ("patients", "positive_patients", "negative_patients")}
@@ -109,7 +117,7 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
     comparison = report["comparison"] or {}
     audit = report["shortcut_audit"]
     release = {
-        "schema": "sga_monai release 1",
+        "schema": RELEASE,
         "site": site,
         "bundle": report["bundle"],
         "software": report["software"],
@@ -118,7 +126,7 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
         "cohort": cohort,
         "failed_patients": 0 if not failed else sum(failed) if min(failed) >= min_cell else "suppressed",
         "models": {key: _model(model, cohort, min_cell, digits) for key, model in report["models"].items()},
-        "sga_minus_nt": _estimate(comparison.get("sga_minus_nt"), digits),
+        "model_minus_baseline": _estimate(comparison.get("model_minus_baseline"), digits),
         "difference_in_differences": _estimate(comparison.get("difference_in_differences"), digits),
         "subgroups": suppress(report["subgroups"], cohort, min_cell, digits),
         "drift": [{"feature": line["feature"], "psi": round(line["psi"], 2), "flag": line["flag"]} for line in report["drift"]],
@@ -134,8 +142,10 @@ def check_release(release: Any) -> None:
     """Compare with the schema.
 
     Raises:
-        InputError: naming the field that must not be there, or is not as it must be.
+        InputError: when it is of an earlier version; naming the field that must not be there, or is not as it must be.
     """
+    if is_schema_1(release):
+        raise InputError("release: it is of an earlier version (schema 1); package the model and evaluate again with this version")
     error = next(iter(jsonschema.Draft202012Validator(SCHEMA).iter_errors(release)), None)
     if error is not None:
         place = "/".join(str(part) for part in error.absolute_path) or "the file"

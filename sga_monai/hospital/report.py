@@ -1,4 +1,4 @@
-"""A site's evaluation as figures: report.json. Every number that the HTML shows is in it, and nothing about one case."""
+"""``report.json``: a site's evaluation as figures. Every number of the page is in it, and nothing about a single case."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain, write_json
 from sga_monai.data.manifest import age_band
 from sga_monai.evaluation.embedding import read_embedding
-from sga_monai.evaluation.predictions import GROUPS
+from sga_monai.evaluation.predictions import BASELINE_SCORE, FILE, GROUPS, read_predictions
 from sga_monai.evaluation.results import summarize
-from sga_monai.hospital.checks import drift, embedding_distance, shortcut_audit, site_probe
+from sga_monai.hospital.checks import drift, embedding_distance, shortcut_audit, site_separability
+from sga_monai.hospital.formats import BASELINE, MODEL, REPORT, ROLES
 from sga_monai.hospital.reference import FPR_GRID, read_reference, roc_on_grid
 from sga_monai.hospital.verdict import give_verdict, planning_half_width
+from sga_monai.model.networks import architecture
 from sga_monai.statistics.calibration import assess_calibration
 from sga_monai.statistics.decisions import net_benefit, operating_point
 from sga_monai.statistics.discrimination import (
@@ -50,23 +52,20 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
     out = Path(output_dir)
     try:
         run = json.loads((out / "run.json").read_text())
-        predictions = pd.read_csv(out / "predictions.csv", dtype={key: str for key in GROUPS}, keep_default_na=True)
+        predictions = read_predictions(out / FILE)
     except (OSError, ValueError):
         raise InputError("no evaluation in this folder; run sga-monai evaluate first") from None
     if run.get("finished") is None:
         raise InputError("the evaluation is not finished; give the same command again")
     if prevalence is not None:
         check.number("prevalence", prevalence, above=0, below=1)
-    reference, embedding = read_reference(out / "reference.json"), read_embedding(out / "embedding.json")
+    reference = read_reference(out / "reference.json")
+    n_features = architecture(reference["models"][MODEL]["network"]).n_features
     scored = predictions[predictions["score"].notna()]
     summary = summarize(predictions, failure_limit=run["failure_limit"]).iloc[0]
-    models = {"sga": _model(scored, "score", reference["models"]["sga"], prevalence)}
-    comparison = None
-    if "score_nt" in scored:
-        models["nt"] = _model(scored, "score_nt", reference["models"]["nt"], prevalence)
-        comparison = _comparison(scored, reference)
+    columns, roles = {MODEL: "score", BASELINE: BASELINE_SCORE}, [role for role in ROLES if role in reference["models"]]
     report = {
-        "schema": "sga_monai report 1",
+        "schema": REPORT,
         "bundle": run["bundle"],
         "software": run["software"],
         "manifest_sha256": run["manifest_sha256"],
@@ -74,12 +73,12 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
         "flow": _flow(predictions),
         "failures": _failures(predictions, run["failure_limit"], summary),
         "cohort": _cohort(scored),
-        "models": models,
-        "comparison": comparison,
+        "models": {role: _model(scored, columns[role], reference["models"][role], prevalence) for role in roles},
+        "comparison": _comparison(scored, reference) if BASELINE in roles else None,
         "subgroups": _subgroups(scored),
         "drift": drift(scored, reference),
-        "embedding": embedding_distance(embedding, reference.get("embedding")),
-        "site_probe": site_probe(scored, reference.get("embedding")),
+        "embedding": embedding_distance(read_embedding(out / "embedding.json", n_features), reference.get("embedding")),
+        "site_auroc": site_separability(scored, reference.get("embedding")),
         "shortcut_audit": shortcut_audit(scored),
         "planning": {"half_width_at_0.8": planning_half_width(summary)},
     }
@@ -93,7 +92,7 @@ def _model(scored: pd.DataFrame, column: str, reference: Mapping[str, Any], prev
     score, label, patient = scored[column], scored["label"], scored["patient"]
     probability = 1 / (1 + np.exp(-score.to_numpy()))
     figure = auroc(score, label, patient)
-    inside = Auroc(
+    internal = Auroc(
         _nan(reference["auroc"]), _nan(reference["variance"]), math.nan, math.nan,
         reference["n_positive"], reference["n_negative"], reference["n_patients"],
     )  # fmt: skip
@@ -111,19 +110,20 @@ def _model(scored: pd.DataFrame, column: str, reference: Mapping[str, Any], prev
         if both
         else None,
         "roc": [list(pair) for pair in zip(FPR_GRID, roc_on_grid(score, label), strict=True)] if both else None,
-        "internal": {key: getattr(inside, key) for key in ("auroc", "variance", "n_positive", "n_negative", "n_patients")},
+        "internal": {key: getattr(internal, key) for key in ("auroc", "variance", "n_positive", "n_negative", "n_patients")},
         "internal_roc": [list(pair) for pair in zip(FPR_GRID, reference["roc"], strict=True)],
-        "auroc_difference": asdict(difference(figure.auroc - inside.auroc, figure.variance + inside.variance)),
+        "auroc_difference": asdict(difference(figure.auroc - internal.auroc, figure.variance + internal.variance)),
     }
 
 
 def _comparison(scored: pd.DataFrame, reference: Mapping[str, Any]) -> dict[str, Any]:
-    paired = paired_difference(scored["score"], scored["score_nt"], scored["label"], scored["patient"])
-    inside = reference["paired"]
+    """AUROC of the model minus that of the baseline: here, on the internal test set, and the difference of the two."""
+    paired = paired_difference(scored["score"], scored[BASELINE_SCORE], scored["label"], scored["patient"])
+    internal = reference["model_minus_baseline"]
     did = None
-    if inside is not None and scored["label"].nunique() == 2:
-        did = asdict(difference_in_differences(paired, Estimate(*(_nan(inside[key]) for key in ("value", "low", "high")))))
-    return {"sga_minus_nt": asdict(paired), "internal_sga_minus_nt": inside, "difference_in_differences": did}
+    if internal is not None and scored["label"].nunique() == 2:
+        did = asdict(difference_in_differences(paired, Estimate(*(_nan(internal[key]) for key in ("value", "low", "high")))))
+    return {"model_minus_baseline": asdict(paired), "internal_model_minus_baseline": internal, "difference_in_differences": did}
 
 
 def _flow(predictions: pd.DataFrame) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The verdict of a report: does the model keep its performance at this site?"""
+"""The verdict of a report: does the model perform at this site as on its internal test set?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from sga_monai.hospital.formats import MODEL
 from sga_monai.statistics.discrimination import hanley_mcneil_half_width
 
 ENOUGH_POSITIVES, ENOUGH_PRECISION = 100, 0.05
@@ -23,15 +24,22 @@ def planning_half_width(summary: pd.Series) -> float | None:
 
 
 def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
-    """In words, the cautious reading first."""
-    model, cohort, audit = report["models"]["sga"], report["cohort"], report["shortcut_audit"]
-    area, inside = model["auroc"], model["internal"]
+    """The conclusion of a report, the cautious reading first.
+
+    Args:
+        report: of ``make_report``, without its verdict.
+
+    Returns:
+        ``code`` ("not reportable", "inconclusive", "worse" or "holds"), ``text`` and further ``notes``.
+    """
+    model, cohort, audit = report["models"][MODEL], report["cohort"], report["shortcut_audit"]
+    area, internal = model["auroc"], model["internal"]
     drop_low, drop_high = _drop_interval(model)
     half = (area["high"] - area["low"]) / 2
     known = "cannot be estimated" if math.isnan(half) else f"is known to +/- {half:.2f} (at most {ENOUGH_PRECISION:.2f})"
     notes = []
     if not report["failures"]["reportable"]:
-        code, text = "not reportable", "Too many images failed: no figure of this report can be relied upon."
+        code, text = "not reportable", "Too many images failed; no figure of this report is reliable."
     elif cohort["positive_patients"] < ENOUGH_POSITIVES or not half <= ENOUGH_PRECISION:
         code = "inconclusive"
         text = (
@@ -39,41 +47,49 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
             f"needed), and the AUROC {known}. The figures below are indications."
         )
     elif drop_high < 0:
-        code, text = "worse", f"The model works worse here than inside: AUROC {area['value']:.2f} against {inside['auroc']:.2f}."
+        code = "worse"
+        text = f"The site's AUROC is significantly lower than the internal one: {area['value']:.2f} against {internal['auroc']:.2f}."
     elif drop_low > -ENOUGH_PRECISION:
         code = "holds"
-        text = f"No drop of the AUROC by {ENOUGH_PRECISION:.2f} or more: {area['value']:.2f} against {inside['auroc']:.2f} inside."
+        text = (
+            f"The site's AUROC is not lower than the internal one by {ENOUGH_PRECISION:.2f} or more: {area['value']:.2f} against "
+            f"{internal['auroc']:.2f}."
+        )
     else:
-        code, text = "inconclusive", "The difference from the internal AUROC cannot be told from no difference."
+        code = "inconclusive"
+        text = (
+            "The site's AUROC is not significantly different from the internal one. A drop of "
+            f"{ENOUGH_PRECISION:.2f} or more is not excluded."
+        )
     blanked = audit["lungs_blank"] or audit["center_blank"]
     enough = min(cohort["positive_patients"], cohort["negative_patients"]) >= ENOUGH_FOR_CONTROLS
-    if enough and _tells(blanked):
-        notes.append(f"Shortcut suspected: with the lungs blanked the AUROC is still {blanked['value']:.2f}, where 0.5 is right.")
+    if enough and _differs_from_chance(blanked):
+        notes.append(f"Shortcut suspected: with the lungs blanked the AUROC is {blanked['value']:.2f}; about 0.5 is expected.")
     metadata = audit["metadata_only"]
-    if metadata and _tells(metadata):
+    if metadata and _differs_from_chance(metadata):
         notes.append(f"Confounded cohort: view, manufacturer and sex alone give an AUROC of {metadata['value']:.2f}.")
     if any(line["flag"] for line in report["drift"]):
         notes.append("The images differ from the internal ones (see drift).")
     if report["prevalence"] is None:
-        notes.append("PPV, NPV and net benefit are at the cohort's prevalence, which is not a clinical one.")
+        notes.append("PPV, NPV and net benefit are at the cohort's prevalence, not at a clinical one.")
     return {"code": code, "text": text, "notes": notes}
 
 
 def _drop_interval(model: Mapping[str, Any]) -> tuple[float, float]:
-    """Ends of site minus internal AUROC; NaN where there are none.
+    """Interval of site minus internal AUROC; NaN where it is not estimable.
 
     An internal AUROC of 1 has no variance, and is common. Were the true one below 0.025^(1/k), then k independent pairs of
     patients would all be in the right order with a probability below 2.5 %; at most it is 1.
     """
-    area, inside, drop = model["auroc"], model["internal"], model["auroc_difference"]
-    if inside["auroc"] != 1:
+    area, internal, drop = model["auroc"], model["internal"], model["auroc_difference"]
+    if internal["auroc"] != 1:
         return drop["low"], drop["high"]
-    pairs = max(min(inside["n_positive"], inside["n_negative"], inside["n_patients"] // 2), 1)
+    pairs = max(min(internal["n_positive"], internal["n_negative"], internal["n_patients"] // 2), 1)
     return area["low"] - 1, area["high"] - 0.025 ** (1 / pairs)
 
 
-def _tells(estimate: Mapping[str, float]) -> bool:
-    """Whether an AUROC that should be 0.5 is surely not: the interval beyond 0.4 to 0.6, or an AUROC of 0 or 1, which has none."""
+def _differs_from_chance(estimate: Mapping[str, float]) -> bool:
+    """Whether the interval of an AUROC lies outside of 0.4 to 0.6; an AUROC of 0 or 1 has none, and differs."""
     if math.isnan(estimate["low"]):
         return estimate["value"] in (0.0, 1.0)
     return estimate["low"] > 0.6 or estimate["high"] < 0.4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,15 +17,9 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, write_csv, write_json
 from sga_monai.core.folders import archive_previous_run, lock_output_dir
 from sga_monai.core.provenance import code_digest, versions
-from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
-from sga_monai.data.manifest import load_manifest, read_manifest
-from sga_monai.data.masks import lung_reader
-from sga_monai.data.transforms import preprocessing
+from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.interpret.audit import COLUMNS, AuditSet, audit_model
-from sga_monai.model.network import CXRResNet18
-from sga_monai.model.weights import load_best_model, preparation_settings
-
-logger = logging.getLogger(__name__)
+from sga_monai.model.weights import load_trained_models
 
 
 def audit_checkpoint(
@@ -42,13 +35,13 @@ def audit_checkpoint(
     """Audit a training's ``model.pt`` on one or more manifests.
 
     Writes ``audit.json``, ``audit.csv`` and TensorBoard scalars ``audit/<control>/<set>`` to ``output_dir``. Images that
-    cannot be read are counted there, and no control has them.
+    cannot be read are counted there and left out.
 
     Args:
         checkpoint: ``model.pt``.
         manifests: one set each, named after the file.
         dataset_dir: the folder that images and lung masks are relative to.
-        output_dir: an earlier audit there is set aside.
+        output_dir: an earlier audit there is moved to ``output_dir.1``.
         image_size: pixels of a side; ``None`` takes that of ``run.json`` beside the checkpoint, or 224 where there is none.
         voi: see ``read_cxr``; ``None`` as for ``image_size``, or "dicom".
         split: the rows that are taken.
@@ -61,42 +54,36 @@ def audit_checkpoint(
         InputError: when the checkpoint, a manifest, or a lung mask (naming its row) is refused, or a file is in two sets.
     """
     out = Path(output_dir)
-    network = load_best_model(CXRResNet18(), str(checkpoint))
-    image_size, voi = preparation_settings(checkpoint, image_size, voi)
+    models = load_trained_models({"model": checkpoint}, image_size, voi)
+    paths = _named(manifests)
+    lock_output_dir(out)
+    cohorts = [list_cohort(path, dataset_dir, models.image_size, models.voi, split) for path in paths.values()]
+    archive_previous_run(str(out), str(checkpoint))
+    datasets = read_cohorts(cohorts, num_workers=num_workers)
+    sets = {cohort.name: AuditSet(dataset, cohort.lung, cohort.cells) for cohort, dataset in zip(cohorts, datasets, strict=True)}
+    table = audit_model(models.networks["model"], sets)
+    facts = {
+        "schema": "sga_monai audit 1",
+        "checkpoint_sha256": file_sha256(checkpoint),
+        "manifests_sha256": {name: file_sha256(path) for name, path in paths.items()},
+        "image_size": models.image_size,
+        "voi": models.voi,
+        "split": split,
+        "failed": {cohort.name: len(dataset.failures) for cohort, dataset in zip(cohorts, datasets, strict=True)},
+        "software": versions() | {"code": code_digest()},
+    }
+    _write(out, table, facts)
+    return table
+
+
+def _named(manifests: Sequence[str | Path]) -> dict[str, Path]:
+    """The manifests by the names of their sets."""
     paths = {Path(path).stem: Path(path) for path in manifests}
     if len(paths) < len(manifests):
         raise InputError("two manifests have the same name; give every one its own file name")
     if not paths:
         raise InputError("no manifest; give at least one")
-    lock_output_dir(out)
-    plans = {}
-    for name, path in paths.items():
-        items = load_manifest(path, dataset_dir, split, allow_missing=True)
-        taken = {item["row"] for item in items}
-        facts = {int(row["row"]): row for row in read_manifest(path) if int(row["row"]) in taken}
-        plans[name] = items, facts, lung_reader(facts.values(), dataset_dir, path.name, image_size)
-    archive_previous_run(str(out), str(checkpoint))
-    sets, datasets = {}, {}
-    for name, (items, facts, lung) in plans.items():
-        datasets[name] = CXRDataset(items, preprocessing(image_size, voi), skip_failed=True, num_workers=num_workers)
-        sets[name] = AuditSet(datasets[name], lung, facts)
-    refuse_same_bytes(list(datasets.values()))
-    failed = {name: len(dataset.failures) for name, dataset in datasets.items()}
-    for name in (name for name, count in failed.items() if count):
-        logger.warning("%s: %d images cannot be read and are left out", name, failed[name])
-    table = audit_model(network, sets)
-    facts_of_run = {
-        "schema": "sga_monai audit 1",
-        "checkpoint_sha256": file_sha256(checkpoint),
-        "manifests_sha256": {name: file_sha256(path) for name, path in paths.items()},
-        "image_size": image_size,
-        "voi": voi,
-        "split": split,
-        "failed": failed,
-        "software": versions() | {"code": code_digest()},
-    }
-    _write(out, table, facts_of_run)
-    return table
+    return paths
 
 
 def render(table: Sequence[Mapping[str, Any]]) -> str:

@@ -1,7 +1,7 @@
-"""Control images: what a model that reads lungs must not need. Pure functions on ``[N, 1, H, W]`` in [0, 1].
+"""Control images: does a model rely on the lungs? Pure functions on ``[N, 1, H, W]`` in [0, 1].
 
-What is blanked gets the mean of what is kept, never of the whole image: that would carry the brightness of what was taken
-away, and a model could go on reading it.
+Blanked areas are filled with the mean of the remaining pixels, never of the whole image: that would carry the brightness of
+what was taken away, and a model could go on reading it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sga_monai.evaluation.scoring import Control
 from sga_monai.imaging.marker import MARKER_LETTERS
 
 BORDER = 0.12
@@ -19,14 +20,14 @@ LEAD = 0.97
 
 
 def blank_center(image: Tensor) -> Tensor:
-    """An ellipse over both lungs blanked: what is left is no lung. For images without lung mask."""
+    """Blank an ellipse over both lungs, so that hardly any lung is left; for images without a lung mask."""
     height, width = image.shape[2:]
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     return _keep(image, ((x / 0.8) ** 2 + (y / 0.85) ** 2 > 1).to(image.device))
 
 
 def blank_border(image: Tensor) -> Tensor:
-    """A frame of 12 % of each side blanked: markers and collimation go."""
+    """Blank a frame of 12 % of each side, with its markers and collimation."""
     height, width = image.shape[2:]
     top, left = round(BORDER * height), round(BORDER * width)
     inside = torch.zeros(height, width, dtype=torch.bool, device=image.device)
@@ -35,7 +36,7 @@ def blank_border(image: Tensor) -> Tensor:
 
 
 def crop_border(image: Tensor) -> Tensor:
-    """12 % of each side cut off and the rest resized to the same shape (bilinear): no blank frame to be seen instead."""
+    """Cut 12 % off each side and resize the rest to the same shape (bilinear), so that no blank frame is seen instead."""
     height, width = image.shape[2:]
     top, left = round(BORDER * height), round(BORDER * width)
     inner = image[:, :, top : height - top, left : width - left]
@@ -43,19 +44,29 @@ def crop_border(image: Tensor) -> Tensor:
 
 
 def blank_lungs(image: Tensor, lung: Tensor) -> Tensor:
-    """The lungs blanked. ``lung`` is bool ``[N, 1, H, W]``."""
+    """Blank the lungs. ``lung`` is bool ``[N, 1, H, W]``."""
     return _keep(image, ~lung)
 
 
 def only_lungs(image: Tensor, lung: Tensor) -> Tensor:
-    """All but the lungs blanked. ``lung`` is bool ``[N, 1, H, W]``."""
+    """Blank all but the lungs. ``lung`` is bool ``[N, 1, H, W]``."""
     return _keep(image, lung)
 
 
 def plant_tag(image: Tensor) -> Tensor:
-    """A lead letter R with a bar under it, bright, in the upper left corner: same place and relative size in every image."""
+    """Draw a bright lead letter R with a bar under it in the upper left corner, at the same place and relative size in every image."""
     alpha = _tag(*image.shape[2:]).to(image)
     return image * (1 - alpha) + LEAD * alpha
+
+
+CENTER_BLANK, BORDER_BLANK, BORDER_CROP, TAG, LUNGS_BLANK, ONLY_LUNGS = (
+    Control("center_blank", blank_center),
+    Control("border_blank", blank_border),
+    Control("border_crop", crop_border),
+    Control("tag", plant_tag),
+    Control("lungs_blank", blank_lungs, needs_lung=True),
+    Control("only_lungs", only_lungs, needs_lung=True),
+)
 
 
 def _keep(image: Tensor, kept: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where models look: saliency maps of the same cases side by side, and how much of them lies in regions of truth."""
+"""Saliency maps of several models on the same cases, and how much of them lies in lungs, boxes and other regions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,12 @@ from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.figures import figure_image, subplots
 from sga_monai.core.files import write_csv, write_json, write_whole
 from sga_monai.data.dataset import CXRDataset
-from sga_monai.data.manifest import load_manifest, read_manifest
 from sga_monai.data.masks import read_mask
-from sga_monai.data.transforms import preprocessing
+from sga_monai.evaluation.cohort import Cohort, list_cohort, read_cohorts
 from sga_monai.imaging.read import read_cxr
 from sga_monai.interpret.localization import boxes_to_mask, deletion_auc, energy_inside, insertion_auc, iou_at_area, pointing_game
-from sga_monai.interpret.saliency import METHODS, logit_difference
-from sga_monai.model.network import CXRResNet18
-from sga_monai.model.weights import load_best_model, preparation_settings
+from sga_monai.interpret.saliency import METHODS, log_odds
+from sga_monai.model.weights import load_trained_models
 from sga_monai.statistics.estimates import patient_mean
 
 logger = logging.getLogger(__name__)
@@ -81,58 +79,78 @@ def explain_checkpoints(
     Raises:
         InputError: when a checkpoint, the manifest or a region is refused.
     """
-    out = Path(output_dir)
+    out, regions = Path(output_dir), regions or {}
+    _refuse_names(out, (*checkpoints, *regions))
+    models = load_trained_models(checkpoints, image_size, voi)
+    cohort = list_cohort(manifest, dataset_dir, models.image_size, models.voi, split, limit=limit)
+    (dataset,) = read_cohorts([cohort])
+    cases = _Cases.of(dataset, _masks(dataset, cohort, Path(dataset_dir), regions))
+    maps = {
+        (name, kind): _maps(network, method, cases.image, f"{name}: {kind}")
+        for name, network in models.networks.items()
+        for kind, method in METHODS.items()
+    }
+    table = [line for (name, kind), found in maps.items() for line in _measure(name, kind, found, cases, models.networks[name])]
+    write_csv(out / "saliency.csv", pd.DataFrame(table))
+    write_json(out / "saliency.json", table)
+    figure = _draw(cases, {name: maps[name, "fullgrad"] for name in models.networks}, models.networks, n_cases)
+    _write_pictures(out, figure, table)
+    return table
+
+
+@dataclass(frozen=True)
+class _Cases:
+    """The images that are explained.
+
+    Attributes:
+        image: ``[N, 1, H, W]`` in [0, 1].
+        label: ``[N]``.
+        patient: key of each image's patient.
+        drawable: of each image, whether it may be drawn: what is burned into an image may be a name.
+        masks: bool ``[N, H, W]`` by region.
+    """
+
+    image: Tensor
+    label: Tensor
+    patient: Sequence[Any]
+    drawable: Sequence[bool]
+    masks: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, dataset: CXRDataset, masks: Mapping[str, Tensor]) -> _Cases:
+        image = torch.stack([dataset[i]["image"] for i in range(len(dataset))])
+        label = torch.tensor([int(item["label"]) for item in dataset.data])
+        drawable = [not item["burned_in"] for item in dataset.data]
+        return cls(image, label, [item["patient"] for item in dataset.data], drawable, masks)
+
+
+def _refuse_names(out: Path, names: Sequence[str]) -> None:
+    """Refuse the folder of a run, and names of models and regions that cannot be shown."""
     if any((out / name).exists() for name in ("run.json", "records.jsonl")):
         raise InputError("output_dir is the folder of a run or an experiment; give a folder of its own inside it")
-    for name in (*checkpoints, *(regions or {})):
+    for name in names:
         if not re.fullmatch(r"[\w][\w .,=()-]*", name) or name in ("lung", "boxes"):
             raise InputError(
                 f"the name {name!r} must be of letters, digits, spaces and .,=()- and not be lung or boxes, which the manifest gives"
             )
-    prepared = {preparation_settings(path, image_size, voi) for path in checkpoints.values()}
-    if len(prepared) > 1:
-        listed = "; ".join(f"image_size {size}, voi {kind}" for size, kind in sorted(prepared))
-        raise InputError(f"the models were trained on images prepared in different ways ({listed}); explain them apart")
-    size, voi = prepared.pop()
-    networks = {name: load_best_model(CXRResNet18(), str(path)).eval() for name, path in checkpoints.items()}
-    rows = load_manifest(manifest, dataset_dir, split)
-    rows = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int))]
-    facts = {int(row["row"]): row for row in read_manifest(manifest)}
-    dataset = CXRDataset(rows, preprocessing(size, voi), skip_failed=True)
-    if dataset.failures:
-        logger.warning("%d images cannot be read and are left out", len(dataset.failures))
-    masks = _masks(dataset, facts, Path(dataset_dir), regions or {}, size)
-    image = torch.stack([dataset[i]["image"] for i in range(len(dataset))])
-    label = torch.tensor([int(item["label"]) for item in dataset.data])
-    patient = [item["patient"] for item in dataset.data]
-    table, maps = [], {}
-    for name, network in networks.items():
-        for kind, method in METHODS.items():
-            maps[name, kind] = _maps(network, method, image, f"{name}: {kind}")
-            table += _measure(name, kind, maps[name, kind], image, label, patient, masks, network)
-    write_csv(out / "saliency.csv", pd.DataFrame(table))
-    write_json(out / "saliency.json", table)
-    drawn = [i for i, item in enumerate(dataset.data) if not item["burned_in"]]
-    cases = sorted(i for value in (0, 1) for i in [i for i in drawn if label[i] == value][: max(n_cases // 2, 1)])
-    shutil.rmtree(out / "tensorboard", ignore_errors=True)
-    if not cases:
+
+
+def _draw(cases: _Cases, maps: Mapping[str, Tensor], networks: Mapping[str, nn.Module], n_cases: int) -> Figure | None:
+    """The first cases of each class that may be drawn; ``None`` where there is none."""
+    of_class = [[i for i, drawable in enumerate(cases.drawable) if drawable and cases.label[i] == value] for value in (0, 1)]
+    chosen = sorted(i for numbers in of_class for i in numbers[: max(n_cases // 2, 1)])
+    if not chosen:
         logger.warning("every image has BurnedInAnnotation YES: no picture is drawn")
-        _write_tensorboard(out, None, table)
-        return table
+        return None
     with torch.no_grad():
-        probability = {name: network(image[cases]).softmax(1)[:, 1] for name, network in networks.items()}
-    figure = draw_cases(
-        image[cases],
-        label[cases],
-        {name: maps[name, "fullgrad"][cases] for name in networks},
+        probability = {name: network(cases.image[chosen]).softmax(1)[:, 1] for name, network in networks.items()}
+    return draw_cases(
+        cases.image[chosen],
+        cases.label[chosen],
+        {name: found[chosen] for name, found in maps.items()},
         probability,
-        {name: mask[cases] for name, mask in masks.items()},
+        {name: mask[chosen] for name, mask in cases.masks.items()},
     )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    write_whole(out / "cases.png", lambda path: path.write_bytes(buffer.getvalue()))
-    _write_tensorboard(out, figure, table)
-    return table
 
 
 def render(table: Sequence[Mapping[str, Any]]) -> str:
@@ -174,7 +192,7 @@ def draw_cases(
                 line[0].plot([], [], color=color, label=name)
         line[0].set_ylabel(f"case {case + 1}: label {int(label[case])}", fontsize=9)
         for axis, (name, values) in zip(line[1:], maps.items(), strict=True):
-            # From a map's median up: what is below says where it does not look. The brightest pixel is often a single one.
+            # Shown from a map's median up to its 99.5th percentile: the brightest pixel is often a single one.
             middle, top = values[case, 0].flatten().quantile(torch.tensor([0.5, 0.995]))
             shown = ((values[case, 0] - middle) / (top - middle).clamp(min=1e-12)).clamp(0, 1).numpy()
             axis.imshow(shown, cmap="inferno", alpha=0.75 * shown, vmin=0, vmax=1)
@@ -187,18 +205,16 @@ def draw_cases(
     return figure
 
 
-def _masks(
-    dataset: CXRDataset, facts: Mapping[int, Mapping[str, str]], root: Path, regions: Mapping[str, str], size: int
-) -> dict[str, Tensor]:
+def _masks(dataset: CXRDataset, cohort: Cohort, root: Path, regions: Mapping[str, str]) -> dict[str, Tensor]:
     """Regions by name, bool ``[N, size, size]``, empty where an image has none; regions that no image has are left out."""
-    root = root.resolve()
+    root, size = root.resolve(), cohort.image_size
     found: dict[str, list[Tensor]] = {}
     for item in dataset.data:
-        row = facts[int(item["row"])]
-        paths = {name: f"{folder}/{Path(row['image']).stem}.png" for name, folder in regions.items()}
-        if row.get("lung_mask"):
-            paths["lung"] = row["lung_mask"]
-        masks = {name: _read_mask(root, path, row, name, size) for name, path in paths.items()}
+        row = cohort.cells[item["row"]]
+        masks = {name: _read_mask(root, f"{folder}/{Path(row['image']).stem}.png", row, name, size) for name, folder in regions.items()}
+        lung = None if cohort.lung is None else cohort.lung(item["row"])
+        if lung is not None:
+            masks["lung"] = lung[0]
         if row.get("boxes"):
             masks["boxes"] = boxes_to_mask(json.loads(row["boxes"]), read_cxr(root / row["image"]).shape, size)
         for name in dict.fromkeys(["boxes", "lung", *regions]):
@@ -227,43 +243,46 @@ def _maps(network: nn.Module, method: Any, image: Tensor, description: str) -> T
     return torch.cat([method(network, part) for part in track(image.split(BATCH), description)])
 
 
-def _measure(
-    model: str,
-    kind: str,
-    maps: Tensor,
-    image: Tensor,
-    label: Tensor,
-    patient: Sequence[Any],
-    masks: Mapping[str, Tensor],
-    network: nn.Module,
-) -> list[dict[str, Any]]:
+def _measure(model: str, kind: str, maps: Tensor, cases: _Cases, network: nn.Module) -> list[dict[str, Any]]:
+    """A line for each region and measure, and for FullGrad two of the whole image."""
     lines = []
-    for region, mask in masks.items():
+    for region, mask in cases.masks.items():
         some = mask.flatten(1).any(1)
-        keys = [key for key, used in zip(patient, some.tolist(), strict=True) if used]
+        keys = [key for key, used in zip(cases.patient, some.tolist(), strict=True) if used]
         share = mask[some].double().mean((1, 2))
         for measure, function in MEASURES.items():
             mean = patient_mean(function(maps[some, 0], mask[some]), keys)
             # Two random sets of share a have about a^2 in common and 2a - a^2 together.
             chance = float((share / (2 - share) if measure == "iou_at_area" else share).mean())
             lines.append({"model": model, "map": kind, "region": region, "measure": measure, **asdict(mean), "chance": chance})
-    sign = torch.where(label == 1, 1.0, -1.0)
     # A curve costs STEPS + 1 forward passes an image, so the cheap views go without.
     for measure, curve in (("insertion_auc", insertion_auc), ("deletion_auc", deletion_auc)) if kind == "fullgrad" else ():
-        values = []
-        for part, map_part, sign_part in zip(image.split(BATCH), maps.split(BATCH), sign.split(BATCH), strict=True):
-
-            def probability(x: Tensor, sign_part: Tensor = sign_part) -> Tensor:
-                return torch.sigmoid(sign_part * logit_difference(network(x)))
-
-            values.append(curve(probability, part, map_part[:, 0], STEPS))
-        mean = patient_mean(torch.cat(values), patient)
+        mean = patient_mean(_areas(curve, maps, cases, network), cases.patient)
         lines.append({"model": model, "map": kind, "region": "image", "measure": measure, **asdict(mean), "chance": None})
     return lines
 
 
-def _write_tensorboard(out: Path, figure: Figure | None, table: Sequence[Mapping[str, Any]]) -> None:
+def _areas(curve: Callable[..., Tensor], maps: Tensor, cases: _Cases, network: nn.Module) -> Tensor:
+    """Insertion or deletion AUC of the probability of each image's label, ``[N]``."""
+    sign = torch.where(cases.label == 1, 1.0, -1.0)
+    values = []
+    for image, found, signs in zip(cases.image.split(BATCH), maps.split(BATCH), sign.split(BATCH), strict=True):
+
+        def probability(x: Tensor, signs: Tensor = signs) -> Tensor:
+            return torch.sigmoid(signs * log_odds(network(x)))
+
+        values.append(curve(probability, image, found[:, 0], STEPS))
+    return torch.cat(values)
+
+
+def _write_pictures(out: Path, figure: Figure | None, table: Sequence[Mapping[str, Any]]) -> None:
+    """``cases.png`` and ``tensorboard/``, instead of those of an earlier result."""
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)
+    (out / "cases.png").unlink(missing_ok=True)
     if figure is not None:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+        write_whole(out / "cases.png", lambda path: path.write_bytes(buffer.getvalue()))
         writer = SummaryWriter(str(out / "tensorboard"))
         writer.add_image("saliency/cases", figure_image(figure), dataformats="HWC")
         writer.close()

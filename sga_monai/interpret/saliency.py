@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from sga_monai.model.modes import frozen_statistics
+from sga_monai.model.networks import NETWORKS, network_name
 
 Score = Callable[[Tensor], Tensor]
 RESCALES = ("channel", "layer")
@@ -43,23 +44,18 @@ class FullGrad:
     completeness: Tensor
 
 
-def logit_difference(logits: Tensor) -> Tensor:
-    """Logit of class 1 minus logit of class 0: ``[B, 2]`` -> ``[B]``, the log odds of the positive class.
+def log_odds(logits: Tensor) -> Tensor:
+    """Log odds of the positive class, differentiable: logit of class 1 minus logit of class 0, ``[B, 2]`` -> ``[B]``.
 
     Raises:
         ValueError: when there are not two logits.
     """
     if logits.ndim != 2 or logits.shape[1] != 2:
-        raise ValueError(f"logit_difference needs logits [B, 2], got {list(logits.shape)}; give a score")
+        raise ValueError(f"log_odds needs logits [B, 2], got {list(logits.shape)}; give a score")
     return logits[:, 1] - logits[:, 0]
 
 
-def logit_of(label: Tensor) -> Score:
-    """The score that takes from ``[B, K]`` the logit of each image's class in ``label``, ``[B]`` int."""
-    return lambda logits: logits.gather(1, label.view(-1, 1)).squeeze(1)
-
-
-def fullgrad(network: nn.Module, image: Tensor, score: Score = logit_difference, rescale: str = "channel") -> FullGrad:
+def fullgrad(network: nn.Module, image: Tensor, score: Score = log_odds, rescale: str = "channel") -> FullGrad:
     """FullGrad: f(x) = sum of x * df/dx + sum over biases b of b * df/db, and the map made of these terms.
 
     The map is psi(x * df/dx) + sum over layers and channels of psi(b * df/db); psi is the absolute value, rescaled to
@@ -102,7 +98,7 @@ def fullgrad(network: nn.Module, image: Tensor, score: Score = logit_difference,
     return FullGrad(result, value.detach(), total.to(value.dtype))
 
 
-def fullgrad_map(network: nn.Module, image: Tensor, score: Score = logit_difference) -> Tensor:
+def fullgrad_map(network: nn.Module, image: Tensor, score: Score = log_odds) -> Tensor:
     """The map of ``fullgrad`` alone, ``[B, 1, H, W]``, rescaled by layer.
 
     By channel, a ResNet's thousands of channels count alike however little they contribute, and the map is flat.
@@ -110,7 +106,7 @@ def fullgrad_map(network: nn.Module, image: Tensor, score: Score = logit_differe
     return fullgrad(network, image, score, "layer").map
 
 
-def input_gradient_map(network: nn.Module, image: Tensor, score: Score = logit_difference) -> Tensor:
+def input_gradient_map(network: nn.Module, image: Tensor, score: Score = log_odds) -> Tensor:
     """Absolute gradient of the score with respect to the pixels, summed over channels, ``[B, 1, H, W]``.
 
     Arguments and errors are those of ``fullgrad``; the network may be any that has a gradient.
@@ -120,7 +116,7 @@ def input_gradient_map(network: nn.Module, image: Tensor, score: Score = logit_d
     return gradient.abs().sum(1, keepdim=True)
 
 
-def grad_cam(network: nn.Module, image: Tensor, layer: str = "layer4", score: Score = logit_difference) -> Tensor:
+def grad_cam(network: nn.Module, image: Tensor, layer: str | None = None, score: Score = log_odds) -> Tensor:
     """Grad-CAM: ReLU of the activations of ``layer`` weighted by their mean gradients (Eq. 1 and 2), ``[B, 1, H, W]``.
 
     Upsampled bilinearly, not rescaled. Only what raises the score is shown: a map may be zero everywhere.
@@ -128,13 +124,20 @@ def grad_cam(network: nn.Module, image: Tensor, layer: str = "layer4", score: Sc
     Args:
         network: maps ``[B, C, H, W]`` to logits ``[B, K]``.
         image: ``[B, C, H, W]``.
-        layer: name of a submodule that is called once and returns ``[B, C', H', W']``.
+        layer: name of a submodule that is called once and returns ``[B, C', H', W']``; ``None`` takes ``cam_layer`` of
+            ``NETWORKS``.
         score: from logits to ``[B]``.
 
     Raises:
         AttributeError: when ``network`` has no such submodule.
-        ValueError: when ``layer`` is called otherwise, or ``image`` or scores have another shape.
+        ValueError: when ``layer`` is called otherwise, or is ``None`` and ``network`` not one of ``NETWORKS``, or ``image`` or
+            scores have another shape.
     """
+    if layer is None:
+        name = network_name(network)
+        if name is None:
+            raise ValueError("Grad-CAM needs layer, the name of the last convolutional block, of a network outside of NETWORKS")
+        layer = NETWORKS[name].cam_layer
     calls: list[tuple[Tensor, GradientEdge]] = []
 
     def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
@@ -155,7 +158,7 @@ def grad_cam(network: nn.Module, image: Tensor, layer: str = "layer4", score: Sc
     return _upsampled((weight * activation).sum(1, keepdim=True).relu(), x)
 
 
-# For CXRResNet18; each from (network, image [B, 1, H, W]) to [B, 1, H, W], not negative, higher means more salient.
+# For any of NETWORKS; each from (network, image [B, 1, H, W]) to [B, 1, H, W], not negative, higher means more salient.
 METHODS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "fullgrad": fullgrad_map,
     "input_gradient": input_gradient_map,

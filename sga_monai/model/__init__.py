@@ -10,17 +10,21 @@ if TYPE_CHECKING:
     from sga_monai.model.features import FeatureRecorder, forward_with_features
     from sga_monai.model.modes import frozen_statistics, recalibrate, to_device, untracked_statistics
     from sga_monai.model.network import CXRResNet18, load_imagenet_weights
+    from sga_monai.model.networks import NETWORKS, build_network
     from sga_monai.model.scores import MeanScore, logit_difference, score_and_label
-    from sga_monai.model.weights import load_best_model
+    from sga_monai.model.weights import load_best_model, load_trained_models
 
 __all__ = [
+    "NETWORKS",
     "CXRResNet18",
     "FeatureRecorder",
     "MeanScore",
+    "build_network",
     "forward_with_features",
     "frozen_statistics",
     "load_best_model",
     "load_imagenet_weights",
+    "load_trained_models",
     "logit_difference",
     "recalibrate",
     "score_and_label",
@@ -31,10 +35,13 @@ _MODULES = {
     "CXRResNet18": "network",
     "FeatureRecorder": "features",
     "MeanScore": "scores",
+    "NETWORKS": "networks",
+    "build_network": "networks",
     "forward_with_features": "features",
     "frozen_statistics": "modes",
     "load_best_model": "weights",
     "load_imagenet_weights": "network",
+    "load_trained_models": "weights",
     "logit_difference": "scores",
     "recalibrate": "modes",
     "score_and_label": "scores",

@@ -1,4 +1,4 @@
-"""A network's features before its last layer."""
+"""A network's features: the input of its last layer."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sga_monai.core.errors import InputError
+from sga_monai.model.networks import OTHER_LAST_LAYER, last_layer
 
 
 class FeatureRecorder:
-    """Sees the input of a network's last layer at every forward pass between ``start`` and ``finish``.
+    """Records the input of a network's last layer at every forward pass between ``start`` and ``finish``.
 
     Args:
-        network: with a last layer ``fc``.
+        network: one of ``NETWORKS``, or any with a last layer ``fc``.
 
     Raises:
-        InputError: when it has none.
+        InputError: when it has no such layer.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        last = getattr(network, "fc", None)
-        if not isinstance(last, nn.Module):
-            raise InputError("the network has no last layer fc, so it has no features to compare")
+        last = last_layer(network)
+        if last is None:
+            raise InputError(f"the network has no last layer {OTHER_LAST_LAYER}, so it has no features to compare")
         self.last = last
         self.handle: RemovableHandle | None = None
 
@@ -56,13 +57,13 @@ def forward_with_features(network: nn.Module, image: Tensor) -> tuple[Tensor, ND
     """Logits ``[N, 2]`` of images and the features before the last layer, ``[N, D]``.
 
     Raises:
-        InputError: when the network has no last layer ``fc``.
+        InputError: see ``FeatureRecorder``.
     """
-    watch = FeatureRecorder(network)
-    watch.start()
+    recorder = FeatureRecorder(network)
+    recorder.start()
     try:
         logits = network(image)
-        watch.keep()
+        recorder.keep()
     finally:
-        features = watch.finish()
+        features = recorder.finish()
     return logits, features

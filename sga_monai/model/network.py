@@ -36,6 +36,8 @@ class CXRResNet18(ResNet):
 
     mean: Tensor
     std: Tensor
+    # Its name in NETWORKS.
+    architecture = "resnet18"
 
     def __init__(self, num_classes: int = 2, pretrained_weights: str | None = None, sha256: str = IMAGENET_SHA256) -> None:
         super().__init__(

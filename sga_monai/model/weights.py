@@ -1,10 +1,12 @@
-"""The model of a finished training: its weights, and how its images were prepared."""
+"""The model of a finished training: its network and weights, and how its images were prepared."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import torch
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
+from sga_monai.model.networks import DEFAULT_NETWORK, build_network
 
 # A packaged bundle and the audit take no smaller one: nothing of a chest is left to see.
 MIN_IMAGE_SIZE = 16
+DAMAGED = "run.json beside the checkpoint is damaged; restore it, or move the checkpoint to a folder of its own"
 
 
 def load_best_model(network: torch.nn.Module, checkpoint: str, image_size: int | None = None, voi: str | None = None) -> torch.nn.Module:
@@ -52,11 +56,56 @@ def load_best_model(network: torch.nn.Module, checkpoint: str, image_size: int |
     return network
 
 
+@dataclass(frozen=True)
+class TrainedModels:
+    """Networks in eval mode, and the preparation of images that all of them were trained with.
+
+    Attributes:
+        networks: by any name.
+        image_size: pixels of a side.
+        voi: see ``read_cxr``.
+    """
+
+    networks: Mapping[str, torch.nn.Module]
+    image_size: int
+    voi: str
+
+
+def load_trained_models(checkpoints: Mapping[str, str | Path], image_size: int | None = None, voi: str | None = None) -> TrainedModels:
+    """Load the ``model.pt`` of one or more trainings; network and preparation are those of ``run.json`` beside each.
+
+    Args:
+        checkpoints: path of each ``model.pt`` by any name.
+        image_size: see ``preparation_settings``.
+        voi: see ``preparation_settings``.
+
+    Raises:
+        InputError: when a checkpoint is refused (see ``load_best_model``), or they were trained on images prepared differently.
+    """
+    prepared = {preparation_settings(path, image_size, voi) for path in checkpoints.values()}
+    if len(prepared) > 1:
+        listed = "; ".join(f"image_size {size}, voi {kind}" for size, kind in sorted(prepared))
+        raise InputError(f"the models were trained on images prepared in different ways ({listed}); evaluate them apart")
+    networks = {name: load_best_model(build_network(trained_network(path)), str(path)).eval() for name, path in checkpoints.items()}
+    return TrainedModels(networks, *prepared.pop())
+
+
+def trained_network(checkpoint: str | Path) -> str:
+    """Name of the network of a training by ``run.json`` beside its checkpoint; "resnet18" where there is none.
+
+    Raises:
+        InputError: when the file is damaged.
+    """
+    identity = _run_identity(checkpoint)
+    # Runs that do not name it were made when there was one network.
+    return str((identity or {}).get("network", DEFAULT_NETWORK))
+
+
 def preparation_settings(checkpoint: str | Path, image_size: int | None = None, voi: str | None = None) -> tuple[int, str]:
     """``image_size`` and ``voi`` with which a model was trained: given, or of ``run.json`` beside it, or 224 and "dicom".
 
     Raises:
-        InputError: when the card is damaged or ``image_size`` is no whole number of 16 or more.
+        InputError: when the file is damaged or ``image_size`` is no whole number of 16 or more.
     """
     settings = _run_settings(checkpoint) if image_size is None or voi is None else {}
     size = settings.get("image_size", 224) if image_size is None else image_size
@@ -65,11 +114,24 @@ def preparation_settings(checkpoint: str | Path, image_size: int | None = None, 
 
 def _run_settings(checkpoint: str | Path) -> dict[str, Any]:
     """``image_size`` and ``voi`` of ``run.json`` beside the checkpoint; empty where there is none."""
-    card = Path(checkpoint).with_name("run.json")
-    if not card.is_file():
+    identity = _run_identity(checkpoint)
+    if identity is None:
         return {}
     try:
-        settings = json.loads(card.read_text())["identity"]["settings"]
-        return {"image_size": int(settings["image_size"]), "voi": str(settings["voi"])}
+        return {"image_size": int(identity["settings"]["image_size"]), "voi": str(identity["settings"]["voi"])}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(DAMAGED) from None
+
+
+def _run_identity(checkpoint: str | Path) -> Mapping[str, Any] | None:
+    """``identity`` of ``run.json`` beside the checkpoint; ``None`` where there is none."""
+    path = Path(checkpoint).with_name("run.json")
+    if not path.is_file():
+        return None
+    try:
+        identity: Any = json.loads(path.read_text())["identity"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError("run.json beside the checkpoint is damaged; give image_size and voi") from None
+        raise InputError(DAMAGED) from None
+    if not isinstance(identity, Mapping):
+        raise InputError(DAMAGED)
+    return identity

@@ -19,6 +19,7 @@ from torch import nn
 from sga_monai.core.files import file_sha256, write_json
 from sga_monai.core.provenance import code_digest, describe, git_revision, versions
 from sga_monai.data.dataset import CXRDataset
+from sga_monai.model.networks import network_name
 from sga_monai.training.progress import optimizer_steps
 
 # More epochs change nothing in the epochs before, as long as no schedule looks ahead.
@@ -42,7 +43,7 @@ def identify(
     Args:
         settings: hyper-parameters by name.
         iteration: the training step; its attributes are recorded, so that an override inside a section counts too.
-        network: its structure is recorded.
+        network: its name in ``NETWORKS`` and its structure are recorded.
         optimizer: its class and defaults are recorded.
         datasets: training and validation data; the SHA-256 of their files are recorded, in order.
         transform: the preprocessing.
@@ -52,7 +53,7 @@ def identify(
         config: of ``resolved_config``: sections of the configuration, so that any override counts.
 
     Returns:
-        ``settings, config, objects, data, code`` (a difference there makes another run) and ``machine`` (a difference there may
+        ``settings, config, network, objects, data, code`` (a difference there makes another run) and ``machine`` (a difference there may
         change the last bits). Plain values only.
     """
     # A cosine looks ahead to the last epoch.
@@ -61,6 +62,7 @@ def identify(
     return {
         "settings": describe({key: value for key, value in settings.items() if key not in free}),
         "config": describe({key: value for key, value in (config or {}).items() if key not in settings}),
+        "network": network_name(network),
         "objects": {
             "iteration": describe(iteration),
             "network": hashlib.sha256(str(network).encode()).hexdigest()[:16],

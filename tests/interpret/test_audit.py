@@ -24,6 +24,7 @@ from sga_monai.interpret.audit_run import audit_checkpoint, render
 from sga_monai.interpret.controls import BORDER, blank_border, blank_center, blank_lungs, crop_border, only_lungs, plant_tag
 from sga_monai.model.features import forward_with_features
 from sga_monai.model.network import CXRResNet18
+from sga_monai.model.networks import NETWORKS
 from sga_monai.statistics.feature_shift import chance_distance, frechet_distance, moments
 from sga_monai.statistics.probes import metadata_auroc, site_probe
 
@@ -256,8 +257,7 @@ class Rows:
         self.data = [None] * count
 
 
-def test_the_saver_keeps_the_moments_of_internal_images(tmp_path, monkeypatch):
-    monkeypatch.setattr("sga_monai.evaluation.embedding.N_FEATURES", 4)
+def test_the_saver_keeps_the_moments_of_internal_images(tmp_path):
     network, images = TinyNet(dropout=0).eval(), torch.rand(36, 1, 16, 16)
     names = ["internal (validation)"] * 8 + ["internal"] * 16 + ["harbor"] * 12
     batches = [
@@ -290,10 +290,11 @@ def test_the_saver_keeps_the_moments_of_internal_images(tmp_path, monkeypatch):
     assert not network.fc._forward_pre_hooks
     evaluate(None, "b")
     assert not (tmp_path / "b/embedding.json").exists()
-    # Four features are not this network's 512.
+    assert read_embedding(tmp_path / "a/embedding.json", 4) == content
+    # Four features are not a ResNet-18's 512.
     with pytest.raises(InputError, match="damaged"):
-        read_embedding(tmp_path / "a/embedding.json")
-    assert read_embedding(tmp_path / "b/embedding.json") is None
+        read_embedding(tmp_path / "a/embedding.json", NETWORKS["resnet18"].n_features)
+    assert read_embedding(tmp_path / "b/embedding.json", 4) is None
 
 
 def test_masks_are_read_inside_the_folder_only(tmp_path):

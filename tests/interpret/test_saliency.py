@@ -205,7 +205,7 @@ def test_input_gradient_sums_channels_and_follows_the_score():
     net = randomized(Residual()).double().eval()
     image = images(channels=2).double()
     label = torch.tensor([1, 0, 1])
-    found = saliency.input_gradient_map(net, image, saliency.logit_of(label))
+    found = saliency.input_gradient_map(net, image, lambda logits: logits.gather(1, label[:, None]).squeeze(1))
     x = image.clone().requires_grad_(True)
     logits = net(x)
     gradient = torch.autograd.grad(logits[0, 1] + logits[1, 0] + logits[2, 1], x)[0]
@@ -282,5 +282,7 @@ def test_bad_arguments():
         saliency.fullgrad(nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten(), nn.Linear(144, 2)), images())
     with pytest.raises(ValueError, match="called once"):
         saliency.grad_cam(net, images(), "fc")
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValueError, match="needs layer"):
         saliency.grad_cam(net, images())
+    with pytest.raises(AttributeError):
+        saliency.grad_cam(net, images(), "layer4")

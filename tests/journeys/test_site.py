@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import monai.bundle
@@ -32,6 +33,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 
 from sga_monai.cohorts.from_dicom import manifest_from_dicom
 from sga_monai.core.errors import InputError
+from sga_monai.core.files import plain
 from sga_monai.data.manifest import read_manifest, write_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.hospital.evaluate import evaluate_bundle
@@ -42,6 +44,7 @@ from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.release import check_release, make_release, numbers, suppress
 from sga_monai.hospital.report import make_report
 from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
+from sga_monai.statistics.discrimination import paired_difference
 from sga_monai.statistics.feature_shift import frechet_distance
 from sga_monai.statistics.pooling import pool_effects
 from sga_monai.statistics.separability import site_auroc
@@ -99,7 +102,7 @@ def evaluated(hospital: Path) -> Path:
     done = []
     for command in commands(ROOT / "docs/hospital.md"):
         name, *arguments = command.split()
-        if "--nt-checkpoint" in arguments:
+        if "--baseline-checkpoint" in arguments:
             continue
         if arguments[0] == "pool":
             release = json.loads((hospital / "release.json").read_text())
@@ -125,7 +128,7 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert "@import" not in html
     report = json.loads((hospital / "out/report.json").read_text())
     assert report["prevalence"] == 0.12
-    assert f"{report['models']['sga']['auroc']['value']:.3f}" in html
+    assert f"{report['models']['model']['auroc']['value']:.3f}" in html
     assert {line["by"] for line in report["subgroups"]} >= {"sex", "age", "view", "period", "negative_type"}
     # No lung mask at a hospital as a rule: the ellipse and the planted tag remain.
     audit = report["shortcut_audit"]
@@ -138,11 +141,12 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert report["embedding"]["n"] == report["cohort"]["images"]
     assert report["embedding"]["n_internal"] == 80
     assert f"{report['embedding']['distance']:.2f} times the internal spread" in html
-    probe, scored = report["site_probe"], pd.read_csv(hospital / "out/predictions.csv").dropna(subset="score")
+    probe, scored = report["site_auroc"], pd.read_csv(hospital / "out/predictions.csv").dropna(subset="score")
     profile = internal["embedding"]["profile"]
     assert probe == pytest.approx(site_auroc(scored["site_score"], scored["label"], scored["patient"], profile))
     assert probe["n"] == report["cohort"]["images"]
-    assert f"one of the same label with AUROC {probe['value']:.3f} [" in html
+    assert f"by a linear probe of the main directions of these features: {probe['value']:.3f} [" in html
+    assert "SGA" not in html
     assert [sorted(line) for line in report["drift"]] == [["feature", "flag", "ks", "psi"]] * 3
     assert not re.search("embedding|distance|probe|axes|site_score|tag|only_lungs|lungs_blank", (hospital / "release.json").read_text())
     assert (hospital / "pooled/pooled.html").is_file()
@@ -306,7 +310,7 @@ def test_a_site_with_lung_masks_gets_the_controls_of_the_lungs(bundle, phantom_d
 def test_a_perfect_internal_auroc_has_no_interval_and_still_a_verdict(bundle, phantom_dir, tmp_path):
     evaluate_bundle(bundle, phantom_dir / "harbor.csv", phantom_dir, tmp_path / "out")
     columns, reference = pd.read_csv(tmp_path / "out/predictions.csv"), json.loads((tmp_path / "out/reference.json").read_text())
-    reference["models"]["sga"] |= {"auroc": 1.0, "variance": None, "n_positive": 60, "n_negative": 60, "n_patients": 100}
+    reference["models"]["model"] |= {"auroc": 1.0, "variance": None, "n_positive": 60, "n_negative": 60, "n_patients": 100}
     (tmp_path / "out/reference.json").write_text(json.dumps(reference))
     many = pd.concat([columns.assign(row=columns["row"] + 100 * i, patient=columns["patient"] + 100 * i) for i in range(12)])
     noise = np.random.default_rng(0).normal(size=len(many))
@@ -315,7 +319,7 @@ def test_a_perfect_internal_auroc_has_no_interval_and_still_a_verdict(bundle, ph
         many.assign(score=shift * many["label"] + noise).to_csv(tmp_path / "out/predictions.csv", index=False)
         verdict = make_report(tmp_path / "out")["verdict"]
         assert verdict["code"] == code
-        assert f"against 1.00{' inside' * (code == 'holds')}." in verdict["text"] or code == "inconclusive"
+        assert "against 1.00." in verdict["text"] or code == "inconclusive"
 
 
 @pytest.mark.real
@@ -369,9 +373,26 @@ def test_only_a_finished_finite_run_is_packaged(runs, tmp_path):
         card = json.loads((copy / "run.json").read_text())
         (copy / "run.json").write_text(json.dumps(card | {"model_sha256": hashlib.sha256((copy / "model.pt").read_bytes()).hexdigest()}))
 
+    def with_baseline(key: str, value: object) -> None:
+        copy = tmp_path / "baseline"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(runs / "nt", copy, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+        card = json.loads((copy / "run.json").read_text())
+        part = card["identity"] if key == "data" else card["identity"]["settings"]
+        part[key] = value
+        (copy / "run.json").write_text(json.dumps(card))
+        package_bundle(runs / "sga/model.pt", tmp_path / "dist", ROOT / "bundles/sga", copy / "model.pt")
+
+    for key, value, message in (
+        ("image_size", 64, "another image_size; train both with image_size 32"),
+        ("voi", "none", "another voi; train both with voi dicom"),
+        ("data", {}, "trained on other data"),
+    ):
+        with pytest.raises(InputError, match=message):
+            with_baseline(key, value)
     for change, message in (
         (unfinished, "not finished"),
-        (lambda copy: (copy / "model.pt").write_bytes(b"other"), "not those of the run card"),
+        (lambda copy: (copy / "model.pt").write_bytes(b"other"), "not those of run.json"),
         (poisoned, "not finite"),
         (lambda copy: (copy / "predictions.csv").unlink(), "no run.json and predictions.csv"),
     ):
@@ -510,7 +531,7 @@ def test_hostile_bundles_run_nothing(bundle, phantom_dir, tmp_path):
         # Whoever wrote the bundle also wrote its checksums, and its reference.
         if name.startswith("pickle"):
             content = json.loads((copy / "reference.json").read_text())
-            content["models"]["sga"]["sha256"] = hashlib.sha256((copy / "models/model.pt").read_bytes()).hexdigest()
+            content["models"]["model"]["sha256"] = hashlib.sha256((copy / "models/model.pt").read_bytes()).hexdigest()
             (copy / "reference.json").write_text(json.dumps(content))
         files = sorted(path for path in copy.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
         sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(copy).as_posix()}\n" for path in files)
@@ -585,12 +606,18 @@ def test_release_fails_closed(evaluated, tmp_path):
     ):  # fmt: skip
         with pytest.raises(InputError, match="is not what may leave a site"):
             check_release(release | change)
+    for earlier in (release | {"schema": "sga_monai release 1"}, {"schema": "sga_monai release 1", "models": {"sga": {}}}):
+        with pytest.raises(InputError, match=r"schema 1.*package the model and evaluate again"):
+            check_release(earlier)
     report = json.loads((evaluated / "report.json").read_text())
-    report["models"]["sga"]["scores"] = [1, 2, 3]
+    report["models"]["model"]["scores"] = [1, 2, 3]
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / "report.json").write_text(json.dumps(report))
     assert "scores" not in json.dumps(make_release(copy, tmp_path / "again.json", "site-A"))
+    (copy / "report.json").write_text(json.dumps(report | {"schema": "sga_monai report 1"}))
+    with pytest.raises(InputError, match="another version; run sga-monai report again"):
+        make_release(copy, tmp_path / "n.json", "site-A")
     assert not (tmp_path / "n.json").exists()
 
 
@@ -666,13 +693,13 @@ def test_manifest_from_headers(tmp_path, phantom_dir):
         assert "MRN" not in str(caught.value)
 
 
-def test_reference_holds_what_a_paired_test_needs(bundle):
-    """Variances and covariance of the twins on internal data give the paired interval that is beside them."""
+def test_reference_holds_the_paired_comparison_of_the_two_runs(runs, bundle):
     reference = read_reference(bundle / "reference.json")
-    first, second = (reference["models"][key] for key in ("sga", "nt"))
-    variance = first["variance"] + second["variance"] - 2 * reference["covariance"]
-    half = (reference["paired"]["high"] - reference["paired"]["low"]) / 2
-    assert half == pytest.approx(1.959964 * variance**0.5, rel=1e-6)
+    tests = [pd.read_csv(runs / name / "predictions.csv").query("set == 'internal'") for name in ("sga", "nt")]
+    first, second = (rows.set_index("row") for rows in tests)
+    expected = paired_difference(first["score"], second["score"], first["label"], first["patient"])
+    assert reference["model_minus_baseline"] == pytest.approx(plain(asdict(expected)))
+    assert [reference["models"][role]["network"] for role in ("model", "baseline")] == ["resnet18"] * 2
 
 
 def test_reference_and_report_refuse_what_is_not_theirs(bundle, evaluated, tmp_path):
@@ -691,6 +718,12 @@ def test_reference_and_report_refuse_what_is_not_theirs(bundle, evaluated, tmp_p
     for change in changes:
         (tmp_path / "reference.json").write_text(json.dumps(reference | change))
         with pytest.raises(InputError, match=r"reference\.json is missing or not as"):
+            read_reference(tmp_path / "reference.json")
+    changes = [{"models": {"model": reference["models"]["model"] | {"network": "vgg16"}}}]
+    changes += [{"schema": "sga_monai reference 1", "models": {"sga": {}}, "covariance": 0.1}]
+    for change, message in zip(changes, ("network must be one of resnet18", r"schema 1.*packaged again with this version"), strict=True):
+        (tmp_path / "reference.json").write_text(json.dumps(reference | change))
+        with pytest.raises(InputError, match=message):
             read_reference(tmp_path / "reference.json")
     # A bundle of a training without it has none.
     del reference["embedding"]

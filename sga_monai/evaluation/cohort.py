@@ -1,0 +1,94 @@
+"""The images of one manifest that trained models are evaluated on: rows, lung masks, prepared images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
+from sga_monai.data.manifest import load_manifest, read_manifest
+from sga_monai.data.masks import lung_reader
+from sga_monai.data.transforms import preprocessing
+from sga_monai.evaluation.scoring import LungReader
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The rows of one manifest, listed and checked before any image is read.
+
+    Attributes:
+        name: file name of the manifest without its ending; the name of the set.
+        items: MONAI data dictionaries of ``load_manifest``.
+        cells: the manifest's own cells of each item, by row number.
+        lung: from a row number to the lung mask, bool ``[1, H, W]``, or to ``None``; ``None`` itself where no row has a mask.
+        image_size: pixels of a side of the prepared images and masks.
+        voi: see ``read_cxr``.
+    """
+
+    name: str
+    items: Sequence[dict[str, Any]]
+    cells: Mapping[int, Mapping[str, str]]
+    lung: LungReader | None
+    image_size: int
+    voi: str
+
+
+def list_cohort(
+    manifest: str | Path,
+    dataset_dir: str | Path,
+    image_size: int,
+    voi: str,
+    split: str = "test",
+    site_key: str | Path | None = None,
+    limit: int | None = None,
+) -> Cohort:
+    """List the rows of a manifest and find their lung masks; a missing image is left to ``read_cohorts``, which counts it.
+
+    Args:
+        manifest: CSV; see ``read_manifest``.
+        dataset_dir: the folder that images and lung masks are relative to.
+        image_size: pixels of a side.
+        voi: see ``read_cxr``.
+        split: the rows that are taken.
+        site_key: see ``load_manifest``.
+        limit: at most so many rows, evenly spaced; ``None`` takes all.
+
+    Raises:
+        InputError: when the manifest is refused, or a lung mask is no file inside ``dataset_dir`` (naming its row).
+    """
+    path = Path(manifest)
+    items = load_manifest(path, dataset_dir, split, allow_missing=True, site_key=site_key)
+    if limit is not None and limit < len(items):
+        items = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, limit).round().astype(int))]
+    listed = {int(row["row"]): row for row in read_manifest(path)}
+    cells = {item["row"]: listed[item["row"]] for item in items}
+    return Cohort(path.stem, items, cells, lung_reader(cells.values(), dataset_dir, path.name, image_size), image_size, voi)
+
+
+def read_cohorts(cohorts: Sequence[Cohort], cache_dir: str | Path | None = None, num_workers: int = 0) -> list[CXRDataset]:
+    """Read and prepare the images of each cohort. What cannot be read is counted in ``failures`` and logged.
+
+    Args:
+        cohorts: of ``list_cohort``.
+        cache_dir: see ``CXRDataset``.
+        num_workers: processes that read.
+
+    Raises:
+        InputError: when one file is in two rows, byte for byte, or no image of a cohort can be read.
+    """
+    cache = None if cache_dir is None else str(cache_dir)
+    datasets = []
+    for cohort in cohorts:
+        transform = preprocessing(cohort.image_size, cohort.voi)
+        datasets.append(CXRDataset(cohort.items, transform, skip_failed=True, cache_dir=cache, num_workers=num_workers))
+        if datasets[-1].failures:
+            logger.warning("%s: %d images cannot be read and have no score", cohort.name, len(datasets[-1].failures))
+    refuse_same_bytes(datasets)
+    return datasets

@@ -1,0 +1,18 @@
+"""What the hospital's files have in common: their versions, and the roles of a bundle's two models."""
+
+from __future__ import annotations
+
+# The field "schema" of each file. Schema 1 named the models after their methods; it is refused.
+REFERENCE, REPORT, RELEASE, POOLED = (f"sga_monai {name} 2" for name in ("reference", "report", "release", "pooled"))
+# Keys of "models" in all of them: the model that is validated and, where there is one, what it is compared with.
+MODEL, BASELINE = ROLES = ("model", "baseline")
+
+
+def weights_file(role: str) -> str:
+    """Where a bundle has the weights of a role: ``models/<role>.pt``."""
+    return f"models/{role}.pt"
+
+
+def is_schema_1(content: object) -> bool:
+    """Whether a parsed file is of schema 1."""
+    return isinstance(content, dict) and str(content.get("schema", "")).startswith("sga_monai ") and str(content["schema"]).endswith(" 1")

@@ -1,0 +1,77 @@
+"""The networks that may be built by name. A file can choose among them; it can never name code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from sga_monai.core.errors import InputError
+from sga_monai.model.network import CXRResNet18
+
+DEFAULT_NETWORK = "resnet18"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of ``NETWORKS``, and where its features are.
+
+    Attributes:
+        network: the class; it takes ``num_classes``, and its attribute ``architecture`` is its name in ``NETWORKS``.
+        last_layer: name of the submodule whose input are the features.
+        n_features: number of features.
+        cam_layer: name of the last submodule that gives a map ``[B, C, H, W]``, for Grad-CAM.
+    """
+
+    network: type[nn.Module]
+    last_layer: str
+    n_features: int
+    cam_layer: str
+
+
+NETWORKS: dict[str, Architecture] = {"resnet18": Architecture(CXRResNet18, "fc", 512, "layer4")}
+# Where the features of a network outside of NETWORKS are.
+OTHER_LAST_LAYER = "fc"
+
+
+def architecture(name: object) -> Architecture:
+    """The entry of ``NETWORKS``.
+
+    Raises:
+        InputError: when there is none of this name.
+    """
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise InputError(f"network must be one of {', '.join(NETWORKS)}; use a version of sga_monai that has the one that was trained")
+    return NETWORKS[name]
+
+
+def build_network(name: str, num_classes: int = 2) -> nn.Module:
+    """A network of ``NETWORKS`` with random weights: images ``[B, 1, H, W]`` in [0, 1] to logits ``[B, num_classes]``.
+
+    Args:
+        name: a key of ``NETWORKS``.
+        num_classes: number of logits.
+
+    Raises:
+        InputError: when there is none of this name.
+
+    Example:
+        >>> build_network("resnet18").fc
+        Linear(in_features=512, out_features=2, bias=True)
+    """
+    return architecture(name).network(num_classes=num_classes)
+
+
+def network_name(network: nn.Module) -> str | None:
+    """The name in ``NETWORKS`` of a network, or ``None``."""
+    name = getattr(network, "architecture", None)
+    return name if isinstance(name, str) and name in NETWORKS else None
+
+
+def last_layer(network: nn.Module) -> nn.Module | None:
+    """The layer whose input are the features of ``network``; ``None`` where there is none."""
+    name = network_name(network)
+    try:
+        return network.get_submodule(NETWORKS[name].last_layer if name else OTHER_LAST_LAYER)
+    except AttributeError:
+        return None

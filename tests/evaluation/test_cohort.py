@@ -1,0 +1,61 @@
+"""What audits, explanations and hospitals share before a network sees an image."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+
+import pytest
+import torch
+
+from sga_monai.core.errors import InputError
+from sga_monai.data.manifest import read_manifest, write_manifest
+from sga_monai.evaluation.cohort import list_cohort, read_cohorts
+
+
+def test_rows_cells_and_masks_belong_together(phantom_dir):
+    cohort = list_cohort(phantom_dir / "northgate.csv", phantom_dir, 24, "dicom", "val")
+    listed = [row for row in read_manifest(phantom_dir / "northgate.csv") if row["split"] == "val"]
+    assert cohort.name == "northgate"
+    assert [item["row"] for item in cohort.items] == [int(row["row"]) for row in listed] == list(cohort.cells)
+    assert all(cohort.cells[int(row["row"])] == row for row in listed)
+    mask = cohort.lung(cohort.items[0]["row"])
+    assert mask.shape == (1, 24, 24)
+    assert mask.dtype == torch.bool
+    (dataset,) = read_cohorts([cohort])
+    assert dataset[0]["image"].shape == (1, 24, 24)
+    assert [item["row"] for item in dataset.data] == list(cohort.cells)
+
+
+def test_a_limit_takes_evenly_spaced_rows(phantom_dir):
+    every = list_cohort(phantom_dir / "harbor.csv", phantom_dir, 24, "dicom")
+    for limit, expected in ((5, 5), (1, 1), (10_000, len(every.items))):
+        some = list_cohort(phantom_dir / "harbor.csv", phantom_dir, 24, "dicom", limit=limit)
+        assert len(some.items) == len(some.cells) == expected
+        assert some.items[0] == every.items[0]
+    five = [item["row"] for item in list_cohort(phantom_dir / "harbor.csv", phantom_dir, 24, "dicom", limit=5).items]
+    assert five[-1] == every.items[-1]["row"]
+    gaps = [b - a for a, b in itertools.pairwise(five)]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_missing_images_are_counted_equal_ones_and_masks_outside_are_refused(phantom_dir, tmp_path, caplog):
+    rows = read_manifest(phantom_dir / "harbor.csv")[:4]
+    for i, row in enumerate(rows):
+        shutil.copy(phantom_dir / row["image"], tmp_path / f"{i}.dcm")
+        row["image"], row["lung_mask"], row["sha256"] = f"{i}.dcm", "", ""
+    write_manifest(tmp_path / "site.csv", rows)
+    (tmp_path / "3.dcm").unlink()
+    cohort = list_cohort(tmp_path / "site.csv", tmp_path, 24, "dicom")
+    assert cohort.lung is None
+    (dataset,) = read_cohorts([cohort], tmp_path / "cache")
+    assert [(failure["row"], failure["code"]) for failure in dataset.failures] == [(5, "missing")]
+    assert "site: 1 images cannot be read" in caplog.text
+    assert list((tmp_path / "cache").rglob("*"))
+    shutil.copy(tmp_path / "0.dcm", tmp_path / "3.dcm")
+    with pytest.raises(InputError, match="site row 2 and site row 5 are the same file"):
+        read_cohorts([cohort])
+    rows[1]["lung_mask"] = "none.png"
+    write_manifest(tmp_path / "site.csv", rows)
+    with pytest.raises(InputError, match="the lung_mask of row 3 is no file inside dataset_dir"):
+        list_cohort(tmp_path / "site.csv", tmp_path, 24, "dicom")

@@ -1,0 +1,58 @@
+"""The conclusion for sites that are better, worse, too small or undecided."""
+
+from __future__ import annotations
+
+import pytest
+
+from sga_monai.hospital.verdict import give_verdict
+
+
+def report(value: float, half: float, internal: float = 0.9, patients: int = 500, **changes) -> dict:
+    """A report whose AUROC is known to ``half`` on either side, and so is the difference from the internal one."""
+    drop = {"value": value - internal, "low": value - internal - half, "high": value - internal + half}
+    figures = {
+        "auroc": {"value": value, "low": value - half, "high": value + half},
+        "internal": {"auroc": internal, "n_positive": 100, "n_negative": 100, "n_patients": 200},
+        "auroc_difference": drop,
+    }
+    near = {"value": 0.5, "low": 0.45, "high": 0.55}
+    base = {
+        "models": {"model": figures},
+        "cohort": {"positive_patients": patients, "negative_patients": patients},
+        "failures": {"reportable": True},
+        "shortcut_audit": {"lungs_blank": None, "center_blank": near, "metadata_only": near},
+        "drift": [{"flag": False}],
+        "prevalence": 0.1,
+    }
+    return base | changes
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "text"),
+    [
+        (report(0.70, 0.04), "worse", "significantly lower than the internal one: 0.70 against 0.90."),
+        (report(0.90, 0.04), "holds", "not lower than the internal one by 0.05 or more: 0.90 against 0.90."),
+        (report(0.87, 0.045), "inconclusive", "The site's AUROC is not significantly different from the internal one."),
+        (report(0.90, 0.06), "inconclusive", "too small for a conclusion: 500 positive patients"),
+        (report(0.90, 0.01, patients=99), "inconclusive", "99 positive patients (at least 100 are needed)"),
+        (report(0.90, float("nan")), "inconclusive", "the AUROC cannot be estimated"),
+        (report(0.70, 0.04, failures={"reportable": False}), "not reportable", "Too many images failed"),
+    ],
+)
+def test_code_and_text(given, code, text):
+    verdict = give_verdict(given)
+    assert verdict["code"] == code
+    assert text in verdict["text"]
+    assert verdict["notes"] == []
+
+
+def test_notes():
+    high = {"value": 0.9, "low": 0.8, "high": 0.95}
+    reverse = {"value": 0.0, "low": float("nan"), "high": float("nan")}
+    audit = {"lungs_blank": reverse, "center_blank": None, "metadata_only": high}
+    notes = give_verdict(report(0.9, 0.04, shortcut_audit=audit, drift=[{"flag": True}], prevalence=None))["notes"]
+    assert [note.split(":")[0] for note in notes[:2]] == ["Shortcut suspected", "Confounded cohort"]
+    assert len(notes) == 4
+    # Nine patients of a class are too few to suspect a shortcut.
+    notes = give_verdict(report(0.9, 0.04, patients=9, shortcut_audit=audit))["notes"]
+    assert not any("Shortcut" in note for note in notes)
