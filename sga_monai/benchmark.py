@@ -146,7 +146,7 @@ def _seconds(chain: Compose, path: Path) -> float | None:
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             return _timed(chain, {"image": str(path)})
-    except Exception:
+    except Exception:  # noqa: BLE001
         # A peer that cannot read a file is a result, however it fails.
         return None
 

@@ -12,14 +12,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import run as bundle_run
 from monai.utils import set_determinism
 
 from sga_monai.cohorts import phantom
 from sga_monai.core import checks as check
-from sga_monai.core.command_line import given_texts, keep_texts, read_overrides
+from sga_monai.core.command_line import given_texts, keep_texts, override_value, read_overrides
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, quiet_monai
@@ -181,7 +180,7 @@ def resolved_config(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = ConfigParser()
     parser.read_config(files)
     known = set(inspect.signature(bundle_run).parameters)
-    parser.update({name: DefaultParseValue(value) for name, value in given.items() if name not in known})
+    parser.update({name: override_value(value) for name, value in given.items() if name not in known})
     content: dict[str, Any] = parser.get()
     return {key: value for key, value in content.items() if key not in UNDECISIVE}
 

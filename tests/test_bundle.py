@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import fire
 import jsonschema
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sga_monai.bundle import check_overrides, prepare
+from sga_monai.core.command_line import override_value
 from sga_monai.core.errors import InputError
 from sga_monai.core.folders import archive_previous_run
 from sga_monai.model.network import CXRResNet18
@@ -165,6 +167,14 @@ def test_overrides():
         check_overrides([*base, "-max_epoch", "1"])
     with pytest.raises(InputError, match="--klweight names nothing"):
         check_overrides([*base, "--klweight", "1"])
+
+
+@pytest.mark.parametrize(
+    "text", ["0.2", "2", "[0,0]", "[0.01,0.05]", "inf", "true", "True", "none", "None", "a/b.csv", "{'a': 1}", "1e-3", "@x"]
+)
+def test_overrides_have_the_values_that_the_command_gives_them(text):
+    value = fire.Fire(lambda **given: given["x"], command=[f"--x={text}"], serialize=lambda _: None)
+    assert (override_value(text), type(override_value(text))) == (value, type(value))
 
 
 def test_bad_input_leaves_an_earlier_run_where_it_is(few, tmp_path):

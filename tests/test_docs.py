@@ -56,7 +56,7 @@ def test_the_architectures_names_are_public() -> None:
 @pytest.mark.parametrize("page", [ROOT / "docs/architecture.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_files_that_a_page_names_are_there(page: Path) -> None:
     named = set(re.findall(r"`((?:sga_monai/|tests/|bundles/|\w+/)[\w/]+\.(?:py|json|jinja|html\.jinja))`", page.read_text()))
-    named |= {name for name in re.findall(r"`([\w./]+\.jinja)`", page.read_text())}
+    named |= set(re.findall(r"`([\w./]+\.jinja)`", page.read_text()))
     assert named
     assert [name for name in sorted(named) if not (ROOT / name).is_file() and not (ROOT / "sga_monai" / name).is_file()] == []
 
@@ -73,7 +73,7 @@ def test_every_option_has_a_row_with_its_default() -> None:
 
 def test_every_test_that_a_promise_names_is_there() -> None:
     text = (ROOT / "docs/reliability.md").read_text()
-    files = [path for path in (ROOT / "tests").rglob("test_*.py")]
+    files = list((ROOT / "tests").rglob("test_*.py"))
     there = {path.name for path in files}
     there |= {name for path in files for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
     named = re.findall(r"`(test_[\w*.]+)`", text)

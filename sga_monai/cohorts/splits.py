@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -38,14 +38,15 @@ def audit(rows: list[Row]) -> list[tuple[str, str, int, int]]:
     """Counts of the kept rows by split, site, view, sex and age band (label 0, label 1), patients, and dropped rows."""
     kept = [row for row in rows if not row["dropped"]]
     lines: list[tuple[str, str, int, int]] = []
-    for name, of in (
-        ("images", lambda row: "all"),
+    groupings: tuple[tuple[str, Callable[[Row], str]], ...] = (
+        ("images", lambda _: "all"),
         ("split", lambda row: row["split"]),
         ("site", lambda row: row["site"]),
         ("view", lambda row: row["view"] or "unknown"),
         ("sex", lambda row: row["sex"] or "unknown"),
         ("age", lambda row: age_band(float(row["age"])) if row["age"] else "unknown"),
-    ):
+    )
+    for name, of in groupings:
         for value in sorted({of(row) for row in kept}):
             chosen = [row for row in kept if of(row) == value]
             lines.append((name, value, *_by_label(chosen)))

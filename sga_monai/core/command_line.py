@@ -30,11 +30,16 @@ def read_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]
     return given, [file for file in _config_files(given.get("config_file", "")) if Path(file).suffix == ".json" and Path(file).is_file()]
 
 
+def override_value(text: str) -> Any:
+    """The value of an override as MONAI gets it, whose command line is Fire's: "0.2" is a number, "[0,0]" a list, "inf" a text."""
+    return DefaultParseValue(text)
+
+
 def _config_files(text: str) -> list[str]:
     """What MONAI makes of ``--config_file``: a path, whatever is in it, else a list in Python's or in plain writing."""
     if Path(text).is_file():
         return [text]
-    parsed = DefaultParseValue(text)
+    parsed = override_value(text)
     if isinstance(parsed, (list, tuple)) and all(isinstance(file, str) for file in parsed):
         return list(parsed)
     return [file.strip().strip("'\"") for file in text.strip("[]()").split(",")]
@@ -54,7 +59,7 @@ def given_texts(given: Mapping[str, str]) -> dict[str, str | list[str]]:
     for name, raw in given.items():
         if name not in PATHS + LISTS_OF_PATHS or raw in ("", "None") or raw.startswith((*SPECIAL, "--")):
             continue
-        parsed = DefaultParseValue(raw)
+        parsed = override_value(raw)
         if name in LISTS_OF_PATHS and raw[0] in "[(":
             if "#" in raw or not isinstance(parsed, (list, tuple)):
                 texts[name] = [path.strip().strip("'\"") for path in raw.strip("[]()").split(",")]

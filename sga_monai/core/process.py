@@ -59,7 +59,7 @@ def end_on_sigterm(remedy: str = "a training goes on with --resume true") -> Non
     whole or absent.
     """
 
-    def handler(number: int, frame: FrameType | None) -> None:
+    def handler(_number: int, _frame: FrameType | None) -> None:
         # A second one must not interrupt the clearing up.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.stderr.write(f"sga-monai: stopped by SIGTERM; {remedy}\n")

@@ -31,11 +31,11 @@ class CXRReader(ImageReader):
         self.lateral = lateral
         self.frame = None if frame is None else check.whole("frame", frame, low=1)
 
-    def verify_suffix(self, filename: Sequence[str | PathLike[str]] | str | PathLike[str]) -> bool:
+    def verify_suffix(self, filename: Sequence[str | PathLike[str]] | str | PathLike[str]) -> bool:  # noqa: ARG002 - MONAI's name
         """Always true: files are told apart by their bytes."""
         return True
 
-    def read(self, data: Sequence[str | PathLike[str]] | str | PathLike[str], **kwargs: Any) -> str:
+    def read(self, data: Sequence[str | PathLike[str]] | str | PathLike[str], **_kwargs: Any) -> str:
         """The path itself. An error here would make ``LoadImage`` try its next reader; ``get_data`` may fail."""
         return str(ensure_tuple(data)[0])
 

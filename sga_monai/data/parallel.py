@@ -28,7 +28,7 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             return self.read(self.rows[index])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # In a worker process: whatever is raised goes home as data, since not every exception can be pickled.
             reason = input_error(error)
             if isinstance(reason, ReadError):

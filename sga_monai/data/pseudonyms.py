@@ -45,7 +45,7 @@ def read_site_key(path: str | Path) -> bytes:
         InputError: when the file is missing, is no key, or can be read by others.
     """
     try:
-        if os.name == "posix" and os.stat(path).st_mode & 0o077:
+        if os.name == "posix" and Path(path).stat().st_mode & 0o077:
             raise InputError("site_key can be read by others; restrict it to its owner with chmod 600")
         key = bytes.fromhex(Path(path).read_text(encoding="ascii").strip())
     except OSError:

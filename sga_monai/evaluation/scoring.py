@@ -55,7 +55,7 @@ class Scored:
 
 def score_dataset(
     network: nn.Module,
-    dataset: Dataset,
+    dataset: Dataset[Any],
     batch_size: int = 32,
     controls: Sequence[Control] = (),
     lung: LungReader | None = None,

@@ -178,15 +178,21 @@ def write_torchscript(draft: str | Path, image_size: int, network: str) -> None:
         traced = torch.jit.trace(model.eval(), torch.zeros(1, 1, image_size, image_size))
     path, whole = (str(Path(draft) / f"models/{name}.ts") for name in ("model", "whole"))
     traced.save(whole)
-    # torch's own writer aligns the tensors; a plain zip would not.
-    reader, writer = torch._C.PyTorchFileReader(whole), torch._C.PyTorchFileWriter(path)
+    drop_debug_records(whole, path)
+    Path(whole).unlink()
+
+
+def drop_debug_records(source: str, target: str) -> None:
+    """Copy a TorchScript file without its debug records, which name the source files of the machine that traced it.
+
+    By torch's own reader and writer, which are not public: they align the tensors, and a plain zip would not.
+    """
+    reader, writer = torch._C.PyTorchFileReader(source), torch._C.PyTorchFileWriter(target)
     for name in reader.get_all_records():
         if not name.endswith(".debug_pkl") and name not in ("version", "byteorder", ".data/serialization_id"):
             content = reader.get_record(name)
             writer.write_record(name, content, len(content))
     writer.write_end_of_file()
-    del reader
-    Path(whole).unlink()
 
 
 def _write_torchscript(draft: Path, image_size: int, network: str) -> None:
@@ -231,9 +237,8 @@ def _model_card(run: _Run, folder: str) -> str:
 
 
 def _write_sums(draft: Path) -> None:
-    lines = []
-    for path in sorted(path for path in draft.rglob("*") if path.is_file()):
-        lines.append(f"{file_sha256(path)}  {path.relative_to(draft).as_posix()}\n")
+    files = sorted(path for path in draft.rglob("*") if path.is_file())
+    lines = [f"{file_sha256(path)}  {path.relative_to(draft).as_posix()}\n" for path in files]
     write_whole(draft / SUMS, lambda temporary: temporary.write_text("".join(lines)))
 
 

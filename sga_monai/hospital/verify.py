@@ -60,7 +60,7 @@ def verify_signature(folder: str | Path, public_key: str | Path) -> None:
     try:
         # SHA256SUMS is signed with the rest; only the signature itself is left out.
         model_signing.verifying.Config().use_elliptic_key_verifier(public_key=Path(public_key)).verify(Path(folder), signature)
-    except Exception:
+    except Exception:  # noqa: BLE001
         # Whatever keeps it from being verified: it is not verified.
         raise InputError("the signature is not of this key and these files; do not use the bundle") from None
 

@@ -38,7 +38,7 @@ class AuditSet:
         cells: from a row's number to its cells; ``view``, ``manufacturer``, ``sex`` and ``patient_id`` are used.
     """
 
-    dataset: Dataset
+    dataset: Dataset[Any]
     lung: LungReader | None = None
     cells: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 

@@ -17,7 +17,7 @@ MEMORY_FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last":
 def to_device(network: nn.Module, device: torch.device | str, memory_format: str = "contiguous_format") -> nn.Module:
     """``network`` on ``device`` with its weights in ``memory_format``: "contiguous_format", or "channels_last", which is faster."""
     chosen = check.choice("memory_format", memory_format, MEMORY_FORMATS)
-    return network.to(device=device, memory_format=MEMORY_FORMATS[chosen])  # type: ignore[call-overload, no-any-return]
+    return network.to(device=device, memory_format=MEMORY_FORMATS[chosen])  # type: ignore[call-overload]
 
 
 @contextlib.contextmanager

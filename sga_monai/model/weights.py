@@ -48,7 +48,7 @@ def load_best_model(network: torch.nn.Module, checkpoint: str, image_size: int |
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         network.load_state_dict(state)
-    except Exception:
+    except Exception:  # noqa: BLE001
         # Whatever a foreign file makes of torch's reader.
         raise InputError("checkpoint: not a state dict of this network; give the model.pt of a training run") from None
     if not all(bool(tensor.isfinite().all()) for tensor in state.values()):

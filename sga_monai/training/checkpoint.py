@@ -72,7 +72,7 @@ def save_checkpoint(folder: str | Path, epoch: int, state: Mapping[str, Any], ke
             raise DiskError(path.name[:12], errno.EIO, len(data))
         # What cannot be loaded is no checkpoint: better found now than after the power failure.
         torch.load(io.BytesIO(written), weights_only=True)
-        os.replace(temporary, path)
+        temporary.replace(path)
         sync_folder(folder)
     except OSError as error:
         if error.errno in DISK:
@@ -113,7 +113,7 @@ def load_checkpoint(folder: str | Path) -> dict[str, Any]:
             if int(state["trainer"]["epoch"]) != epoch:
                 raise ValueError("not the epoch that the name says")
             return state
-        except Exception:
+        except Exception:  # noqa: BLE001
             # Whatever a damaged file makes of torch's reader, the answer is the same: the one before it.
             logger.warning("the checkpoint of epoch %d is damaged; trying the one before it", epoch)
     if found:

@@ -36,7 +36,7 @@ def write_image(path: Path | str, size: int = 16, syntax: str = uid.ExplicitVRLi
     dataset["PixelData"].VR = "OW"
     for keyword, value in elements.items():
         setattr(dataset, keyword, value)
-    with open(path, "wb") as stream:
+    with Path(path).open("wb") as stream:
         dataset.save_as(stream, enforce_file_format=True)
 
 

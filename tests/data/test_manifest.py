@@ -154,7 +154,7 @@ def test_links_that_leave_and_things_that_are_no_files(folder):
     (data / "loop.png").symlink_to(data / "loop.png")
     (data / "inside.png").symlink_to(data / "a.png")
     os.mkfifo(data / "pipe.png")
-    os.mkdir(data / "dir.png")
+    (data / "dir.png").mkdir()
 
     def load(image: str, **options: object) -> list:
         return load_manifest(write(folder, HEADER + f"{image},0,1,x,test\n"), data, **options)

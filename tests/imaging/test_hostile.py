@@ -246,7 +246,7 @@ def fuzz(first: int, count: int, files: list[bytes], path: Path) -> dict[str, in
             outcome = "read"
         except ReadError:
             outcome = "refused"
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             outcome = f"unclear ({type(error).__name__}, seed {number})"
         if memory_mb("VmHWM") - before > MOST_MB or time.monotonic() - began > MOST_SECONDS:
             outcome = f"unbounded (seed {number})"

@@ -217,7 +217,7 @@ def test_metadata_probe():
 def test_distance_by_hand():
     internal = {"mean": [0.0, 1.0], "variance": [4.0, 0.0]}
     assert frechet_distance(internal, internal) == 0
-    # (3^2 + 0 + (1 - 2)^2 + (2 - 0)^2) / (4 + 0)
+    # By hand: (3^2 + 0 + (1 - 2)^2 + (2 - 0)^2) / (4 + 0).
     moved = {"mean": [3.0, 1.0], "variance": [1.0, 4.0]}
     assert frechet_distance(moved, internal) == pytest.approx(math.sqrt(14 / 4))
     assert math.isnan(frechet_distance(moved, {"mean": [0.0, 1.0], "variance": [0.0, 0.0]}))

@@ -123,7 +123,7 @@ def test_flushed_before_renamed_and_nothing_deleted_before(tmp_path, monkeypatch
     fsync, replace, unlink = os.fsync, os.replace, Path.unlink
 
     def note_fsync(descriptor: int) -> None:
-        calls.append("fsync folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "fsync file")
+        calls.append("fsync folder" if Path(f"/proc/self/fd/{descriptor}").is_dir() else "fsync file")
         fsync(descriptor)
 
     def note_replace(source: Path, target: Path) -> None:
@@ -382,7 +382,7 @@ def test_files_are_flushed_before_and_after_their_names_change(tmp_path, monkeyp
     calls = []
     fsync, replace = os.fsync, Path.replace
     kind = {True: "folder", False: "file"}
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(kind[os.path.isdir(f"/proc/self/fd/{fd}")]), fsync(fd)))
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(kind[Path(f"/proc/self/fd/{fd}").is_dir()]), fsync(fd)))
     monkeypatch.setattr(Path, "replace", lambda path, target: (calls.append("rename"), replace(path, target))[1])
     write_whole(tmp_path / "a", lambda path: path.write_text("x"))
     assert calls == ["file", "rename", "folder"]
