@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sga_monai.core.errors import InputError
+from sga_monai.data.sets import is_internal
 from sga_monai.data.tables import read_cells
 from sga_monai.imaging.fingerprint import NearPair, near_pairs
 
@@ -16,8 +17,6 @@ from sga_monai.imaging.fingerprint import NearPair, near_pairs
 KEYS = ("set", "row", "other_set", "other_row")
 SHA256 = ("sha256", "other_sha256")
 COLUMNS = (*KEYS, *SHA256, "bits", "mirrored", "patients", "labels", "splits")
-# How the sets of the training manifest begin in the final table; their rows are those of the training manifest.
-INTERNAL = "internal"
 MOST_NAMED = 5
 
 Place = tuple[str, str]
@@ -59,10 +58,11 @@ def refuse_near_duplicates(datasets: Sequence[Prepared], accepted_pairs: str | P
     for pair in near_pairs(_stack(codes), kind):
         (a, first, sha256), (b, second, other) = items[pair.first], items[pair.second]
         names = str(first["set"]), str(second["set"])
-        external = a == b and not any(_is_internal(name) for name in names)
+        external = a == b and not any(is_internal(name) for name in names)
         if kind[pair.first] == kind[pair.second] or external:
             continue
-        places = [(manifest if _is_internal(name) else name, str(item["row"])) for name, item in zip(names, (first, second), strict=True)]
+        # The rows of internal sets are those of the training manifest.
+        places = [(manifest if is_internal(name) else name, str(item["row"])) for name, item in zip(names, (first, second), strict=True)]
         if not is_accepted(accepted, places, (sha256, other)):
             refused.append(f"{names[0]} row {first['row']} and {names[1]} row {second['row']} ({in_words(pair)})")
     if refused:
@@ -104,10 +104,6 @@ def is_accepted(accepted: Accepted, places: Collection[Place], hashes: Collectio
     """Whether a pair of rows, with the SHA-256 of their files, is in the table."""
     known = accepted.get(frozenset(places))
     return known is not None and all(known[place] in ("", sha256) for place, sha256 in zip(places, hashes, strict=True))
-
-
-def _is_internal(name: str) -> bool:
-    return name == INTERNAL or name.startswith(f"{INTERNAL} (")
 
 
 def _stack(fingerprints: Sequence[bytes]) -> np.ndarray[Any, np.dtype[np.uint8]]:
