@@ -18,6 +18,8 @@ from sga_monai.experiments.selection import Record
 from sga_monai.experiments.tables import NOTE, flat_rows, markdown, rows_of, tables
 
 PAGE = "# Results\n\nWritten by `sga-monai collect` from the records (`*.jsonl`) in this folder."
+# What the figures mean is written by people.
+VERDICT = "**What they mean, what to set, and what is not known: [analysis.md](analysis.md).**"
 
 
 def collect_experiment(plan: Plan, output_dir: str | Path) -> list[Record]:
@@ -79,13 +81,13 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
     for records in found:
         for name, picture in _pictures(records).items():
             write_whole(out / name, partial(Path.write_text, data=picture, encoding="utf-8"))
-    write_whole(out / "README.md", lambda path: path.write_text(page(found), encoding="utf-8"))
+    write_whole(out / "README.md", lambda path: path.write_text(page(found, (out / "analysis.md").is_file()), encoding="utf-8"))
     return [records[0]["name"] for records in found]
 
 
-def page(found: Sequence[Sequence[Record]]) -> str:
-    """The Markdown page of several experiments."""
-    parts = [PAGE, NOTE]
+def page(found: Sequence[Sequence[Record]], analyzed: bool = False) -> str:
+    """The Markdown page of several experiments; ``analyzed`` where there is an ``analysis.md`` beside it."""
+    parts = [PAGE, *([VERDICT] if analyzed else []), NOTE]
     parts += [markdown(records, list(_pictures(records))) for records in found]
     return "\n\n".join(parts).rstrip() + "\n"
 

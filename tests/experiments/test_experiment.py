@@ -477,5 +477,25 @@ def test_results_page_is_current():
     folder = ROOT / "docs/results"
     found = [read_records(path) for path in sorted(folder.glob("*.jsonl"))]
     assert found
-    assert (folder / "README.md").read_text() == collect.page(found)
+    assert (folder / "README.md").read_text() == collect.page(found, analyzed=True)
     assert all((folder / f"{records[0]['name']}.svg").is_file() for records in found)
+
+
+def test_every_auroc_of_the_analysis_is_in_a_record():
+    """Figures with three decimals are AUROCs or differences of them; those with two are calibration, costs or the paper's."""
+    folder, known = ROOT / "docs/results", set()
+
+    def collect_numbers(value):
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, list):
+            for one in value:
+                collect_numbers(one)
+        elif isinstance(value, float):
+            known.add(f"{abs(value):.3f}")
+
+    for path in folder.glob("*.jsonl"):
+        collect_numbers(read_records(path))
+    named = set(re.findall(r"\d\.\d{3}(?!\d)", (folder / "analysis.md").read_text()))
+    assert len(named) > 20
+    assert named <= known, sorted(named - known)
