@@ -18,7 +18,7 @@ from conftest import ROOT
 
 from sga_monai.cli.main import app
 from sga_monai.core.files import file_sha256
-from sga_monai.hospital.release import MODEL, SCHEMA, make_release
+from sga_monai.hospital.release import REPORT, SCHEMA, make_release
 
 PACKAGES = sorted(path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in (ROOT / "sga_monai").rglob("__init__.py"))
 JSON = "".join(path.read_text() for path in sorted((ROOT / "bundles/sga").glob("*.json")))
@@ -114,11 +114,12 @@ def small_report(value: float) -> dict[str, Any]:
     """What ``make_release`` reads of a report, with one model."""
     estimate = {"value": value, "low": value - 0.06, "high": value + 0.05}
     key = SCHEMA["properties"]["models"]["required"][0]
-    figures = dict.fromkeys(MODEL["properties"], estimate)
+    figures = dict.fromkeys(SCHEMA["properties"]["models"]["properties"][key]["properties"], estimate)
     model = figures | {"operating_point": figures, "calibration": figures, "roc": [[0.0, 0.0], [0.5, 0.9], [1.0, 1.0]], "net_benefit": []}
     bundle = {"name": "cxr", "version": "1.0", "sha256sums": "0" * 64, "signature_verified": False}
     counts = {"patients": 80, "positive_patients": 30, "negative_patients": 50}
     return {
+        "schema": REPORT,
         "bundle": bundle,
         "software": {"torch": "2"},
         "prevalence": None,
