@@ -9,7 +9,7 @@ import typer
 from sga_monai import __version__
 from sga_monai.cli import benchmark, manifest, phantom, research, site
 from sga_monai.core.errors import EXIT_INPUT_REFUSED, EXIT_INTERRUPTED, input_error
-from sga_monai.core.process import quiet_monai
+from sga_monai.core.process import name_the_user, quiet_monai, show_what_the_console_can
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -30,6 +30,8 @@ app.add_typer(benchmark.app, name="benchmark")
 def main() -> None:
     """Run the command; whatever is refused is one sentence and its exit code."""
     quiet_monai()
+    show_what_the_console_can()
+    name_the_user()
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:

@@ -69,9 +69,18 @@ def track(items: Iterable[Item], description: str, total: float | None = None) -
     return rich_track(items, description=description, total=total, transient=True, disable=not sys.stdout.isatty())
 
 
+class _TextForConsole(io.StringIO):
+    """Text in memory by which rich asks what the console can show."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of the console."""
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+
 def table_text(table: Table, width: int) -> str:
-    """A table as plain text without blank lines, ``width`` characters at most."""
-    stream = io.StringIO()
+    """A table as plain text without blank lines, ``width`` characters at most; rules in ASCII where the console has no others."""
+    stream = _TextForConsole()
     Console(file=stream, width=width, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines() if line.strip())
 

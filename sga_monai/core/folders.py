@@ -80,7 +80,7 @@ if hasattr(os, "register_at_fork"):
 def is_finished(folder: Path) -> bool:
     """Whether a run's training and its final table are complete."""
     try:
-        finished = json.loads((folder / "run.json").read_text())["finished"]
+        finished = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))["finished"]
     except (OSError, ValueError, KeyError):
         return False
     return finished is not None and (folder / "predictions.csv").is_file() and (folder / "results.csv").is_file()

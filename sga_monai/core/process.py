@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
+import io
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -30,6 +33,21 @@ def quiet_monai() -> None:
     """Drop MONAI's warning that a GPU decoder is absent: it tries every reader it knows before ours."""
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+
+
+def show_what_the_console_can() -> None:
+    """Put a question mark for what the console's encoding lacks, instead of ending a run that is done with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def name_the_user() -> None:
+    """Give a user without a name one: MONAI asks for it when it is imported, and a container may know a number alone."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        os.environ["USER"] = "user"
 
 
 def install_plain_errors() -> None:

@@ -23,7 +23,9 @@ SOME = 5
 
 
 def same_id(text: str) -> str:
-    """An id by which it is compared: compatibility forms (NFKC), invisible characters, kinds of dash, case and spaces around do not count.
+    """An id by which it is compared.
+
+    Compatibility forms (NFKC), invisible characters, kinds of digit and of dash, case and spaces around do not count.
 
     Example:
         >>> same_id("\uff2d\uff32\uff2e\u200b\u201112 ") == same_id("mrn-12")
@@ -31,9 +33,15 @@ def same_id(text: str) -> str:
     """
     if text.isascii():
         return text.strip().casefold()
-    text = unicodedata.normalize("NFKC", text)
-    text = "".join("-" if unicodedata.category(c) == "Pd" or c == "\u2212" else c for c in text if unicodedata.category(c) != "Cf")
+    text = "".join(map(_plain_character, unicodedata.normalize("NFKC", text)))
     return unicodedata.normalize("NFKC", text.casefold()).strip()
+
+
+def _plain_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Nd":
+        return str(unicodedata.decimal(character))
+    return "" if category == "Cf" else "-" if category == "Pd" or character == "\u2212" else character
 
 
 def same_name(text: str) -> str:

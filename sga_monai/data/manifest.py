@@ -122,7 +122,8 @@ class _Texts:
             if self.plain[text] != text:
                 where = self.changed if self.plain[text] else self.emptied
                 where.setdefault(column, []).append(row["row"])
-                row[column] = self.plain[text]
+                # A site that has no name any more is refused with its own sentence.
+                row[column] = self.plain[text] or ("\0" if column == "site" else "")
         if row.get("sha256"):
             row["sha256"] = row["sha256"].lower()
 
@@ -339,6 +340,8 @@ def _problems(row: Row, require: Sequence[str]) -> list[str]:
         found.append("label must be 0 or 1")
     if "split" in require and row["split"] not in SPLITS:
         found.append("split must be train, val or test")
+    if row["site"] == "\0":
+        found.append("site must hold a letter A to Z or a digit")
     found += [f"{column} is empty" for column in ("patient_id", "site") if column in require and not row[column]]
     if row.get("age") and not re.fullmatch(r"\d{1,3}(\.\d+)?|\d{1,2}-\d{1,2}|90\+", row["age"]):
         found.append("age must be a number of years, a band as 40-64, or 90+")

@@ -85,7 +85,7 @@ def read_embedding(path: Path, n_features: int) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
         check_embedding(content, n_features)
     except (OSError, ValueError, RecursionError, jsonschema.ValidationError):
         raise InputError(f"{path.name} is damaged; run again what wrote it") from None

@@ -129,7 +129,7 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     """
     name = Path(path).name
     try:
-        content: dict[str, Any] = json.loads(find_file(path).read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(find_file(path).read_text(encoding="utf-8-sig"))
         jsonschema.validate(content, SCHEMA)
     except FileNotFoundError:
         raise InputError(f"no plan {name}; `sga-monai bundle DIR` writes those of this installation to DIR/experiments") from None
@@ -163,7 +163,7 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
             raise InputError(f"{name}: output_dir and resume are the experiment's to set; remove them")
     config_file = str(find_file(content.get("config_file", "bundles/sga/train.json")))
     try:
-        defaults = json.loads(Path(config_file).read_text(encoding="utf-8"))
+        defaults = json.loads(Path(config_file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         raise InputError(f"{name}: config_file {config_file} is no JSON file here; start in the folder that it is relative to") from None
     selection_set = content.get("selection_set", "")

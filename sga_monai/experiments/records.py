@@ -86,7 +86,7 @@ def read_records(path: Path) -> list[Record]:
         InputError: when the file is missing or no records file.
     """
     try:
-        records: list[Record] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        records: list[Record] = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines()]
         if records[0]["kind"] == "experiment":
             return records
     except (OSError, ValueError, KeyError, IndexError, TypeError):
@@ -95,7 +95,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _cell(cell: Cell, folder: Path, predictions: pd.DataFrame) -> Record:
-    card = json.loads((folder / "run.json").read_text())
+    card = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
     results = pd.read_csv(folder / "results.csv")
     identity = card["identity"]
     calibrated = {str(name): _calibration(rows) for name, rows in predictions[predictions["score"].notna()].groupby("set")}

@@ -88,7 +88,11 @@ def run_experiment(
         for cell, code, seconds in _run_all(plan, waiting, out, jobs, progress, total):
             done += 1
             progress.update(total, at=f"{done}/{len(plan.cells)}")
-            if code == 0:
+            if code == 0 and not is_finished(out / cell.folder):
+                # Never finished in silence, whatever the run has made of its folder's name.
+                failed.append(f"{cell.name}: the run ended without results in its folder")
+                text = f"{done}/{len(plan.cells)} {cell.name}: failed (no results in its folder)"
+            elif code == 0:
                 _drop_checkpoints(out / cell.folder)
                 text = f"{done}/{len(plan.cells)} {cell.name}: finished in {seconds:.0f} s"
             else:
@@ -110,7 +114,7 @@ def _ensure_phantom(folder: Path, options: Mapping[str, Any]) -> None:
     """Draw a phantom where there is none; one that was drawn with other options is another experiment's."""
     if not (folder / f"{SOURCE}.csv").is_file():
         write_phantom(folder, **options)
-    drawn = json.loads((folder / PHANTOM_OPTIONS).read_text()) if (folder / PHANTOM_OPTIONS).is_file() else {}
+    drawn = json.loads((folder / PHANTOM_OPTIONS).read_text(encoding="utf-8-sig")) if (folder / PHANTOM_OPTIONS).is_file() else {}
     defaults = {name: parameter.default for name, parameter in inspect.signature(write_phantom).parameters.items() if name != "out"}
     changed = differences(drawn, defaults | dict(options))
     if changed:
@@ -125,7 +129,7 @@ def _drop_checkpoints(folder: Path) -> None:
 
 def _given(plan: Plan, cell: Cell) -> dict[str, Any]:
     """The configuration's ids with the cell's overrides."""
-    defaults: dict[str, Any] = json.loads(Path(plan.config_file).read_text(encoding="utf-8"))
+    defaults: dict[str, Any] = json.loads(Path(plan.config_file).read_text(encoding="utf-8-sig"))
     return defaults | dict(cell.settings)
 
 
@@ -148,7 +152,7 @@ def _check_same(plan: Plan, out: Path, cell: Cell) -> None:
     record = {"method": cell.method, "condition": cell.condition, "seed": cell.seed, "settings": settings, "inputs": _inputs(plan, cell)}
     record = json.loads(json.dumps(record))
     if path.is_file() and (out / cell.folder).exists():
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text(encoding="utf-8-sig"))
         changed = differences(before["settings"], record["settings"]) + differences(before["inputs"], record["inputs"])
         # A cell that lacked a manifest failed before it was trained.
         if changed and all(before["inputs"].values()):
@@ -158,16 +162,16 @@ def _check_same(plan: Plan, out: Path, cell: Cell) -> None:
 
 def _copy_finished(plan: Plan, out: Path, cell: Cell, others: Iterable[Path]) -> None:
     """Copy the first finished run of ``others`` that is the same as ``cell``, unless that was begun here."""
-    folder, mine = out / cell.folder, json.loads((out / f"{cell.folder}.json").read_text())
+    folder, mine = out / cell.folder, json.loads((out / f"{cell.folder}.json").read_text(encoding="utf-8-sig"))
     if folder.exists() or "" in mine["inputs"].values():
         return
-    defaults = json.loads(Path(plan.config_file).read_text(encoding="utf-8"))
+    defaults = json.loads(Path(plan.config_file).read_text(encoding="utf-8-sig"))
     for record in sorted(path for other in others for path in other.glob("*/*/seed_*.json")):
-        found, theirs = record.with_suffix(""), json.loads(record.read_text())
+        found, theirs = record.with_suffix(""), json.loads(record.read_text(encoding="utf-8-sig"))
         if theirs.get("inputs") != mine["inputs"] or not is_finished(found):
             continue
         # An override with the default's value is no difference.
-        code = json.loads((found / "run.json").read_text())["identity"]["code"]
+        code = json.loads((found / "run.json").read_text(encoding="utf-8-sig"))["identity"]["code"]
         if defaults | theirs["settings"] == defaults | mine["settings"] and code == {"digest": code_digest(), "versions": versions()}:
             draft = folder.with_name(f".{folder.name}.tmp")
             shutil.rmtree(draft, ignore_errors=True)
@@ -225,25 +229,29 @@ def _start(plan: Plan, cell: Cell, out: Path, jobs: int) -> subprocess.Popen[byt
         environment["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // jobs, 1))
     with (out / f"{cell.folder}.log").open("ab") as log:
         return subprocess.Popen(
-            arguments, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, preexec_fn=_end_with_parent
+            arguments, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, **_tied_to_parent()
         )
 
 
+def _tied_to_parent() -> dict[str, Any]:
+    """The option of a child that is to be told to stop when this process was killed and cannot tell it; Linux alone has it."""
+    return {"preexec_fn": _end_with_parent} if sys.platform == "linux" else {}
+
+
 def _end_with_parent() -> None:
-    """In the child: let it be told to stop when this process was killed and cannot tell it."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    """In the child."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _share_done(folder: Path) -> tuple[float, str]:
     """Completed epochs of a run as a share, and as text."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        card: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        card: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
         return card["epoch"] / card["max_epochs"], f"epoch {card['epoch']}/{card['max_epochs']}"
     return 0.0, "reading"
 
 
 def _last_words(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no output"

@@ -143,7 +143,7 @@ def _facts(bundle: Path, manifest: str | Path, reference: Mapping[str, Any], pub
 def _same_evaluation(path: Path, facts: Mapping[str, Any]) -> bool:
     """Whether an unfinished evaluation of the same inputs is there, whose cache can be used."""
     try:
-        earlier = json.loads(path.read_text())
+        earlier = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return False
     return earlier.get("finished") is None and all(earlier.get(key) == value for key, value in facts.items())

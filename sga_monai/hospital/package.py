@@ -109,7 +109,7 @@ class _Run:
 def _finished_run(checkpoint: Path) -> _Run:
     folder = checkpoint.parent
     try:
-        record: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
         predictions = read_predictions(folder / FILE)
     except (OSError, ValueError):
         raise InputError("the checkpoint's folder has no run.json and predictions.csv; give the model.pt of a training") from None
@@ -155,11 +155,11 @@ def _write_draft(draft: Path, runs: Mapping[str, _Run], reference: Mapping[str, 
     _copy(source / "LICENSE", draft / "LICENSE")
     _copy(source / "docs/data_license.txt", draft / "docs/data_license.txt")
     # What comes before is of the source: its command, its time and the figures to expect.
-    general = (source / "docs/README.md").read_text()
+    general = (source / "docs/README.md").read_text(encoding="utf-8")
     general = general[max(general.find("## Description"), 0) :]
     (draft / "docs/README.md").write_text(f"# {draft.name}\n\n{general}{_model_card(model, draft.name)}")
     (draft / "manifests").mkdir()
-    (draft / "manifests/template.csv").write_text(",".join(REQUIRED + OPTIONAL) + "\n")
+    (draft / "manifests/template.csv").write_text(",".join(REQUIRED + OPTIONAL) + "\n", encoding="utf-8")
     for manifest in site_manifests:
         read_manifest(manifest)
         _copy(manifest, draft / "manifests" / manifest.name)
@@ -207,14 +207,14 @@ def _write_configs(source: Path, draft: Path, settings: dict[str, Any]) -> None:
     """The source's configurations with paths inside the bundle and the run's settings as defaults."""
     (draft / "configs").mkdir()
     for name in CONFIGS:
-        config = json.loads((source / name).read_text())
+        config = json.loads((source / name).read_text(encoding="utf-8-sig"))
         known = {key: value for key, value in settings.items() if key in config}
         config |= known | {"bundle_root": "."}
         if "checkpoint" in config:
             config |= {"checkpoint": "models/model.pt", "manifest": "manifests/template.csv", "dataset_dir": "images"}
         # As the source is indented, so that their difference is what was changed.
         write_json(draft / "configs" / name, config, indent=4)
-    metadata = json.loads((source / "metadata.json").read_text())
+    metadata = json.loads((source / "metadata.json").read_text(encoding="utf-8-sig"))
     metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = [settings["image_size"]] * 2
     write_json(draft / "configs/metadata.json", metadata, indent=4)
     _copy(source / "logging.conf", draft / "configs/logging.conf")
@@ -239,7 +239,7 @@ def _model_card(run: _Run, folder: str) -> str:
 def _write_sums(draft: Path) -> None:
     files = sorted(path for path in draft.rglob("*") if path.is_file())
     lines = [f"{file_sha256(path)}  {path.relative_to(draft).as_posix()}\n" for path in files]
-    write_whole(draft / SUMS, lambda temporary: temporary.write_text("".join(lines)))
+    write_whole(draft / SUMS, lambda temporary: temporary.write_text("".join(lines), encoding="utf-8"))
 
 
 def _write_zip(draft: Path, archive: Path) -> None:

@@ -25,7 +25,7 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path) -> dict[str, Any
     releases = []
     for path in paths:
         try:
-            release = json.loads(Path(path).read_text())
+            release = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError):
             raise InputError(f"{Path(path).name} is no release.json") from None
         check_release(release)

@@ -159,7 +159,7 @@ def read_reference(path: str | Path) -> dict[str, Any]:
         InputError: when it is missing, of an earlier version or not of the schema, or names a network that is not in ``NETWORKS``.
     """
     try:
-        reference: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        reference: Any = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         raise InputError(REFUSAL) from None
     if is_schema_1(reference):

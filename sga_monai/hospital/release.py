@@ -13,6 +13,7 @@ import jsonschema
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json
+from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 from sga_monai.hospital.formats import BASELINE, MODEL, RELEASE, REPORT, is_schema_1
 
 MIN_CELL = 10
@@ -41,7 +42,7 @@ MODEL_FIGURES = _record(
     roc={"type": "array", "items": {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2}, "maxItems": 21},
     net_benefit={"type": "array", "items": {"type": "array", "items": NUMBER, "minItems": 3, "maxItems": 3}, "maxItems": 10},
 )
-TEXT = {"type": "string", "pattern": "^[A-Za-z0-9 _.+/()-]{1,64}$"}
+TEXT = {"type": "string", "pattern": ALPHABET}
 SUBGROUP = {
     "type": "object",
     "additionalProperties": False,
@@ -93,7 +94,7 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
     Args:
         output_dir: with ``report.json`` of ``make_report``.
         path: the new file.
-        site: an alias without identifiers.
+        site: an alias without identifiers; umlauts are spelled out, accents dropped.
         min_cell: smallest number of patients that is shown, at least 10.
 
     Raises:
@@ -101,8 +102,11 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
             ``min_cell`` is below 10.
     """
     check.whole("min_cell", min_cell, low=MIN_CELL)
+    alias = plain_text(site)
+    if not alias:
+        raise InputError(f"site must be written in {ALPHABET_IN_WORDS}")
     try:
-        report = json.loads((Path(output_dir) / "report.json").read_text())
+        report = json.loads((Path(output_dir) / "report.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         raise InputError("no report.json in this folder; run sga-monai report first") from None
     if report.get("schema") != REPORT:
@@ -118,7 +122,7 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
     audit = report["shortcut_audit"]
     release = {
         "schema": RELEASE,
-        "site": site,
+        "site": alias,
         "bundle": report["bundle"],
         "software": report["software"],
         "min_cell": min_cell,

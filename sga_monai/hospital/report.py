@@ -51,7 +51,7 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
     """
     out = Path(output_dir)
     try:
-        run = json.loads((out / "run.json").read_text())
+        run = json.loads((out / "run.json").read_text(encoding="utf-8-sig"))
         predictions = read_predictions(out / FILE)
     except (OSError, ValueError):
         raise InputError("no evaluation in this folder; run sga-monai evaluate first") from None

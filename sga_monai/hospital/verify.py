@@ -93,7 +93,7 @@ def lint_bundle(folder: str | Path) -> Lint:
         if not (name.startswith("configs/") and name.endswith(".json")):
             continue
         try:
-            content = json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+            content = json.loads((Path(folder) / name).read_text(encoding="utf-8-sig"))
         except (ValueError, RecursionError):
             raise InputError(f"{name} is not JSON; do not use the bundle") from None
         _look(content, name, "", lint)

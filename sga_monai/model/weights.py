@@ -43,7 +43,7 @@ def load_best_model(network: torch.nn.Module, checkpoint: str, image_size: int |
             raise InputError(f"checkpoint: it was trained with {name} {trained[name]}, not {value}; give --{name} {trained[name]}")
     data = Path(checkpoint).read_bytes()
     card = Path(checkpoint).with_suffix(".json")
-    if card.is_file() and json.loads(card.read_text()).get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
+    if card.is_file() and json.loads(card.read_text(encoding="utf-8-sig")).get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
         raise InputError("checkpoint: the weights are not those that model.json beside them describes; train again")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -129,7 +129,7 @@ def _run_identity(checkpoint: str | Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        identity: Any = json.loads(path.read_text())["identity"]
+        identity: Any = json.loads(path.read_text(encoding="utf-8-sig"))["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(DAMAGED) from None
     if not isinstance(identity, Mapping):

@@ -94,6 +94,8 @@ def operating_point(
             return Estimate(math.nan, math.nan, math.nan)
         if not clustered:
             return _wilson(k, n)
+        if len(np.unique(patient)) < 2:
+            return Estimate(k / n, math.nan, math.nan)
         if k in (0, n):
             people = len(np.unique(patient[base]))
             return _wilson(people if k else 0, people)

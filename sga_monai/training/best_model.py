@@ -68,7 +68,7 @@ class BestModelSaver:
         if self.resume and self.epoch and not (self.output_dir / "model.pt").is_file():
             raise InputError("resume: output_dir has checkpoints but no model.pt; restore it, or start again without resume")
         try:
-            facts = json.loads((self.output_dir / "model.json").read_text())
+            facts = json.loads((self.output_dir / "model.json").read_text(encoding="utf-8-sig"))
             value, epoch = float(facts[self.metric]), int(facts["epoch"])
         except (OSError, ValueError, KeyError, TypeError):
             return

@@ -128,7 +128,7 @@ class RunRecord:
     def _earlier(self) -> dict[str, Any]:
         """The card of the run that is resumed; its time counts too."""
         try:
-            card: dict[str, Any] = json.loads(self.path.read_text())
+            card: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError):
             return {}
         return card
