@@ -17,7 +17,8 @@ from sga_monai.core.files import FORMULA
 from sga_monai.data.manifest import age_band, write_manifest
 from sga_monai.data.pseudonyms import patient_key, read_site_key
 from sga_monai.imaging.dicom import is_dicom, read_header
-from sga_monai.imaging.raster import is_nifti, is_picture
+from sga_monai.imaging.nifti import is_nifti
+from sga_monai.imaging.raster import is_picture
 from sga_monai.imaging.read import read_bytes
 
 # Nothing else of a header is read; the last four are used and forgotten.

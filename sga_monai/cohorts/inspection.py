@@ -17,14 +17,19 @@ from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import write_whole
 from sga_monai.data.manifest import REQUIRED, load_manifest, read_manifest
 from sga_monai.data.parallel import read_rows
-from sga_monai.imaging.dicom import LATERAL_VIEWS, is_dicom, read_facts
-from sga_monai.imaging.read import decode_cxr, read_bytes, sha256_of
+from sga_monai.imaging.decoded import ReadOptions
+from sga_monai.imaging.examination import LATERAL_VIEWS, OBLIQUE_VIEWS
+from sga_monai.imaging.read import decode, read_bytes, sha256_of
 
 STEPS = ("listed", "found", "readable", "frontal", "labeled")
 FACTS = {
     "transfer_syntax": "TransferSyntaxUID",
     "photometric": "PhotometricInterpretation",
+    "presentation": "PresentationLUTShape",
+    "modality": "Modality",
+    "body_part": "BodyPartExamined",
     "view": "ViewPosition",
+    "orientation": "PatientOrientation",
     "burned_in": "BurnedInAnnotation",
 }
 THUMBNAIL = 144
@@ -82,12 +87,12 @@ def inspect_manifest(
                 result.facts[name][value or "(absent)"] += 1
             if found["thumbnail"] is not None:
                 result.thumbnails.append((number, label, found["thumbnail"]))
-        if found.get("lateral"):
+        if found.get("refusal"):
             # The flow counts it out one step later than the evaluation, which would refuse to read it.
-            result.failures.append((number, "lateral"))
+            result.failures.append((number, found["refusal"]))
         # A PNG has no header to ask: the manifest's own column counts.
         view = found.get("facts", {}).get("view") or views[number]
-        frontal = view not in LATERAL_VIEWS and not found.get("lateral")
+        frontal = view not in LATERAL_VIEWS + OBLIQUE_VIEWS and not found.get("refusal")
         passed = (True, found.get("code") not in ("missing", "not_a_file"), "code" not in found, frontal, label >= 0)
         for step, ok in zip(STEPS, passed, strict=True):
             if not ok:
@@ -103,16 +108,10 @@ def _look(row: dict[str, Any], voi: str, thumbnail: bool) -> dict[str, Any]:
     sha256 = sha256_of(data)
     if row["sha256"] and row["sha256"] != sha256:
         raise ReadError("hash")
-    facts = read_facts(data) if is_dicom(data) else {"transfer_syntax": "(PNG, JPEG or NIfTI)"}
-    lateral = False
-    try:
-        image = decode_cxr(data, voi)
-    except ReadError as error:
-        if error.code != "lateral":
-            raise
-        image, lateral = decode_cxr(data, voi, lateral=True), True
-    small = _shrink(image) if thumbnail and facts.get("burned_in") != "YES" else None
-    return {"sha256": sha256, "facts": facts, "thumbnail": small, "lateral": lateral}
+    # What an evaluation would leave out for its examination or view is counted and drawn all the same.
+    decoded = decode(data, ReadOptions(voi, lateral=True, other_examinations=True))
+    small = _shrink(decoded.image) if thumbnail and decoded.facts.get("burned_in") != "YES" else None
+    return {"sha256": sha256, "facts": decoded.facts, "thumbnail": small, "refusal": decoded.refusal}
 
 
 def _shrink(image: NDArray[np.float32]) -> NDArray[np.uint8]:
