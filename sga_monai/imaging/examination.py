@@ -30,13 +30,14 @@ CHEST = re.compile(r"CHEST|THORA|TORAX|TORSO|LUNG|PULMO|MEDIAST|BRONCH|TRACHEA|H
 SPINE = re.compile(r"SPINE|VERTEBR")
 # PS3.16 Annex L and CID 4009, and the short forms in use: the body parts that are not the chest.
 OTHER_PARTS = (
-    "ABDOMEN ABD ACETABULUM ACROMIOCLAVICULAR ADRENAL ANKLE ANUS ARM AXILLA BILE BILIARY BLADDER BONE BRAIN BREAST BUTTOCK CALCANEUS "
-    "CALF CAROTID CEREBELLUM CERVICAL CERVIX CHEEK CLAVICLE COCCYX COLON CRANIUM DENTAL DUODENUM EAR ELBOW ESOPHAGUS EXTREMITY EYE "
-    "FACE FACIAL FEMUR FIBULA FINGER FOOT FEET FOREARM GALLBLADDER GLUTEUS HAND HEAD HEEL HIP HUMERUS IAC ILEUM ILIUM INTESTINE JAW "
-    "JEJUNUM KIDNEY KNEE LARYNX LEG LIMB LIVER LUMBAR MANDIBLE MASTOID MAXILLA METACARPUS METATARSUS MOUTH NASAL NECK NOSE OPTIC ORBIT "
-    "OVARY PANCREAS PARANASAL PAROTID PATELLA PELVIS PENIS PHANTOM PHARYNX PROSTATE RADIUS RECTUM SACRUM SACROILIAC SCALP SCAPULA SCROTUM "
-    "SELLA SHOULDER SINUS SKULL SPLEEN STERNUM STERNOCLAVICULAR STOMACH SUBMANDIBULAR TARSAL TEETH TEMPOROMANDIBULAR TESTIS THIGH THUMB "
-    "THYROID TIBIA TMJ TOE TONGUE TOOTH ULNA URETER URETHRA URINARY UTERUS VAGINA VULVA WRIST ZYGOMA"
+    "ABDOMEN ABD ACETABULUM ACROMIOCLAVICULAR ADRENAL ANKLE ANUS ARM AUDITORY AXILLA BILE BILIARY BLADDER BONE BRAIN BREAST BUTTOCK "
+    "CALCANEUS CALF CAROTID CEREBELLUM CERVICAL CERVIX CHEEK CLAVICLE COCCYX COLON CRANIUM DENTAL DUODENUM EAR ELBOW ESOPHAGUS "
+    "EXTREMITY EYE FACE FACIAL FEMUR FIBULA FINGER FOOT FEET FOREARM GALLBLADDER GLUTEUS HAND HEAD HEEL HIP HUMERUS IAC ILEUM ILIUM "
+    "INTESTINE JAW JEJUNUM KIDNEY KNEE LARYNX LEG LIMB LIVER LUMBAR MANDIBLE MASTOID MAXILLA METACARPUS METATARSUS MOUTH NASAL NECK "
+    "NOSE OPTIC ORBIT OVARY PANCREA PARANASAL PAROTID PATELLA PELVIS PENIS PHANTOM PHARYNX PROSTATE RADIUS RECTUM SACRUM SACROILIAC "
+    "SCALP SCAPULA SCROTUM SELLA SHOULDER SINUS SKULL SPLEEN STERNUM STERNOCLAVICULAR STOMACH SUBMANDIBULAR TARSAL TEETH "
+    "TEMPOROMANDIBULAR TESTIS THIGH THUMB THYROID TIBIA TMJ TOE TONGUE TOOTH ULNA URETER URETHRA URINARY UTERUS VAGINA VULVA WRIST "
+    "ZYGOMA"
 ).split()
 FRONTAL_VIEWS = ("PA", "AP", "FRONTAL")
 # PS3.3 C.8.7.10.1.2 and what writers put there; LLD and RLD are decubitus views.
@@ -49,7 +50,7 @@ LATERAL_WORD = re.compile(
 FROM_SIDE_TO_SIDE = re.compile(r"(?:L|LEFT)\W+(?:TO\W+)?(?:R|RIGHT)|(?:R|RIGHT)\W+(?:TO\W+)?(?:L|LEFT)")
 OBLIQUE_WORD = re.compile(r"(?:[LR]|LT|RT|LEFT|RIGHT|[LR]?AP|[LR]?PA)?OBL\w*|[LR][AP]O")
 # CID 4010 has views of the skull, the foot and the breast as well.
-OTHER_VIEWS = re.compile(r"MENTAL|PLANT|DORSO|ACANTHIO|ORBITO|OCCLUSAL|CRANIO-CAUDAL|CAUDO-CRANIAL|SPECIMEN")
+OTHER_VIEWS = re.compile(r"MENTO|MENTAL|PARIETO|ORBITO|PLANT|DORSO|ACANTHIO|OCCLUSAL|CRANIO-CAUDAL|CAUDO-CRANIAL|SPECIMEN")
 
 
 def refusal(dataset: pydicom.Dataset) -> str | None:
@@ -130,12 +131,12 @@ def _view(text: str) -> str:
         return text
     # "Decubito supino" is a frontal view of a patient on the back.
     lateral = [word for word in words if LATERAL_WORD.fullmatch(word) and not (word.startswith("DECUB") and "SUPIN" in text)]
-    if lateral or FROM_SIDE_TO_SIDE.fullmatch(text):
+    joined = "".join(words)
+    if lateral or FROM_SIDE_TO_SIDE.fullmatch(text) or "CROSSTABLE" in joined or "XTABLE" in joined:
         return lateral[0] if lateral and lateral[0] in LATERAL_VIEWS else "LATERAL"
     oblique = [word for word in words if OBLIQUE_WORD.fullmatch(word)]
     if oblique:
         return oblique[0] if oblique[0] in OBLIQUE_VIEWS else "OBLIQUE"
-    joined = "".join(words)
     for view, name in (("AP", "ANTEROPOSTERIOR"), ("PA", "POSTEROANTERIOR"), ("FRONTAL", "FRONTAL")):
         if view in words or name in joined:
             return view
@@ -169,5 +170,8 @@ def _meaning(value: str, scheme: str) -> str:
     from pydicom.sr.coding import Code
 
     code = Code(value, scheme if scheme.startswith("99") else "SCT" if value.isdigit() else "SRT", "")
-    groups = (codes.cid4010, codes.cid4009, codes.cid4031)
-    return next((known.meaning for group in groups for known in (getattr(group, name) for name in dir(group)) if known == code), "")
+    # What CID 4009 had for the chest until 2020 is no longer in it.
+    known = [Code("51185008", "SCT", "Chest")]
+    for group in (codes.cid4010, codes.cid4009, codes.cid4031):
+        known += group.concepts.values()
+    return next((one.meaning for one in known if one == code), "")
