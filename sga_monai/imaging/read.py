@@ -18,7 +18,7 @@ from sga_monai.imaging.nifti import is_nifti, read_nifti
 from sga_monai.imaging.raster import is_picture, read_picture
 
 MAX_BYTES = 192 * 1024 * 1024
-# Beyond this share of pixels with one of two values the window, the VOI LUT or the export went wrong; see docs/data.md.
+# Beyond this share of equal pixels the window, the VOI LUT or the export went wrong; see docs/data.md.
 MOST_EQUAL = 0.95
 SAMPLE = 1_000_000
 PICTURE = "(PNG, JPEG or NIfTI)"
@@ -106,7 +106,9 @@ def _check_content(decoded: Decoded) -> None:
     step = max(int((image.size / SAMPLE) ** 0.5), 1)
     sample = image[::step, ::step]
     _, counts = np.unique(sample if padding is None else sample[~padding[::step, ::step]], return_counts=True)
-    if np.sort(counts)[-2:].sum() > MOST_EQUAL * counts.sum():
+    # A window may leave black and white; a picture of one bit has no more.
+    values = 1 if decoded.facts["transfer_syntax"] == PICTURE else 2
+    if np.sort(counts)[-values:].sum() > MOST_EQUAL * counts.sum():
         raise ReadError("nearly_constant")
 
 
