@@ -17,6 +17,7 @@ from PIL import Image
 from pydicom import uid
 from torch import nn
 
+from sga_monai.cohorts.anatomy import ScannerStyle, draw_chest
 from sga_monai.sga import Attack, Augmentation, Domain, GroupWeights, Masking, Objective, SGAIteration
 
 pytest_plugins = ["fixtures.artifacts"]
@@ -115,6 +116,14 @@ class TinyNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.norm(self.conv(x))).mean((2, 3))
         return self.fc(self.dropout(x))
+
+
+@pytest.fixture(scope="session")
+def drawn() -> np.ndarray:
+    """A drawn radiograph of 12 bits, 320 x 256, not a square, with the marker R in the upper corner."""
+    style = ScannerStyle(gamma=1.0, noise=0.02, sharpen=0.3, collimation=0.0)
+    chest = draw_chest(np.random.default_rng(0), (320, 256), style, diseased=True, marker="R")
+    return np.rint(4090 * chest.image).astype(np.uint16)
 
 
 @pytest.fixture

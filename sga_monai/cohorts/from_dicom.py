@@ -20,7 +20,8 @@ from sga_monai.data.manifest import age_band, read_manifest, write_manifest
 from sga_monai.data.pseudonyms import patient_key, read_site_key
 from sga_monai.imaging.dicom import is_dicom, read_facts, read_header
 from sga_monai.imaging.head import read_head
-from sga_monai.imaging.raster import is_nifti, is_picture
+from sga_monai.imaging.nifti import is_nifti
+from sga_monai.imaging.raster import is_picture
 
 # Nothing else of a header is read, beside what tells a frontal chest radiograph; identifiers are used and forgotten.
 TAGS = (

@@ -22,16 +22,21 @@ from sga_monai.data.duplicates import Accepted, find_pairs, is_accepted, read_ac
 from sga_monai.data.identity import same_id
 from sga_monai.data.manifest import REQUIRED, Row, check_files, data_rows, read_manifest, several_sites
 from sga_monai.data.parallel import read_rows
-from sga_monai.imaging.dicom import LATERAL_VIEWS, is_dicom, read_facts
+from sga_monai.imaging.decoded import ReadOptions
+from sga_monai.imaging.examination import LATERAL_VIEWS, OBLIQUE_VIEWS
 from sga_monai.imaging.fingerprint import fingerprint
-from sga_monai.imaging.read import decode_cxr, read_bytes, sha256_of
+from sga_monai.imaging.read import decode, read_bytes, sha256_of
 from sga_monai.statistics.shortcuts import frame_pixels, pixel_auroc, thumbnail_pixels
 
 STEPS = ("listed", "found", "readable", "frontal", "labeled")
 FACTS = {
     "transfer_syntax": "TransferSyntaxUID",
     "photometric": "PhotometricInterpretation",
+    "presentation": "PresentationLUTShape",
+    "modality": "Modality",
+    "body_part": "BodyPartExamined",
     "view": "ViewPosition",
+    "orientation": "PatientOrientation",
     "burned_in": "BurnedInAnnotation",
 }
 SHORTCUTS = {"frame_only": frame_pixels, "thumbnail": thumbnail_pixels}
@@ -117,12 +122,12 @@ def inspect_manifest(
                 result.facts[name][value or "(absent)"] += 1
             if found["thumbnail"] is not None:
                 result.thumbnails.append((number, label, found["thumbnail"]))
-        if found.get("lateral"):
+        if found.get("refusal"):
             # The flow counts it out one step later than the evaluation, which would refuse to read it.
-            result.failures.append((number, "lateral"))
+            result.failures.append((number, found["refusal"]))
         # A PNG has no header to ask: the manifest's own column counts.
         view = found.get("facts", {}).get("view") or row.get("view", "").upper()
-        frontal = view not in LATERAL_VIEWS and not found.get("lateral")
+        frontal = view not in LATERAL_VIEWS + OBLIQUE_VIEWS and not found.get("refusal")
         passed = (True, found.get("code") not in ("missing", "not_a_file"), "code" not in found, frontal, label >= 0)
         for step, ok in zip(STEPS, passed, strict=True):
             if not ok:
@@ -182,22 +187,16 @@ def _look(row: dict[str, Any], voi: str, thumbnail: bool, shortcuts: bool) -> di
     sha256 = sha256_of(data)
     if row["sha256"] and row["sha256"] != sha256:
         raise ReadError("hash")
-    facts = read_facts(data) if is_dicom(data) else {"transfer_syntax": "(PNG, JPEG or NIfTI)"}
-    lateral = False
-    try:
-        image = decode_cxr(data, voi)
-    except ReadError as error:
-        if error.code != "lateral":
-            raise
-        image, lateral = decode_cxr(data, voi, lateral=True), True
+    # What an evaluation would leave out for its examination or view is counted and drawn all the same.
+    decoded = decode(data, ReadOptions(voi, lateral=True, other_examinations=True))
+    image, facts = decoded.image, decoded.facts
     small = _shrink(image) if thumbnail and facts.get("burned_in") != "YES" else None
-    pixels = {name: take(image) for name, take in SHORTCUTS.items()} if shortcuts else {}
     return {
         "sha256": sha256,
         "facts": facts,
         "thumbnail": small,
-        "lateral": lateral,
-        "pixels": pixels,
+        "refusal": decoded.refusal,
+        "pixels": {name: take(image) for name, take in SHORTCUTS.items()} if shortcuts else {},
         "fingerprint": fingerprint(image),
     }
 

@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import uid
-from pydicom.filereader import read_dataset
 
 from sga_monai.core.errors import ReadError
+from sga_monai.imaging import examination, geometry
 from sga_monai.imaging.codec import decode_frame, transfer_syntax
-from sga_monai.imaging.grayscale import grayscale, luminance
+from sga_monai.imaging.decoded import Decoded, ReadOptions
+from sga_monai.imaging.grayscale import as_words, check_words, luminance, tables
+from sga_monai.imaging.header import apply_functional_groups, parse, quiet
 from sga_monai.imaging.limits import MAX_PIXELS
+from sga_monai.imaging.padding import find_padding
 
-MAX_INFLATED = 128 * 1024 * 1024
-MAX_HEADER = 16 * 1024 * 1024
-MOST_ITEMS = 100_000
 # A block of rows fits the processor's cache.
 ROWS_AT_ONCE = 32
-PIXEL_DATA, ITEM = b"\xe0\x7f\x10\x00", b"\xfe\xff\x00\xe0"
-FRONTAL_VIEWS = ("PA", "AP")
-LATERAL_VIEWS = ("LL", "RL", "LLD", "RLD", "LLO", "RLO", "L", "LAT", "LATERAL")
-# PS3.16 CID 4010: left and right lateral and their obliques, in SNOMED RT and CT.
-LATERAL_CODES = ("R-10232", "R-10236", "R-10228", "399198007", "399173006", "399067008")
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
-# Every element that is looked at here or in codec.py.
-KEYWORDS = (
-    "SOPClassUID", "PresentationIntentType", "DirectoryRecordSequence", "ViewPosition", "ViewCodeSequence", "PatientOrientation",
-    "BurnedInAnnotation", "SamplesPerPixel",
-    "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
-    "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape", "RedPaletteColorLookupTableDescriptor",
-)  # fmt: skip
 
 
 def is_dicom(data: bytes) -> bool:
@@ -53,40 +35,68 @@ def is_dicom(data: bytes) -> bool:
     return (little or big) and element <= 0x0070 and (vr or (little and int.from_bytes(data[4:8], "little") < 256))
 
 
-def read_dicom(data: bytes, voi: str = "dicom", lateral: bool = False, frame: int | None = None) -> NDArray[np.float32]:
-    """Gray values of one radiograph, bright is dense.
+def read_dicom(data: bytes, options: ReadOptions) -> Decoded:
+    """One radiograph, bright is dense, turned as it hangs, its pixels square.
 
     Args:
         data: the bytes of the file.
-        voi: "dicom" applies the first VOI LUT, or else the first window, of the file and maps its output range to
-            [0, 1]; "none" maps the range that the stored bits can represent to [0, 1].
-        lateral: accept lateral views too.
-        frame: the frame to take of a file with several, from 1; ``None`` refuses such a file.
+        options: what is accepted and applied.
 
     Returns:
-        float32, rows x columns at native size, in [0, 1]. MONOCHROME1 is inverted, once; color becomes luminance.
+        The image at native size (MONOCHROME1 is inverted, once; color becomes luminance), facts and padding.
 
     Raises:
-        ReadError: with the reason code, when the file is not one frontal, finite, complete image.
+        ReadError: with the reason code, when the file is not one finite, complete image that the options accept.
     """
-    with _quiet():
-        dataset = _parse(data)
-        _check_header(dataset, lateral, frame)
-        array = decode_frame(dataset, frame or 1)
-        del dataset.PixelData
-        show = luminance(dataset) if dataset.PhotometricInterpretation in COLOR else grayscale(dataset, voi)
-        if array.shape[:2] != (dataset.Rows, dataset.Columns):
-            raise ReadError("truncated")
-        image = np.empty(array.shape[:2], dtype=np.float32)
+    with quiet():
+        dataset = parse(data)
+        _check_header(dataset, options.frame)
+        apply_functional_groups(dataset, options.frame or 1)
+        aspect = geometry.aspect_of(dataset)
+        refusal = examination.refusal(dataset)
+        if (refusal == "examination" and not options.other_examinations) or (refusal == "lateral" and not options.lateral):
+            raise ReadError(refusal)
+        image, padding = _gray(dataset, options)
+        facts = _facts(dataset)
+    if aspect != 1:
+        shape = geometry.square_shape(image.shape, aspect, MAX_PIXELS)
+        padding = None if padding is None else geometry.resample(padding.astype(np.float32), shape) > 0
+        image = geometry.resample(image, shape)
+    if options.orientation == "header" and facts["orientation"] in geometry.FRONTAL:
+        image = geometry.turn(image, facts["orientation"])
+        padding = None if padding is None else geometry.turn(padding, facts["orientation"])
+    return Decoded(image, facts, padding, refusal)
+
+
+def _gray(dataset: pydicom.Dataset, options: ReadOptions) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """The image, and where it is padded."""
+    array = decode_frame(dataset, options.frame or 1)
+    del dataset.PixelData
+    if array.shape[:2] != (dataset.Rows, dataset.Columns):
+        raise ReadError("truncated")
+    image = np.empty(array.shape[:2], dtype=np.float32)
+    if dataset.PhotometricInterpretation in COLOR:
+        show = luminance(dataset)
         for top in range(0, len(image), ROWS_AT_ONCE):
             show(array[top : top + ROWS_AT_ONCE], image[top : top + ROWS_AT_ONCE])
-    return image
+        return image, None
+    lut = tables(dataset, options.voi)
+    words = as_words(array, int(dataset.BitsAllocated))
+    check_words(words, lut.valid)
+    padding = find_padding(words, lut.padded, lut.values) if lut.padded.any() else None
+    for top in range(0, len(image), ROWS_AT_ONCE):
+        # Every word is in the table; "clip" only spares NumPy a buffer.
+        np.take(lut.shown, words[top : top + ROWS_AT_ONCE], out=image[top : top + ROWS_AT_ONCE], mode="clip")
+    if padding is not None:
+        # Padding is background, and must not be darker than it: that would be the scale of everything after.
+        np.copyto(image, np.min(image, where=~padding, initial=1.0), where=padding)
+    return image, padding
 
 
 def read_stored(data: bytes) -> NDArray[np.generic]:
     """The first frame's stored values and nothing else, for measuring the decoder's share."""
-    with _quiet():
-        return decode_frame(_parse(data))
+    with quiet():
+        return decode_frame(parse(data))
 
 
 def read_header(data: bytes, keywords: Sequence[str]) -> dict[str, str]:
@@ -95,8 +105,8 @@ def read_header(data: bytes, keywords: Sequence[str]) -> dict[str, str]:
     Raises:
         ReadError: "unreadable", when the header cannot be parsed.
     """
-    with _quiet():
-        dataset = _parse(data, pixels=False)
+    with quiet():
+        dataset = parse(data, pixels=False)
         try:
             return {keyword: str(dataset.get(keyword)).strip() for keyword in keywords if dataset.get(keyword) not in (None, "")}
         except Exception:
@@ -105,123 +115,65 @@ def read_header(data: bytes, keywords: Sequence[str]) -> dict[str, str]:
 
 
 def read_facts(data: bytes) -> dict[str, str]:
-    """What a site's team wants counted: ``transfer_syntax, photometric, view, burned_in``, in DICOM's own words.
+    """What a site's team wants counted, in DICOM's own words, from the header alone.
 
-    Values outside the standard's vocabulary become "other", since free text may name a patient; absent ones "".
+    ``transfer_syntax, photometric, presentation, view, orientation, modality, body_part, burned_in`` and ``refusal``: the
+    reason code for which ``examination.refusal`` leaves the file out. Values outside the standard's vocabulary become
+    "other", since free text may name a patient; absent ones "".
 
     Raises:
         ReadError: "unreadable", when the header cannot be parsed.
     """
-    with _quiet():
-        dataset = _parse(data, pixels=False)
-        try:
-            syntax = transfer_syntax(dataset)
-        except ReadError:
-            syntax = uid.UID("")
-        known = {
-            "photometric": ("PhotometricInterpretation", MONOCHROME + COLOR),
-            "view": ("ViewPosition", FRONTAL_VIEWS + LATERAL_VIEWS),
-            "burned_in": ("BurnedInAnnotation", ("YES", "NO")),
-        }
-        facts = {"transfer_syntax": syntax.name if syntax and not syntax.is_private and syntax.is_transfer_syntax else "other"}
-        for key, (tag, vocabulary) in known.items():
-            value = str(dataset.get(tag) or "").strip().upper()
-            facts[key] = value if value in vocabulary or not value else "other"
+    with quiet():
+        dataset = parse(data, pixels=False)
+        return _facts(dataset) | {"refusal": examination.refusal(dataset) or ""}
+
+
+def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
+    try:
+        syntax = transfer_syntax(dataset)
+    except ReadError:
+        syntax = uid.UID("")
+    facts = {"transfer_syntax": syntax.name if syntax and not syntax.is_private and syntax.is_transfer_syntax else "other"}
+    vocabularies = {
+        "photometric": ("PhotometricInterpretation", MONOCHROME + COLOR),
+        "burned_in": ("BurnedInAnnotation", ("YES", "NO")),
+        "presentation": ("PresentationLUTShape", ("IDENTITY", "INVERSE")),
+    }
+    try:
+        for name, (keyword, vocabulary) in vocabularies.items():
+            value = str(dataset.get(keyword) or "").strip().upper()
+            facts[name] = value if value in vocabulary or not value else "other"
+        facts["view"] = examination.view_of(dataset)
+        facts["orientation"] = geometry.orientation_of(dataset)
+        facts["modality"] = examination.modality_of(dataset)
+        facts["body_part"] = examination.body_part_of(dataset)
+    except Exception:
+        # A value is parsed when it is asked for, and pydicom's errors quote it.
+        raise ReadError("unreadable") from None
+    if (facts["photometric"], facts["presentation"]) in (("MONOCHROME2", "INVERSE"), ("MONOCHROME1", "IDENTITY")):
+        facts["presentation"] += " (contradicts PhotometricInterpretation)"
     return facts
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence pydicom, whose warnings quote tag values."""
-    log = logging.getLogger("pydicom")
-    disabled, mode = log.disabled, pydicom.config.settings.reading_validation_mode
-    log.disabled, pydicom.config.settings.reading_validation_mode = True, pydicom.config.IGNORE
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.disabled, pydicom.config.settings.reading_validation_mode = disabled, mode
-
-
-def _parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
-    dataset: pydicom.Dataset
-    try:
-        inflated = _inflate(data)
-        _check_size_of_header(data if inflated is None else inflated)
-        if inflated is None:
-            dataset = pydicom.dcmread(io.BytesIO(data), force=True, stop_before_pixels=not pixels)
-        else:
-            dataset = read_dataset(io.BytesIO(inflated), is_implicit_VR=False, is_little_endian=True)
-            dataset.file_meta = pydicom.dataset.FileMetaDataset()
-            dataset.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
-        # Elements are parsed on first access; a damaged one must not surface later as another error.
-        for keyword in KEYWORDS:
-            _ = dataset.get(keyword)
-        # Where a file ends in the middle of its pixel data, pydicom leaves the element out.
-        if pixels and "PixelData" not in dataset and (PIXEL_DATA in data or PIXEL_DATA in (inflated or b"")):
-            raise ReadError("truncated")
-    except ReadError:
-        raise
-    except Exception:
-        # Any bytes may come here, and pydicom's errors quote values.
-        raise ReadError("unreadable") from None
-    return dataset
-
-
-def _inflate(data: bytes) -> bytes | None:
-    """The data set of a deflated file, or ``None`` for any other; pydicom would inflate a bomb without a limit."""
-    deflated = uid.DeflatedExplicitVRLittleEndian.encode()
-    syntax, end = _walk_meta(data)
-    if syntax is None and data.find(b"\x02\x00\x10\x00UI\x16\x00" + deflated) >= 0:
-        raise ReadError("unreadable")
-    if syntax != deflated:
-        return None
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = stream.decompress(data[end:], MAX_INFLATED)
-    if stream.unconsumed_tail:
-        raise ReadError("too_large")
-    if not stream.eof:
-        raise ReadError("truncated")
-    return inflated
-
-
-def _check_size_of_header(data: bytes) -> None:
-    """Pydicom takes microseconds for each element and item: what no radiograph has in front of its pixels is refused."""
-    start = data.find(PIXEL_DATA)
-    end = start if start >= 0 else len(data)
-    if end > MAX_HEADER or data.count(ITEM, 0, end) > MOST_ITEMS:
-        raise ReadError("too_large")
-
-
-def _walk_meta(data: bytes) -> tuple[bytes | None, int]:
-    """TransferSyntaxUID of the file meta (PS3.10 7.1) and where it ends; ``None`` when the meta is not well formed."""
-    position, syntax = 132, None
-    while data[position : position + 2] == b"\x02\x00":
-        long = data[position + 4 : position + 6] in (b"OB", b"OW", b"UN", b"UT", b"SQ")
-        start = position + (12 if long else 8)
-        length = int.from_bytes(data[start - (4 if long else 2) : start], "little")
-        if data[position + 2 : position + 4] == b"\x10\x00":
-            syntax = data[start : start + length].rstrip(b"\0 ")
-        position = start + length
-    return (syntax, position) if position < len(data) else (None, position)
-
-
-def _check_header(dataset: pydicom.Dataset, lateral: bool, frame: int | None) -> None:
+def _check_header(dataset: pydicom.Dataset, frame: int | None) -> None:
     if "DirectoryRecordSequence" in dataset:
         raise ReadError("dicomdir")
     if "PixelData" not in dataset:
         raise ReadError("no_pixels")
     try:
-        rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
+        samples = int(1 if dataset.get("SamplesPerPixel") in (None, "") else dataset.SamplesPerPixel)
+        rows, columns = int(dataset.Rows), int(dataset.Columns)
         allocated, stored = int(dataset.BitsAllocated), int(dataset.get("BitsStored") or dataset.BitsAllocated)
         high, signed = int(dataset.get("HighBit", stored - 1)), int(dataset.get("PixelRepresentation") or 0)
-        frames = int(1 if dataset.get("NumberOfFrames") in (None, "") else dataset.NumberOfFrames)
+        # Some writers give 0 for a single frame.
+        frames = int(1 if dataset.get("NumberOfFrames") in (None, "") else dataset.NumberOfFrames) or 1
         photometric = str(dataset.PhotometricInterpretation).strip().upper()
     except (AttributeError, TypeError, ValueError, OverflowError):
         raise ReadError("unreadable") from None
     # Spaces and case are not part of a code string; what is absent has its default.
     dataset.PhotometricInterpretation, dataset.SamplesPerPixel, dataset.PixelRepresentation = photometric, samples, signed
+    dataset.NumberOfFrames = frames
     if samples == 3 and dataset.get("PlanarConfiguration") in (None, ""):
         dataset.PlanarConfiguration = 0
     if frames < 1:
@@ -241,17 +193,3 @@ def _check_header(dataset: pydicom.Dataset, lateral: bool, frame: int | None) ->
     storage = uid.DigitalXRayImageStorageForProcessing
     if "FOR PROCESSING" in str(dataset.get("PresentationIntentType") or "").upper() or dataset.get("SOPClassUID") == storage:
         raise ReadError("for_processing")
-    if not lateral and _is_lateral(dataset):
-        raise ReadError("lateral")
-
-
-def _is_lateral(dataset: pydicom.Dataset) -> bool:
-    """By ViewPosition, ViewCodeSequence (the main attribute of DX), or PatientOrientation, whose rows run front to back."""
-    try:
-        views = {str(view).strip().upper() for view in np.atleast_1d(dataset.get("ViewPosition") or "")}
-        codes = {str(item.get("CodeValue")).strip() for item in dataset.get("ViewCodeSequence") or []}
-        along_rows = str(np.atleast_1d(dataset.get("PatientOrientation") or "")[0]).strip().upper()
-    except Exception:
-        # A value is parsed when it is asked for, and pydicom's errors quote it.
-        raise ReadError("unreadable") from None
-    return bool(views & set(LATERAL_VIEWS) or codes & set(LATERAL_CODES) or along_rows[:1] in ("A", "P"))

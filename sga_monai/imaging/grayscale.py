@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pydicom
@@ -11,28 +12,44 @@ from pydicom.pixels import apply_color_lut, convert_color_space
 
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging.codec import returns_rgb, transfer_syntax
+from sga_monai.imaging.header import OVERLAY_GROUPS
 from sga_monai.imaging.limits import LUMINANCE
 
+ROWS_AT_ONCE = 256
 
-def grayscale(dataset: pydicom.Dataset, voi: str) -> Callable[[NDArray[np.generic], NDArray[np.float32]], None]:
-    """Stored values to gray values: modality LUT, VOI, then one inversion where low values are dense.
+
+@dataclass(frozen=True)
+class Tables:
+    """What each stored word of a monochrome image means; all steps act on single values, so they are computed once for each.
+
+    Attributes:
+        shown: gray value in [0, 1], bright is dense.
+        values: stored value.
+        valid: whether the bits above BitsStored are zero, a sign's extension, or those of a declared overlay.
+        padded: whether the value is in the range of PixelPaddingValue and PixelPaddingRangeLimit.
+    """
+
+    shown: NDArray[np.float32]
+    values: NDArray[np.int32]
+    valid: NDArray[np.bool_]
+    padded: NDArray[np.bool_]
+
+
+def tables(dataset: pydicom.Dataset, voi: str) -> Tables:
+    """Modality LUT, VOI, then one inversion where low values are dense, for every word of BitsAllocated bits.
 
     Args:
         dataset: with a checked header.
         voi: "dicom" or "none".
 
-    Returns:
-        A function from a block of stored values, rows x columns, to float32 in [0, 1], written to its second argument.
-
     Raises:
-        ReadError: "rescale", "voi" or "padding"; "truncated" by the function where the block is not of stored values.
+        ReadError: "rescale", "voi" or "padding".
     """
-    stored = int(dataset.get("BitsStored") or dataset.BitsAllocated)
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.get("BitsStored") or dataset.BitsAllocated)
     shift = int(dataset.get("HighBit", stored - 1)) - (stored - 1)
-    # All steps act on single values, so they are computed once for each code of BitsStored bits; the upper half of the
-    # codes are the negative values where PixelRepresentation is 1.
-    codes = np.arange(1 << stored, dtype=np.int32)
     signed = bool(dataset.get("PixelRepresentation") or 0)
+    # The upper half of the codes of BitsStored bits are the negative values where PixelRepresentation is 1.
+    codes = np.arange(1 << stored, dtype=np.int32)
     values = np.where(codes >> (stored - 1) > 0, codes - (1 << stored), codes) if signed else codes
     table, span = _modality(values, dataset)
     if voi == "dicom" and dataset.get("VOILUTSequence"):
@@ -41,30 +58,80 @@ def grayscale(dataset: pydicom.Dataset, voi: str) -> Callable[[NDArray[np.generi
         table = _window(table, dataset)
     else:
         table = (table - span[0]) / (span[1] - span[0])
+    # MONOCHROME1 means low is dense; DX says INVERSE in addition, never instead (PS3.3 C.8.11.3.1.2). With MONOCHROME2 it
+    # contradicts that rule, and is done as it says: the output of the VOI is inverted (PS3.4 N.2).
     shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
-    # MONOCHROME1 means low is dense; DX says INVERSE in addition, never instead (PS3.3 C.8.11.3.1.2).
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1" or shape == "INVERSE"
     shown = np.clip(1.0 - table if inverted else table, 0.0, 1.0).astype(np.float32)
+    words = np.arange(1 << allocated, dtype=np.int32)
+    code = (words >> shift) & ((1 << stored) - 1)
+    above = words >> (shift + stored)
+    valid = (above & ~(_overlay_bits(dataset) >> (shift + stored))) == 0
+    if signed:
+        valid |= (above == (1 << (allocated - shift - stored)) - 1) & (values[code] < 0)
+    padded = _padded(values, dataset, signed)[code]
     padding = dataset.get("PixelPaddingValue")
     if isinstance(padding, int):
-        # Padding is shown as background (PS3.3 C.7.5.1.1.2), also where an inversion would make it dense.
-        limit = dataset.get("PixelPaddingRangeLimit", padding)
-        # The value representation follows the sign of the pixels; a writer that says US for negative values is understood.
-        ends = [end - (1 << 16) if signed and end >= 1 << 15 else end for end in (padding, limit if isinstance(limit, int) else padding)]
-        padded = (values >= min(ends)) & (values <= max(ends))
-        if padded.sum() > len(values) // 2:
-            raise ReadError("padding")
-        shown[padded] = 0.0
+        # Some writers pad with a word that BitsStored has no room for.
+        word = padding & ((1 << allocated) - 1)
+        padded[word] |= not valid[word]
+        valid[word] = True
+        padded &= valid
+    return Tables(shown[code], values[code], valid, padded)
 
-    def show(array: NDArray[np.generic], out: NDArray[np.float32]) -> None:
-        if array.ndim != 2 or array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
-            raise ReadError("truncated")
-        # Overlay bits above HighBit and below the lowest stored bit are dropped.
-        unsigned = array.astype(f"u{array.dtype.itemsize}", copy=False).astype(np.uint16, copy=False)
-        # Every code is in the table; "clip" only spares NumPy a buffer.
-        np.take(shown, (unsigned >> shift) & ((1 << stored) - 1), out=out, mode="clip")
 
-    return show
+def _padded(values: NDArray[np.int32], dataset: pydicom.Dataset, signed: bool) -> NDArray[np.bool_]:
+    padding = dataset.get("PixelPaddingValue")
+    if not isinstance(padding, int):
+        return np.zeros(len(values), dtype=bool)
+    limit = dataset.get("PixelPaddingRangeLimit", padding)
+    # The value representation follows the sign of the pixels; a writer that says US for negative values is understood.
+    ends = [end - (1 << 16) if signed and end >= 1 << 15 else end for end in (padding, limit if isinstance(limit, int) else padding)]
+    padded: NDArray[np.bool_] = (values >= min(ends)) & (values <= max(ends))
+    if padded.sum() > len(values) // 2:
+        raise ReadError("padding")
+    return padded
+
+
+def _overlay_bits(dataset: pydicom.Dataset) -> int:
+    """The bits of a word in which an overlay is declared to lie (PS3.3 C.9.2.1.1, retired): those without OverlayData."""
+    bits = 0
+    for group in OVERLAY_GROUPS:
+        position = dataset.get((group, 0x0102))
+        if position is not None and (group, 0x3000) not in dataset and isinstance(position.value, int) and 0 < position.value < 16:
+            bits |= 1 << position.value
+    return bits
+
+
+def as_words(array: NDArray[np.generic], allocated: int) -> NDArray[np.unsignedinteger]:
+    """Decoded pixels as the words that an uncompressed file would hold, rows x columns.
+
+    Raises:
+        ReadError: "truncated", when they are not one plane of words.
+    """
+    if array.ndim != 2 or array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
+        raise ReadError("truncated")
+    if array.dtype.itemsize == 1:
+        # A decoder may give the short values of a deep image in bytes.
+        return array.astype(np.int16).view(np.uint16) if array.dtype.kind == "i" and allocated == 16 else array.view(np.uint8)
+    words = array.view(array.dtype.newbyteorder("=").str.replace("i", "u")) if array.dtype.isnative else array.astype(np.uint16)
+    if allocated == 8 and int(words.max(initial=0)) > 0xFF:
+        raise ReadError("bits")
+    return words.astype(np.uint8) if allocated == 8 else words
+
+
+def check_words(words: NDArray[np.unsignedinteger], valid: NDArray[np.bool_]) -> None:
+    """Refuse values that BitsStored has no room for; they would wrap.
+
+    Raises:
+        ReadError: "bits".
+    """
+    # No word is greater than the union of all bits, which is one fast pass.
+    if valid[: int(np.bitwise_or.reduce(words, axis=None)) + 1].all():
+        return
+    for top in range(0, len(words), ROWS_AT_ONCE):
+        if not np.take(valid, words[top : top + ROWS_AT_ONCE], mode="clip").all():
+            raise ReadError("bits")
 
 
 def _modality(values: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDArray[np.float64], tuple[float, float]]:

@@ -10,7 +10,8 @@ import pydicom
 from pydicom import uid
 
 from sga_monai.core.errors import ReadError
-from sga_monai.imaging.dicom import ITEM, MAX_HEADER, MOST_ITEMS, _quiet, is_dicom
+from sga_monai.imaging.dicom import is_dicom
+from sga_monai.imaging.header import ITEM, MAX_HEADER, MOST_ITEMS, quiet
 from sga_monai.imaging.read import read_from
 
 # Most headers are shorter; a NIfTI file is known by its byte 344, and a transfer syntax stands in the file meta.
@@ -44,7 +45,7 @@ def _header_length(stream: BinaryIO) -> int:
     stream.seek(0)
     bounded = _Bounded(stream)
     try:
-        with _quiet():
+        with quiet():
             pydicom.dcmread(bounded, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
         length = bounded.tell()
     except ReadError:

@@ -6,50 +6,84 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sga_monai.core import checks as check
 from sga_monai.core.errors import ReadError
+from sga_monai.imaging.decoded import Decoded, ReadOptions
 from sga_monai.imaging.dicom import is_dicom, read_dicom
-from sga_monai.imaging.raster import is_nifti, is_picture, read_nifti, read_picture
+from sga_monai.imaging.nifti import is_nifti, read_nifti
+from sga_monai.imaging.raster import is_picture, read_picture
 
 MAX_BYTES = 192 * 1024 * 1024
-VOI = ("dicom", "none")
+# Beyond this share of equal pixels the window, the VOI LUT or the export went wrong; see docs/data.md.
+MOST_EQUAL = 0.95
+SAMPLE = 1_000_000
+PICTURE = "(PNG, JPEG or NIfTI)"
 
 
-def read_cxr(path: str | Path, voi: str = "dicom", lateral: bool = False, frame: int | None = None) -> NDArray[np.float32]:
+def read_cxr(
+    path: str | Path,
+    voi: str = "dicom",
+    lateral: bool = False,
+    frame: int | None = None,
+    orientation: str = "header",
+    other_examinations: bool = False,
+) -> NDArray[np.float32]:
     """Read one chest radiograph from a DICOM, PNG, JPEG or two-dimensional NIfTI file, told apart by its bytes.
 
     Args:
         path: the file.
-        voi: "dicom" applies the VOI LUT or window of a DICOM file, "none" does not.
-        lateral: accept a DICOM file whose ViewPosition is lateral.
-        frame: the frame to take of a DICOM file with several, from 1; ``None`` refuses such a file.
+        voi: see ``ReadOptions``, as for all that follow.
+        lateral: accept lateral and oblique views too.
+        frame: the frame to take of a DICOM file with several, from 1.
+        orientation: "header" or "stored".
+        other_examinations: accept what is no chest radiograph by its header.
 
     Returns:
-        float32 in [0, 1], rows x columns at native size, finite, bright is dense. The result does not depend on which
-        optional packages are installed. Peak memory is below 700 MB for any bytes.
+        float32 in [0, 1], rows x columns, finite, bright is dense. The result does not depend on which optional packages are
+        installed. Peak memory is below 500 MB for any bytes.
 
     Raises:
         ReadError: with a reason code, when the file is not one complete frontal image. The message names no path.
     """
-    return decode_cxr(read_bytes(path), voi, lateral, frame)
+    return decode_cxr(read_bytes(path), voi, lateral, frame, orientation, other_examinations)
 
 
-def decode_cxr(data: bytes, voi: str = "dicom", lateral: bool = False, frame: int | None = None) -> NDArray[np.float32]:
+def decode_cxr(
+    data: bytes,
+    voi: str = "dicom",
+    lateral: bool = False,
+    frame: int | None = None,
+    orientation: str = "header",
+    other_examinations: bool = False,
+) -> NDArray[np.float32]:
     """``read_cxr`` for the bytes of a file."""
-    check.choice("voi", voi, VOI)
+    return decode(data, ReadOptions(voi, lateral, frame, orientation, other_examinations)).image
+
+
+def decode(data: bytes, options: ReadOptions | None = None) -> Decoded:
+    """The image of a file, with what its header says and where it is padded; the file is parsed once.
+
+    Args:
+        data: the bytes of the file.
+        options: default ``ReadOptions()``.
+
+    Raises:
+        ReadError: see ``read_cxr``.
+    """
+    options = options or ReadOptions()
     try:
         if is_dicom(data):
-            image = read_dicom(data, voi, lateral, frame)
+            decoded = read_dicom(data, options)
         elif is_picture(data):
-            image = read_picture(data)
+            decoded = Decoded(read_picture(data), {"transfer_syntax": PICTURE})
         elif is_nifti(data):
-            image = read_nifti(data)
+            decoded = Decoded(read_nifti(data, options.lateral), {"transfer_syntax": PICTURE})
         else:
             raise ReadError("unknown_format")
     except ReadError:
@@ -57,14 +91,27 @@ def decode_cxr(data: bytes, voi: str = "dicom", lateral: bool = False, frame: in
     except Exception:
         # Nothing that a file's bytes bring about may end an evaluation.
         raise ReadError("unreadable") from None
-    if image.ndim != 2 or min(image.shape) < 2:
+    if decoded.image.ndim != 2 or min(decoded.image.shape) < 2:
         raise ReadError("not_2d")
+    _check_content(decoded)
+    return replace(decoded, image=np.ascontiguousarray(decoded.image, dtype=np.float32))
+
+
+def _check_content(decoded: Decoded) -> None:
+    image, padding = decoded.image, decoded.padding
     low, high = image.min(), image.max()
     if not np.isfinite([low, high]).all():
         raise ReadError("not_finite")
     if low == high:
         raise ReadError("constant")
-    return np.ascontiguousarray(image, dtype=np.float32)
+    # A grid of at least a million pixels, since counting all of them would take longer than reading them.
+    step = max(int((image.size / SAMPLE) ** 0.5), 1)
+    sample = image[::step, ::step]
+    _, counts = np.unique(sample if padding is None else sample[~padding[::step, ::step]], return_counts=True)
+    # A window may leave black and white; a picture of one bit has no more.
+    values = 1 if decoded.facts["transfer_syntax"] == PICTURE else 2
+    if np.sort(counts)[-values:].sum() > MOST_EQUAL * counts.sum():
+        raise ReadError("nearly_constant")
 
 
 def read_bytes(path: str | Path) -> bytes:

@@ -93,7 +93,7 @@ def test_cache_is_not_decoded_again_and_knows_its_settings(rows, tmp_path, monke
     def never(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("sga_monai.data.cxr_reader.decode_cxr", never)
+    monkeypatch.setattr("sga_monai.data.cxr_reader.decode", never)
     assert all(np.array_equal(a, b) for a, b in zip(arrays(CXRDataset(good, our_chain(32), cache_dir=cache_dir)), first, strict=True))
     with pytest.raises(RuntimeError, match="AssertionError"):
         CXRDataset(good, our_chain(48), cache_dir=cache_dir)
