@@ -106,7 +106,9 @@ def inspect_manifest(
     items = data_rows(listed, there, path, dataset_dir, None, require)
     looks = read_rows(items, partial(_look, voi=voi, thumbnail=thumbnails, shortcuts=shortcuts), num_workers)
     seen: dict[str, int] = {}
-    used: list[tuple[int, str, dict[str, Any]]] = []
+    used: list[tuple[int, int, dict[str, Any]]] = []
+    # By their numbers, since the folds depend on the order of the keys.
+    numbers = {item["row"]: item["patient"] for item in items} if shortcuts else {}
     prints: list[tuple[Row, str, bytes]] = []
     for row in listed:
         number, label = int(row["row"]), int(row["label"]) if labels else -1
@@ -136,7 +138,7 @@ def inspect_manifest(
             if label >= 0:
                 result.flow[step][1 + label] += 1
         if shortcuts and all(passed):
-            used.append((label, row["patient_id"], found["pixels"]))
+            used.append((label, numbers[number], found["pixels"]))
     if shortcuts:
         label_of, patient_of = [label for label, _, _ in used], [patient for _, patient, _ in used]
         result.shortcuts = {name: pixel_auroc([pixels[name] for _, _, pixels in used], label_of, patient_of) for name in SHORTCUTS}

@@ -157,7 +157,7 @@ def _write_draft(draft: Path, runs: Mapping[str, _Run], reference: Mapping[str, 
     # What comes before is of the source: its command, its time and the figures to expect.
     general = (source / "docs/README.md").read_text(encoding="utf-8")
     general = general[max(general.find("## Description"), 0) :]
-    (draft / "docs/README.md").write_text(f"# {draft.name}\n\n{general}{_model_card(model, draft.name)}")
+    (draft / "docs/README.md").write_text(f"# {draft.name}\n\n{general}{_model_card(model, draft.name)}", encoding="utf-8")
     (draft / "manifests").mkdir()
     (draft / "manifests/template.csv").write_text(",".join(REQUIRED + OPTIONAL) + "\n", encoding="utf-8")
     for manifest in site_manifests:

@@ -102,8 +102,8 @@ rows = [line.split(",") for line in (phantom / "harbor.csv").read_text().splitli
 (root / "images").mkdir()
 text, kinds = "image,patient_id,label,negative_type\\n", {"1": "", "0": "Lungen\\u00f6dem"}
 for i, row in enumerate(rows):
-    shutil.copy(phantom / row[0], root / "images" / f"M\\u00fcller {i}.dcm")
-    text += f"M\\u00fcller {i}.dcm,P{i},{row[1]},{kinds[row[1]]}\\n"
+    shutil.copy(phantom / row[0], root / "images" / f"{i}.dcm")
+    text += f"{i}.dcm,P{i},{row[1]},{kinds[row[1]]}\\n"
 (root / "labels.csv").write_text(text, encoding="utf-8")
 lock_output_dir(root / "out")
 print(command("manifest", "key", root / "site.key"))

@@ -1,0 +1,105 @@
+"""One radiograph under two names in a manifest: listed by the check, refused between splits, accepted by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from typer.testing import CliRunner
+
+from sga_monai.cli.manifest import app
+from sga_monai.cohorts.inspection import inspect_manifest
+from sga_monai.core.errors import InputError
+from sga_monai.data.dataset import CXRDataset
+from sga_monai.data.duplicates import refuse_near_duplicates
+from sga_monai.data.manifest import load_manifest, read_manifest, write_manifest
+from sga_monai.data.transforms import preprocessing
+
+
+@pytest.fixture
+def leak(phantom_dir: Path, tmp_path: Path) -> Path:
+    """Six radiographs; the last is the first under another PatientID, date and UID, with another window and label."""
+    rows = read_manifest(phantom_dir / "northgate.csv")[:6]
+    images = [row["image"] for row in rows[:5]] + [rows[0]["image"]]
+    for i, row in enumerate(rows):
+        dataset = pydicom.dcmread(phantom_dir / images[i])
+        if i == 5:
+            dataset.PatientID, dataset.StudyDate, dataset.SOPInstanceUID = "OTHER", "20240101", pydicom.uid.generate_uid()
+            pixels = dataset.pixel_array
+            dataset.WindowCenter, dataset.WindowWidth = float(np.median(pixels)), float(np.ptp(pixels)) * 0.9
+        dataset.save_as(tmp_path / f"{i}.dcm")
+        row.update({"image": f"{i}.dcm", "split": "train", "patient_id": f"P{i}", "label": str(i % 2), "lung_mask": "", "boxes": ""})
+    write_manifest(tmp_path / "m.csv", rows)
+    return tmp_path
+
+
+def check(folder: Path, *options: str, code: int) -> str:
+    result = CliRunner().invoke(app, ["check", str(folder / "m.csv"), "--dataset-dir", str(folder), *options], env={"COLUMNS": "120"})
+    if code == 3:
+        assert isinstance(result.exception, InputError), result.stdout
+        return str(result.exception)
+    assert result.exit_code == code, result.stdout
+    return result.stdout
+
+
+def test_the_pair_is_listed_written_and_accepted(leak):
+    found = inspect_manifest(leak / "m.csv", leak)
+    (pair,) = found.pairs
+    assert {key: pair[key] for key in ("set", "row", "other_row", "patients", "labels", "splits")} == {
+        "set": "m", "row": "2", "other_row": "7", "patients": "different", "labels": "different", "splits": "train",
+    }  # fmt: skip
+    assert int(pair["bits"]) <= 12
+    said = check(leak, "--pairs", str(leak / "pairs.csv"), code=0)
+    assert "the same picture: 1 pairs" in said
+    assert "2, 7" in said
+    with (leak / "pairs.csv").open(encoding="utf-8", newline="") as stream:
+        assert list(csv.DictReader(stream)) == [pair]
+    assert "the same picture" not in check(leak, "--accepted-pairs", str(leak / "pairs.csv"), code=0)
+
+
+def test_between_splits_it_is_refused_by_the_check_and_by_training(leak):
+    rows = read_manifest(leak / "m.csv")
+    rows[5]["split"] = "test"
+    write_manifest(leak / "m.csv", rows)
+    sentence = check(leak, "--pairs", str(leak / "pairs.csv"), code=3)
+    assert "the same picture is in two splits: rows 2 and 7 (train and test)" in sentence
+    check(leak, "--accepted-pairs", str(leak / "pairs.csv"), code=0)
+    for size in (32, 224):
+        sets = [CXRDataset(load_manifest(leak / "m.csv", leak, split), preprocessing(size)) for split in ("train", "test")]
+        for item in sets[1].data:
+            item["set"] = "internal"
+        with pytest.raises(InputError, match="m row 2 and internal row 7"):
+            refuse_near_duplicates(sets)
+        refuse_near_duplicates(sets, leak / "pairs.csv")
+
+
+def test_the_cache_remembers_the_picture(leak):
+    rows = load_manifest(leak / "m.csv", leak)
+    first, second, plain = (CXRDataset(rows, preprocessing(32), cache_dir=cache) for cache in (str(leak / "c"), str(leak / "c"), None))
+    assert first.fingerprints == second.fingerprints == plain.fingerprints
+    assert len(set(plain.fingerprints)) >= 5
+
+
+def test_a_check_of_a_million_missing_files(tmp_path):
+    """In a process of its own, whose time and peak memory are known; a tenth of the rows, and of the bounds."""
+    count = 100_000
+    with (tmp_path / "m.csv").open("w") as stream:
+        stream.write("image,label,patient_id,site,split\n")
+        stream.writelines(f"images/{i // 1000:04d}/{i:08d}.dcm,{i % 2},P{i // 2:08d},site,test\n" for i in range(count))
+    program = (
+        "import json, sys, time\nfrom sga_monai.cohorts.inspection import inspect_manifest\nbegan = time.process_time()\n"
+        "found = inspect_manifest(sys.argv[1] + '/m.csv', sys.argv[1])\n"
+        "print(json.dumps([found.flow, len(found.failures), time.process_time() - began]))"
+    )
+    result = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300)
+    flow, failures, seconds = json.loads(result.stdout.splitlines()[-1])
+    assert flow["listed"] == [count, count // 2, count // 2]
+    assert flow["found"] == [0, 0, 0]
+    assert failures == count
+    assert seconds < 6

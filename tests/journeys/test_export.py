@@ -1,0 +1,113 @@
+"""The hospital's journey on an ordinary export: two views a study, dummy dates, a maker with a comma, a join that is not whole."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pydicom
+import pytest
+from conftest import ROOT
+from fixtures import warm
+
+from sga_monai.data.manifest import read_manifest
+from sga_monai.hospital.package import package_bundle
+
+pytestmark = pytest.mark.xdist_group("hospital")
+BUNDLE = "sga_cxr-0.1.0"
+UNLABELED, WITHOUT_IMAGE = 2, 2
+
+
+@pytest.fixture(scope="module")
+def bundle(once: Callable[..., Path], runs: Path, phantom_dir: Path) -> Path:
+    def package(out: Path) -> None:
+        package_bundle(runs / "sga/model.pt", out, ROOT / "bundles/sga", runs / "nt/model.pt", [phantom_dir / "harbor.csv"])
+
+    return once("dist", package) / BUNDLE
+
+
+@pytest.fixture(scope="module")
+def export(phantom_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images and a table of labels, as an archive gives them."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "images").mkdir()
+    lines = ["accession,label,label_date,negative_type"]
+    rows = read_manifest(phantom_dir / "harbor.csv")
+    for i, row in enumerate(rows):
+        dataset = pydicom.dcmread(phantom_dir / row["image"])
+        dataset.AccessionNumber, dataset.PatientID = f"A{i:04d}", f"MRN-{i:04d}"
+        dataset.StudyDate = ("19000101", "00010101", "21870304")[i % 3] if i % 4 == 0 else f"2021{1 + i % 12:02d}05"
+        dataset.Manufacturer = "Example, Inc." if i % 3 else "Société Générale de Radiologie"
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+        dataset.save_as(folder / "images" / f"{i:04d}_1.dcm")
+        dataset.ViewPosition, dataset.SOPInstanceUID = "LATERAL", pydicom.uid.generate_uid()
+        dataset.save_as(folder / "images" / f"{i:04d}_2.dcm")
+        if i >= UNLABELED:
+            kind = "" if row["label"] == "1" else '"Lungenödem, beidseitig"'
+            lines.append(f"A{i:04d},{row['label']},2021-06-01,{kind}")
+    lines += [f"LOST{i},1,," for i in range(WITHOUT_IMAGE)] + [",,,"]
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def run(*arguments: str, cwd: Path, code: int = 0) -> str:
+    """A command of ``sga-monai``."""
+    result = warm.run([sys.executable, "-m", "sga_monai", *arguments], cwd=cwd)
+    assert result.returncode == code, result.stdout[-2000:] + result.stderr[-3000:]
+    assert "Traceback" not in result.stderr
+    return result.stdout + result.stderr
+
+
+def test_an_ordinary_export_is_scored_reported_and_released(bundle, export, phantom_dir):
+    listed = len(read_manifest(phantom_dir / "harbor.csv")) - UNLABELED
+    run("manifest", "key", "site.key", cwd=export)
+    given = ("--labels", "labels.csv", "--site", "Klinikum München", "--site-key", "site.key", "--out", "site.csv")
+    said = run("manifest", "from-dicom", "images", *given, cwd=export, code=2)
+    assert f"labels without an image: {WITHOUT_IMAGE} ({WITHOUT_IMAGE}+, 0-)" in said
+    for text in (
+        "left out: lateral",
+        "left out: no label",
+        "tried by accession",
+        "Klinikum Muenchen",
+        "StudyDate is no possible day",
+        "Manufacturer has",
+    ):
+        assert text in said
+    rows = read_manifest(export / "site.csv")
+    assert len(rows) == listed
+    assert {row["manufacturer"] for row in rows} == {"Example Inc.", "Societe Generale de Radiologie"}
+    checked = run("manifest", "check", "site.csv", "--dataset-dir", "images", "--contact-sheet", "sheet.png", cwd=export)
+    assert "the same picture" not in checked
+    run("evaluate", str(bundle), "--manifest", "site.csv", "--dataset-dir", "images", "--output-dir", "out", cwd=export)
+    predictions = pd.read_csv(export / "out/predictions.csv")
+    assert len(predictions) == predictions["score"].notna().sum() == listed
+    run("report", "out", "--prevalence", "0.12", cwd=export)
+    report = json.loads((export / "out/report.json").read_text(encoding="utf-8"))
+    assert report["failures"]["reportable"]
+    run("release", "out", "--out", "release.json", "--site", "Klinik Süd", cwd=export)
+    release = json.loads((export / "release.json").read_text(encoding="utf-8"))
+    assert release["site"] == "Klinik Sued"
+    levels = {(line["by"], line["level"]) for line in release["subgroups"]}
+    assert {("manufacturer", "Example Inc."), ("negative_type", "Lungenoedem beidseitig"), ("period", "missing")} <= levels
+    # Notepad's mark at the beginning, and a second site.
+    (export / "marked.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(release | {"site": "site-B"}).encode())
+    assert "pooled.html" in run("pool", "release.json", "marked.json", "--out", "pooled", cwd=export)
+
+
+def test_one_patient_for_all_has_a_report_without_intervals(bundle, export, phantom_dir):
+    text = (export / "site.csv").read_text(encoding="utf-8") if (export / "site.csv").is_file() else None
+    rows = pd.read_csv(export / "site.csv", dtype=str) if text else pd.read_csv(phantom_dir / "harbor.csv", dtype=str)
+    folder = "images" if text else str(phantom_dir)
+    rows.assign(patient_id="ANONYMOUS").to_csv(export / "one.csv", index=False)
+    run("evaluate", str(bundle), "--manifest", "one.csv", "--dataset-dir", folder, "--output-dir", "one", cwd=export)
+    said = run("report", "one", cwd=export)
+    assert "inconclusive" in said
+    report = json.loads((export / "one/report.json").read_text(encoding="utf-8"))
+    figure = next(iter(report["models"].values()))["auroc"]
+    assert 0 <= figure["value"] <= 1
+    assert figure["low"] is figure["high"] is None
+    assert "not estimable" in (export / "one/report.html").read_text(encoding="utf-8")
+    assert "a class has fewer than 10 patients" in run("release", "one", "--out", "no.json", cwd=export, code=3)
