@@ -28,6 +28,8 @@ DECODERS = {
     uid.HTJ2KLosslessRPCL: imagecodecs.jpeg2k_decode,
     uid.HTJ2K: imagecodecs.jpeg2k_decode,
 }
+# OpenJPEG takes 17 bytes for each pixel of three components.
+MAX_COLOR_JPEG2000 = 20_000_000
 
 
 def transfer_syntax(dataset: pydicom.Dataset) -> uid.UID:
@@ -54,7 +56,7 @@ def returns_rgb(syntax: uid.UID, photometric: str) -> bool:
 
 
 def decode_frame(dataset: pydicom.Dataset, frame: int = 1) -> NDArray[np.generic]:
-    """One frame as it is stored, before any LUT.
+    """One frame as it is stored, before any LUT; ``dataset`` loses its PixelData.
 
     Args:
         dataset: with a checked header: Rows, Columns, SamplesPerPixel, BitsAllocated 8 or 16.
@@ -73,12 +75,12 @@ def decode_frame(dataset: pydicom.Dataset, frame: int = 1) -> NDArray[np.generic
         raise ReadError("unknown_syntax")
     try:
         if syntax in DECODERS:
-            return _decode_stream(get_frame(dataset.PixelData, frame - 1, number_of_frames=count), dataset, syntax)
+            return _decode_stream(_take_frame(dataset, frame, count), dataset, syntax)
         if syntax == uid.RLELossless:
             # Decoded into a buffer of the header's size, so that a run-length bomb cannot grow.
             out: Any = np.zeros(rows * columns * samples * int(dataset.BitsAllocated) // 8, dtype=np.uint8)
             dtype = np.dtype(f"u{int(dataset.BitsAllocated) // 8}")
-            stream = get_frame(dataset.PixelData, frame - 1, number_of_frames=count)
+            stream = _take_frame(dataset, frame, count)
             _check_segments(stream, samples * dtype.itemsize)
             if len(imagecodecs.dicomrle_decode(stream, dtype, out=out)) != len(out):
                 raise ReadError("truncated")
@@ -86,14 +88,17 @@ def decode_frame(dataset: pydicom.Dataset, frame: int = 1) -> NDArray[np.generic
             return planes[0] if samples == 1 else planes.transpose(1, 2, 0)
         if not syntax.is_compressed or syntax.is_deflated:
             _check_native_length(dataset, count)
+            pixels = dataset.PixelData
             # pydicom clears the bits above BitsStored, which hold the values where HighBit is higher.
             native: dict[str, Any] = {"raw": True, "bits_stored": int(dataset.BitsAllocated)}
             if samples == 1 and int(dataset.BitsAllocated) == 16:
                 # A view of the bytes; pydicom copies them.
                 word = ("<" if syntax.is_little_endian else ">") + ("i2" if dataset.get("PixelRepresentation") else "u2")
-                stored = np.frombuffer(dataset.PixelData, word, rows * columns, 2 * rows * columns * (frame - 1))
+                del dataset.PixelData
+                stored = np.frombuffer(pixels, word, rows * columns, 2 * rows * columns * (frame - 1))
                 return stored.reshape(rows, columns)
             array, _ = get_decoder(syntax).as_array(dataset, index=frame - 1, **native)
+            del dataset.PixelData
             return np.asarray(array)
     except ReadError:
         raise
@@ -103,12 +108,21 @@ def decode_frame(dataset: pydicom.Dataset, frame: int = 1) -> NDArray[np.generic
     raise ReadError("unknown_syntax")
 
 
+def _take_frame(dataset: pydicom.Dataset, frame: int, count: int) -> bytes:
+    """The stream of one frame; PixelData, as long as all of them, goes."""
+    stream = get_frame(dataset.PixelData, frame - 1, number_of_frames=count)
+    del dataset.PixelData
+    return stream
+
+
 def _decode_stream(stream: bytes, dataset: pydicom.Dataset, syntax: uid.UID) -> NDArray[np.generic]:
     samples = int(dataset.get("SamplesPerPixel") or 1)
     expected = int(dataset.Rows), int(dataset.Columns), samples
     # Before decoding, since a lying header must not allocate and a cut stream must not decode.
     if DECODERS[syntax] is imagecodecs.jpeg2k_decode:
         jpeg2000.check(stream, expected)
+        if samples > 1 and expected[0] * expected[1] > MAX_COLOR_JPEG2000:
+            raise ReadError("too_large")
         array = np.asarray(imagecodecs.jpeg2k_decode(stream))
     else:
         structure = jpeg.parse(stream)
@@ -119,7 +133,7 @@ def _decode_stream(stream: bytes, dataset: pydicom.Dataset, syntax: uid.UID) -> 
             # Where no marker tells, libjpeg takes three components for YCbCr.
             options = {"colorspace": "RGB", "outcolorspace": "RGB"}
         array = np.asarray(DECODERS[syntax](stream, **options))
-        jpeg.check_complete(stream, structure, array)
+        jpeg.check_complete(stream, structure, lambda rows, columns: array[rows, columns])
     _check_range(array, dataset)
     return array
 

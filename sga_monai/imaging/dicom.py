@@ -71,7 +71,6 @@ def read_dicom(data: bytes, options: ReadOptions) -> Decoded:
 def _gray(dataset: pydicom.Dataset, options: ReadOptions) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
     """The image, and where it is padded."""
     array = decode_frame(dataset, options.frame or 1)
-    del dataset.PixelData
     if array.shape[:2] != (dataset.Rows, dataset.Columns):
         raise ReadError("truncated")
     image = np.empty(array.shape[:2], dtype=np.float32)

@@ -18,6 +18,7 @@ FRONTAL = tuple(f"{a}\\{b}" for one, other in (("LR", "FH"), ("FH", "LR")) for a
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 # Spacings are rounded: less than one in a hundred is square. No detector has pixels four times as long as wide.
 SQUARE, MOST_ASPECT = 0.01, 4.0
+STRIP = 256
 
 
 def orientation_of(dataset: pydicom.Dataset) -> str:
@@ -90,5 +91,12 @@ def square_shape(shape: tuple[int, int], aspect: float, most: int) -> tuple[int,
 
 
 def resample(image: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """``image`` with other numbers of rows and columns, linear, averaging where it shrinks."""
-    return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BILINEAR))
+    """``image`` with another number of rows, or of columns: linear, averaging where it shrinks."""
+    if image.shape[1] != shape[1]:
+        return resample(image.T, shape[::-1]).T
+    result = np.empty(shape, dtype=np.float32)
+    # Columns do not depend on each other; in strips, Pillow's copies stay small.
+    for left in range(0, shape[1], STRIP):
+        strip = Image.fromarray(np.ascontiguousarray(image[:, left : left + STRIP]))
+        result[:, left : left + STRIP] = np.asarray(strip.resize((strip.width, shape[0]), Image.Resampling.BILINEAR))
+    return result

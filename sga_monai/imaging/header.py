@@ -20,6 +20,7 @@ MAX_INFLATED = 128 * 1024 * 1024
 MAX_HEADER = 16 * 1024 * 1024
 MOST_ITEMS = 100_000
 PIXEL_DATA, ITEM = b"\xe0\x7f\x10\x00", b"\xfe\xff\x00\xe0"
+BIG_PIXEL_DATA, BIG_ITEM = b"\x7f\xe0\x00\x10", b"\xff\xfe\xe0\x00"
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 # Every element that is looked at in this package.
 KEYWORDS = (
@@ -75,7 +76,7 @@ def parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
         for group in OVERLAY_GROUPS:
             _ = dataset.get((group, 0x0100)), dataset.get((group, 0x0102))
         # Where a file ends in the middle of its pixel data, pydicom leaves the element out.
-        if pixels and "PixelData" not in dataset and (PIXEL_DATA in data or PIXEL_DATA in (inflated or b"")):
+        if pixels and "PixelData" not in dataset and any(tag in (inflated or data) for tag in (PIXEL_DATA, BIG_PIXEL_DATA)):
             raise ReadError("truncated")
     except ReadError:
         raise
@@ -153,9 +154,10 @@ def _inflate(data: bytes) -> bytes | None:
 
 def _check_size_of_header(data: bytes) -> None:
     """Pydicom takes microseconds for each element and item: what no radiograph has in front of its pixels is refused."""
-    start = data.find(PIXEL_DATA)
+    big = _walk_meta(data)[0] == uid.ExplicitVRBigEndian.encode() or data.startswith(b"\0\x08")
+    start = data.find(BIG_PIXEL_DATA if big else PIXEL_DATA)
     end = start if start >= 0 else len(data)
-    if end > MAX_HEADER or data.count(ITEM, 0, end) > MOST_ITEMS:
+    if end > MAX_HEADER or data.count(BIG_ITEM if big else ITEM, 0, end) > MOST_ITEMS:
         raise ReadError("too_large")
 
 

@@ -7,7 +7,7 @@ where the end of a picture looks like that, what was decoded is compared with wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,9 @@ RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
 TAIL, ROWS_AT_ONCE = 8, 64
 # So many gray blocks at the end are compared; more would say nothing more.
 MOST_GRAY = 1000
+
+
+Pixels = Callable[[slice, slice], NDArray]
 
 
 @dataclass
@@ -150,7 +153,7 @@ def _scan(content: bytes, ids: bytes, interval: int, tables: dict[Any, Any], sta
     return Scan(components, first, last, approximation & 15, interval, tables, start, stop)
 
 
-def check_complete(stream: bytes, structure: Structure, array: NDArray[np.generic]) -> None:
+def check_complete(stream: bytes, structure: Structure, decoded: Pixels) -> None:
     """Refuse a stream of which something is missing.
 
     Restart markers that are lost or out of order are found in every process but JPEG-LS, whose decoder refuses both. Data
@@ -160,7 +163,7 @@ def check_complete(stream: bytes, structure: Structure, array: NDArray[np.generi
     Args:
         stream: the bytes.
         structure: ``parse(stream)``.
-        array: what was decoded: rows x columns, or rows x columns x components.
+        decoded: what was decoded, by its rows and columns.
 
     Raises:
         ReadError: "truncated".
@@ -174,9 +177,9 @@ def check_complete(stream: bytes, structure: Structure, array: NDArray[np.generi
         if not expected <= len(segments) <= expected + 1:
             raise ReadError("truncated")
         if structure.process in LOSSLESS:
-            _check_lossless(stream, structure, scan, segments, array)
+            _check_lossless(stream, structure, scan, segments, decoded)
         elif structure.process in HUFFMAN_SEQUENTIAL and len(scan.components) == structure.shape[2]:
-            _check_sequential(stream, structure, scan, segments, array)
+            _check_sequential(stream, structure, scan, segments, decoded)
     if structure.process in PROGRESSIVE:
         _check_scans(structure)
 
@@ -227,13 +230,14 @@ def _segments(stream: bytes, scan: Scan) -> Iterator[tuple[int, int]]:
     yield start, scan.stop
 
 
-def _check_lossless(stream: bytes, structure: Structure, scan: Scan, segments: list[tuple[int, int]], array: NDArray[np.generic]) -> None:
+def _check_lossless(stream: bytes, structure: Structure, scan: Scan, segments: list[tuple[int, int]], decoded: Pixels) -> None:
     """The residuals of each restart interval must fit into its data."""
     rows, columns, count = structure.shape
     # libjpeg itself takes no other lossless streams.
-    if scan.interval % columns or array.size != rows * columns * count or len(set(structure.sampling)) > 1:
+    if scan.interval % columns or len(set(structure.sampling)) > 1:
         raise ReadError("truncated")
-    planes = array.reshape(rows, columns, count)
+    everything = slice(None)
+    planes = decoded(everything, everything).reshape(rows, columns, count)
     height = scan.interval // columns or rows
     for number, top in enumerate(range(0, rows, height)):
         bottom = min(top + height, rows)
@@ -289,7 +293,7 @@ def _cost(table: dict[int, tuple[int, int]]) -> NDArray[np.int32]:
     return cost
 
 
-def _check_sequential(stream: bytes, structure: Structure, scan: Scan, segments: list[Any], array: NDArray[np.generic]) -> None:
+def _check_sequential(stream: bytes, structure: Structure, scan: Scan, segments: list[Any], decoded: Pixels) -> None:
     """Blocks of middle gray at the end of a restart interval must be in its data: DC difference 0 and end of block each."""
     down, across, height, width = _grid(structure, scan)
     interval = scan.interval or down * across
@@ -302,7 +306,8 @@ def _check_sequential(stream: bytes, structure: Structure, scan: Scan, segments:
         for index in range(min(first + interval, down * across) - 1, first - 1, -1):
             top, left = index // across * height + edge, index % across * width + edge
             # Pillow inverts CMYK, which makes 127 of 128.
-            if (np.abs(array[top : top + height - 2 * edge, left : left + width - 2 * edge].astype(np.float64) - middle + 0.5) > 0.5).any():
+            block_of = decoded(slice(top, top + height - 2 * edge), slice(left, left + width - 2 * edge)).astype(np.float64)
+            if (np.abs(block_of - middle + 0.5) > 0.5).any():
                 break
             gray += 1
             if gray == MOST_GRAY:

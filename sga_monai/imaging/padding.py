@@ -33,7 +33,10 @@ def find_padding(words: NDArray[np.unsignedinteger], padded: NDArray[np.bool_], 
     border = (words[0], words[-1], words[:, 0], words[:, -1])
     if not any(padded[edge].any() for edge in border):
         return None
-    mask = _reaching_border(np.take(padded, words, mode="clip"))
+    mask = np.empty(words.shape, dtype=bool)
+    for top in range(0, len(words), ROWS_AT_ONCE):
+        np.take(padded, words[top : top + ROWS_AT_ONCE], out=mask[top : top + ROWS_AT_ONCE], mode="clip")
+    mask = _reaching_border(mask)
     inside, outside = np.zeros(len(padded), dtype=bool), np.zeros(len(padded), dtype=bool)
     for top in range(0, len(words), ROWS_AT_ONCE):
         block, kept = words[top : top + ROWS_AT_ONCE], mask[top : top + ROWS_AT_ONCE]
@@ -51,5 +54,8 @@ def _reaching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         reaching[edge] = True
     reaching[0] = False
-    result: NDArray[np.bool_] = np.take(reaching, labels, mode="clip")
+    result = np.empty(mask.shape, dtype=bool)
+    # Piece by piece, since NumPy widens the labels.
+    for top in range(0, len(labels), ROWS_AT_ONCE):
+        np.take(reaching, labels[top : top + ROWS_AT_ONCE], out=result[top : top + ROWS_AT_ONCE], mode="clip")
     return result

@@ -8,6 +8,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterator
+from functools import partial
 
 import imagecodecs
 import numpy as np
@@ -20,7 +21,7 @@ from sga_monai.imaging.limits import LUMINANCE, MAX_PIXELS
 from sga_monai.imaging.png import ORIENTATION, SIGNATURE, read_png
 
 # Bounds the bytes of a deep color PNG.
-MAX_DEEP = 128 * 1024 * 1024
+MAX_DEEP = 96 * 1024 * 1024
 ROWS_AT_ONCE = 256
 _LOCK = threading.Lock()
 _readers, _level = 0, logging.NOTSET
@@ -45,15 +46,15 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
     orientation, structure = None, None
     if data.startswith(SIGNATURE):
         png = read_png(data, MAX_PIXELS)
-        data, orientation = png.data, png.orientation
+        source, orientation = png.open(), png.orientation
         if png.depth == 16 and png.color in (2, 4, 6):
             if png.width * png.height * {2: 6, 4: 4, 6: 8}[png.color] > MAX_DEEP:
                 raise ReadError("too_large")
-            return _turned(_deep_png(data), orientation)
+            return _turned(_deep_png(source.read()), orientation)
     else:
-        structure = jpeg.parse(data)
+        source, structure = io.BufferedReader(io.BytesIO(data)), jpeg.parse(data)
     try:
-        with _quiet(), warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+        with _quiet(), warnings.catch_warnings(action="ignore"), Image.open(source, formats=("PNG", "JPEG")) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ReadError("too_large")
             if getattr(picture, "n_frames", 1) != 1:
@@ -62,7 +63,7 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
             if orientation is None:
                 orientation = picture.getexif().get(ORIENTATION, 1)
             if structure is not None:
-                jpeg.check_complete(data, structure, np.asarray(picture))
+                jpeg.check_complete(data, structure, partial(_pixels, picture))
             gray = _gray(picture)
     except ReadError:
         raise
@@ -72,6 +73,11 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
         # Pillow has an error of its own for each way in which a file can be damaged.
         raise ReadError("truncated") from None
     return _turned(gray, orientation)
+
+
+def _pixels(picture: Image.Image, rows: slice, columns: slice) -> NDArray[np.uint8]:
+    """A few pixels of a picture, without a copy of all."""
+    return np.asarray(picture.crop((columns.start, rows.start, min(columns.stop, picture.width), min(rows.stop, picture.height))))
 
 
 def _turned(gray: NDArray[np.float32], orientation: object) -> NDArray[np.float32]:

@@ -195,16 +195,37 @@ def seeds(folder: Path, dicom_file) -> list[bytes]:
         dicom_file(pixels, uid.JPEG2000Lossless,
                    PixelData=encapsulate([bytes(imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True))]), name="j2k"),
         dicom_file(np.repeat(gray[..., None], 3, axis=2), name="color"),
+        dicom_file(np.pad(pixels + 1, 9), PixelPaddingValue=0, PatientOrientation=["H", "R"], PixelSpacing=[0.2, 0.1], Modality="DX",
+                   BodyPartExamined="CHEST", ViewPosition="PA", name="padded"),
+        dicom_file(pixels, SharedFunctionalGroupsSequence=[_shared()], ViewCodeSequence=[_code()], name="enhanced"),
+        dicom_file(pixels, uid.HTJ2KLossless, PixelData=encapsulate([bytes(imagecodecs.htj2k_encode(pixels))]), name="htj2k"),
     ]  # fmt: skip
     rle = pydicom.dcmread(made[0])
     rle.compress(uid.RLELossless, encoding_plugin="pydicom")
     rle.save_as(folder / "rle")
     Image.fromarray(pixels).save(folder / "a.png")
-    Image.fromarray(gray).save(folder / "a.jpg")
+    Image.fromarray(gray).save(folder / "a.jpg", restart_marker_rows=1)
+    Image.fromarray(gray).save(folder / "b.jpg", progressive=True)
+    Image.fromarray(np.repeat(gray[..., None], 3, axis=2)).save(folder / "b.png", pnginfo=None, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
     nib.save(nib.Nifti1Image(pixels, np.eye(4)), folder / "a.nii.gz")
     nib.save(nib.Nifti1Image(pixels, np.eye(4)), folder / "b.nii")
-    made += [folder / name for name in ("rle", "a.png", "a.jpg", "a.nii.gz", "b.nii")]
+    made += [folder / name for name in ("rle", "a.png", "a.jpg", "b.jpg", "b.png", "a.nii.gz", "b.nii")]
     return [path.read_bytes() for path in made]
+
+
+def _shared() -> pydicom.Dataset:
+    """Functional groups with a rescale and a window."""
+    groups, rescale, window = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = 2, -5, "US"
+    window.WindowCenter, window.WindowWidth = 4000, 8000
+    groups.PixelValueTransformationSequence, groups.FrameVOILUTSequence = [rescale], [window]
+    return groups
+
+
+def _code() -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "399348003", "SCT", "antero-posterior"
+    return item
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
