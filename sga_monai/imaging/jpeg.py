@@ -30,7 +30,7 @@ TAIL, ROWS_AT_ONCE = 8, 64
 MOST_GRAY = 1000
 
 
-Pixels = Callable[[slice, slice], NDArray]
+Pixels = Callable[[slice, slice], NDArray[Any]]
 
 
 @dataclass
