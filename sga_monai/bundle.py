@@ -87,7 +87,7 @@ def prepare(
     set_determinism(seed=seed)
     if paths["manifest"] and paths["dataset_dir"]:
         phantom.ensure_phantom(paths["manifest"], paths["dataset_dir"])
-    if paths["manifest"] and positive and {"batch_size", "image_size"} <= set(positive):
+    if paths["manifest"] and positive and {"max_epochs", "batch_size", "image_size"} <= set(positive):
         rows = sum(row["split"] == "train" for row in read_manifest(paths["manifest"]))
         refuse_batch_of_one(rows, int(positive["batch_size"]), int(positive["image_size"]))
     if positive and "max_epochs" in positive and not pretrained_weights:

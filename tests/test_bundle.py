@@ -15,7 +15,7 @@ import jsonschema
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, iteration
 from fixtures import warm
 from monai.bundle import ConfigParser, ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -242,7 +242,9 @@ def test_papers_numbers_are_the_defaults():
     expected = {"max_epochs": 30, "batch_size": 64, "image_size": 224, "mask_fraction": 0.1, "kl_weight": 1.0}
     assert {key: parser.get(key) for key in expected} == expected
     assert parser.get("epsilon_range") == [0.01, 0.05]
-    assert set(parser.get("hyper_parameters")) >= set(parser.get("train")["iteration"]) - {"_target_"}
+    flat = set(re.findall(r'"@(\w+)"', json.dumps(parser.get("train")["iteration"])))
+    assert flat == set(iteration().settings) - {"value_range"}
+    assert flat <= set(parser.get())
 
 
 def test_metadata():

@@ -151,7 +151,7 @@ main()
 """
     result = warm.run([sys.executable, "-c", program], tmp_path)
     assert result.returncode == 4, result.stderr
-    assert "cannot write" in result.stderr
+    assert "cannot read or write a file: the file would be larger than allowed" in result.stderr
     assert "Traceback" not in result.stderr
 
 

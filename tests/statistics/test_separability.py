@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from sga_monai.evaluation.embedding import is_sound
+from sga_monai.evaluation.embedding import _is_sound
 from sga_monai.statistics.feature_shift import moments
 from sga_monai.statistics.probes import site_probe
 from sga_monai.statistics.separability import FEWEST, N_AXES, coordinates, site_auroc, site_scores, source_profile
@@ -87,7 +87,7 @@ def test_what_travels_is_of_ten_patients_or_more():
     assert len(source_profile(*draw(rng, 300, sd))[0]["axes"]) == N_AXES
     # As written and read it is the same, and the schema's other half finds it sound.
     assert json.loads(json.dumps(profile)) == profile
-    assert is_sound(moments(inside[0]) | {"profile": profile})
+    assert _is_sound(moments(inside[0]) | {"profile": profile})
     assert source_profile(*draw(rng, 30, sd)) is None
     assert source_profile(np.ones_like(inside[0]), *inside[1:]) is None
 
