@@ -184,9 +184,9 @@ def test_the_failure_paths_of_training_write_no_identifier(secret_site, tmp_path
 def test_the_check_of_a_manifest_writes_no_identifier(secret_site, tmp_path):
     sheet = tmp_path / "sheet/out.png"
     # The damaged files are copies of an image of the training split, which a check refuses in another split.
-    listed = pd.read_csv(secret_site / "partly.csv").assign(split="test")
-    listed.to_csv(secret_site / "one_split.csv", index=False)
-    result = run(tmp_path / "sheet", "sga_monai", "manifest", "check", str(secret_site / "one_split.csv"), "--dataset-dir", str(secret_site),
+    listed = secret_site / "one_split.csv"
+    pd.read_csv(secret_site / "partly.csv").assign(split="test").to_csv(listed, index=False)
+    result = run(tmp_path / "sheet", "sga_monai", "manifest", "check", str(listed), "--dataset-dir", str(secret_site),
                  "--contact-sheet", str(sheet))  # fmt: skip
     assert result.returncode == 2, result.stderr
     assert leaks(tmp_path / "sheet", result.stdout, result.stderr) == []
