@@ -38,7 +38,7 @@ class Png:
     color: int
     orientation: int
 
-    def open(self) -> io.BufferedReader:
+    def stream(self) -> io.BufferedReader:
         """The pieces as one file, without a copy of them."""
         return io.BufferedReader(_Joined(self.pieces))
 

@@ -46,7 +46,7 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
     orientation, structure = None, None
     if data.startswith(SIGNATURE):
         png = read_png(data, MAX_PIXELS)
-        source, orientation = png.open(), png.orientation
+        source, orientation = png.stream(), png.orientation
         if png.depth == 16 and png.color in (2, 4, 6):
             if png.width * png.height * {2: 6, 4: 4, 6: 8}[png.color] > MAX_DEEP:
                 raise ReadError("too_large")
