@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
-from rich.progress import track as rich_track
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ def estimate_text(
 
 def track(items: Iterable[Item], description: str, total: float | None = None) -> Iterable[Item]:
     """``items`` with a bar of progress, which goes when it is full; without one where the output is no terminal."""
+    from rich.progress import track as rich_track
+
     return rich_track(items, description=description, total=total, transient=True, disable=not sys.stdout.isatty())
 
 
