@@ -30,6 +30,7 @@ FRONTAL_VIEWS = ("PA", "AP")
 LATERAL_VIEWS = ("LL", "RL", "LLD", "RLD", "LLO", "RLO", "L", "LAT", "LATERAL")
 # PS3.16 CID 4010: left and right lateral and their obliques, in SNOMED RT and CT.
 LATERAL_CODES = ("R-10232", "R-10236", "R-10228", "399198007", "399173006", "399067008")
+MODALITIES = ("CR", "DX")
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
 # Every element that is looked at here or in codec.py.
@@ -107,6 +108,8 @@ def read_header(data: bytes, keywords: Sequence[str]) -> dict[str, str]:
 def read_facts(data: bytes) -> dict[str, str]:
     """What a site's team wants counted: ``transfer_syntax, photometric, view, burned_in``, in DICOM's own words.
 
+    ``refusal`` is "examination" or "lateral" where the header says that it is no frontal chest radiograph, else "".
+
     Values outside the standard's vocabulary become "other", since free text may name a patient; absent ones "".
 
     Raises:
@@ -127,6 +130,8 @@ def read_facts(data: bytes) -> dict[str, str]:
         for key, (tag, vocabulary) in known.items():
             value = str(dataset.get(tag) or "").strip().upper()
             facts[key] = value if value in vocabulary or not value else "other"
+        modality = str(dataset.get("Modality") or "").strip().upper()
+        facts["refusal"] = "examination" if modality not in ("", *MODALITIES) else "lateral" if _is_lateral(dataset) else ""
     return facts
 
 
