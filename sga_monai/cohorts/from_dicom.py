@@ -34,6 +34,7 @@ LEFT_OUT = {
     "link": "links are not followed; copy the files, or give the folder that they lead to",
     "folder": "the folder cannot be opened; ask for access",
     "file name": "a manifest cannot hold this name (: or \\, other than UTF-8, invisible characters, a space at its end); rename the file",
+    "examination": "no chest radiograph by Modality or BodyPartExamined; remove the file",
     "not an image": "not a DICOM, PNG, JPEG or NIfTI-1 file",
     "no label": "no row of the labels fits it",
     "no patient": "PatientID is empty; give patient_id in the labels",
@@ -165,7 +166,7 @@ def _read(path: str) -> tuple[dict[str, str], str]:
     except ReadError as error:
         return {}, error.code
     raw = "FOR PROCESSING" in header.get("PresentationIntentType", "").upper() or header.get("SOPClassUID") == FOR_PROCESSING_STORAGE
-    return header | {"view": facts["view"]}, facts.get("refusal", "") or ("for_processing" if raw else "")
+    return header | {"view": facts["view"]}, facts["refusal"] or ("for_processing" if raw else "")
 
 
 def _keys(image: str, header: dict[str, str]) -> dict[str, str]:

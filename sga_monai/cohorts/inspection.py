@@ -121,7 +121,8 @@ def inspect_manifest(
                 raise InputError(f"rows {first} and {number} are the same file, byte for byte; remove one")
             prints.append((row, found["sha256"], found["fingerprint"]))
             for name, value in found["facts"].items():
-                result.facts[name][value or "(absent)"] += 1
+                if name in FACTS:
+                    result.facts[name][value or "(absent)"] += 1
             if found["thumbnail"] is not None:
                 result.thumbnails.append((number, label, found["thumbnail"]))
         if found.get("refusal"):

@@ -9,6 +9,7 @@ from sga_monai.core.lazy import lazy_index
 if TYPE_CHECKING:
     from sga_monai.data.cxr_reader import CXRReader
     from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
+    from sga_monai.data.duplicates import refuse_near_duplicates
     from sga_monai.data.manifest import load_manifest, read_manifest, write_manifest
     from sga_monai.data.transforms import ScalePercentilesd, preprocessing
 
@@ -19,6 +20,7 @@ __all__ = [
     "load_manifest",
     "preprocessing",
     "read_manifest",
+    "refuse_near_duplicates",
     "refuse_same_bytes",
     "write_manifest",
 ]
@@ -29,6 +31,7 @@ _MODULES = {
     "load_manifest": "manifest",
     "preprocessing": "transforms",
     "read_manifest": "manifest",
+    "refuse_near_duplicates": "duplicates",
     "refuse_same_bytes": "dataset",
     "write_manifest": "manifest",
 }
