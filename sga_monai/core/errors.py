@@ -51,7 +51,7 @@ REASONS = {
     "not_finite": "the image holds NaN or infinite values; export it again",
     "hash": "not the file whose sha256 the manifest gives; restore it, or correct the manifest",
     "constant": "every pixel has the same value; export the file again",
-    "nearly_constant": "almost every pixel has one of two values; correct the window or VOI LUT, or read with voi none",
+    "nearly_constant": "almost every pixel has the same value, or one of two; correct the window or VOI LUT, or read with voi none",
 }
 
 

@@ -7,15 +7,22 @@ from typing import TYPE_CHECKING
 from sga_monai.core.lazy import lazy_index
 
 if TYPE_CHECKING:
+    from sga_monai.imaging.decoded import Decoded, ReadOptions
     from sga_monai.imaging.dicom import read_header
-    from sga_monai.imaging.read import decode_cxr, read_cxr
+    from sga_monai.imaging.read import decode, decode_cxr, read_cxr
 
 __all__ = [
+    "Decoded",
+    "ReadOptions",
+    "decode",
     "decode_cxr",
     "read_cxr",
     "read_header",
 ]
 _MODULES = {
+    "Decoded": "decoded",
+    "ReadOptions": "decoded",
+    "decode": "read",
     "decode_cxr": "read",
     "read_cxr": "read",
     "read_header": "dicom",

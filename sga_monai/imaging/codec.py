@@ -28,8 +28,8 @@ DECODERS = {
     uid.HTJ2KLosslessRPCL: imagecodecs.jpeg2k_decode,
     uid.HTJ2K: imagecodecs.jpeg2k_decode,
 }
-# OpenJPEG takes 17 bytes for each pixel of three components.
-MAX_COLOR_JPEG2000 = 20_000_000
+# OpenJPEG takes 24 bytes for each pixel of three components.
+MAX_COLOR_JPEG2000 = 16_000_000
 
 
 def transfer_syntax(dataset: pydicom.Dataset) -> uid.UID:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import io
+import itertools
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +50,7 @@ class _Joined(io.RawIOBase):
 
     def __init__(self, pieces: list[memoryview]) -> None:
         self.pieces = pieces
+        self.ends = list(itertools.accumulate(map(len, pieces)))
         self.position = 0
 
     def readable(self) -> bool:
@@ -60,21 +63,20 @@ class _Joined(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """As every file does."""
-        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: sum(map(len, self.pieces))}
+        bases = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.ends[-1]}
         self.position = max(bases[whence] + offset, 0)
         return self.position
 
     def readinto(self, buffer: Any) -> int:
         """The rest of the piece at the current position, or what ``buffer`` has room for."""
-        start = 0
-        for piece in self.pieces:
-            if self.position < start + len(piece):
-                found = piece[self.position - start :][: len(buffer)]
-                buffer[: len(found)] = found
-                self.position += len(found)
-                return len(found)
-            start += len(piece)
-        return 0
+        number = bisect.bisect_right(self.ends, self.position)
+        if number == len(self.pieces):
+            return 0
+        piece = self.pieces[number]
+        found = piece[self.position - (self.ends[number] - len(piece)) :][: len(buffer)]
+        buffer[: len(found)] = found
+        self.position += len(found)
+        return len(found)
 
 
 def read_png(data: bytes, most_pixels: int) -> Png:

@@ -25,7 +25,7 @@ from pydicom.encaps import encapsulate
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging.read import read_cxr
 
-MOST_MB, MOST_SECONDS = 700, 20
+MOST_MB, MOST_SECONDS = 500, 20
 linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
 
 

@@ -4,6 +4,7 @@ import gzip
 import io
 import logging
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -623,6 +624,16 @@ def test_pillows_words_about_a_file_are_logged_by_no_thread_and_its_level_stays(
     finally:
         log.setLevel(before)
     assert not caplog.records
+
+
+def test_the_table_of_codes_is_the_list_of_reasons():
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE) == list(REASONS.items())
+    # Each rule names a code of the table.
+    rules = page[page.index("## Rules") : page.index("## What a manifest")]
+    assert {"padding", "lateral", "aspect", "examination", "bits", "nearly_constant", "truncated"} <= set(
+        re.findall(r"`(\w+)`", rules)
+    ) & REASONS.keys()
 
 
 def test_read_error_survives_pickling():
