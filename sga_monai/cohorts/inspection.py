@@ -26,7 +26,7 @@ from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.examination import LATERAL_VIEWS, OBLIQUE_VIEWS
 from sga_monai.imaging.fingerprint import fingerprint
 from sga_monai.imaging.read import decode, read_bytes, sha256_of
-from sga_monai.statistics.shortcuts import frame_pixels, pixel_auroc, thumbnail_pixels
+from sga_monai.statistics.shortcuts import SHORTCUTS, pixel_auroc
 
 STEPS = ("listed", "found", "readable", "frontal", "labeled")
 FACTS = {
@@ -39,7 +39,6 @@ FACTS = {
     "orientation": "PatientOrientation",
     "burned_in": "BurnedInAnnotation",
 }
-SHORTCUTS = {"frame_only": frame_pixels, "thumbnail": thumbnail_pixels}
 THUMBNAIL = 144
 COLUMNS, MOST_THUMBNAILS = 8, 48
 

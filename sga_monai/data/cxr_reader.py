@@ -29,7 +29,8 @@ class CXRReader(ImageReader):
         InputError: when an option has no such value.
 
     Example:
-        >>> LoadImaged(keys="image", reader=CXRReader(orientation="stored"), image_only=False, ensure_channel_first=True)
+        >>> from monai.transforms import LoadImaged
+        >>> load = LoadImaged(keys="image", reader=CXRReader(orientation="stored"), image_only=False, ensure_channel_first=True)
     """
 
     def __init__(

@@ -19,6 +19,7 @@ from sga_monai.interpret.controls import BORDER_BLANK, BORDER_CROP, CENTER_BLANK
 from sga_monai.statistics.discrimination import auroc, paired_difference
 from sga_monai.statistics.estimates import mean_change
 from sga_monai.statistics.probes import METADATA, metadata_auroc, site_probe
+from sga_monai.statistics.shortcuts import SHORTCUTS, pixel_auroc
 
 ALL = "all sets"
 COLUMNS = (
@@ -48,8 +49,9 @@ def audit_model(network: nn.Module, sets: Mapping[str, AuditSet], batch_size: in
 
     Controls: ``plain``; ``lungs_blank`` and ``only_lungs`` of the images with a lung mask, or ``center_blank`` (an ellipse)
     where a set has no mask at all; ``border_blank``; ``border_crop``; ``tag`` (a lead letter planted in every image). Then
-    ``metadata_only`` of each set, and with two sets or more ``site_probe``, ``site_probe_label_0`` and ``site_probe_label_1``
-    (see ``sga_monai.statistics.probes``), for which the network must have features (see ``FeatureRecorder``).
+    ``metadata_only``, ``frame_only`` and ``thumbnail`` of each set, in which the label is read without the network (see
+    ``sga_monai.statistics.probes`` and ``shortcuts``), and with two sets or more ``site_probe``, ``site_probe_label_0`` and
+    ``site_probe_label_1`` of the network's features, for which it must have some (see ``FeatureRecorder``).
 
     Args:
         network: images ``[N, 1, H, W]`` to logits ``[N, 2]``; evaluated in eval mode, on the device where it is.
@@ -69,6 +71,7 @@ def audit_model(network: nn.Module, sets: Mapping[str, AuditSet], batch_size: in
         table += [_control_line(name, control, scores) for control in (PLAIN, *(control.name for control in controls))]
         columns = {key: [given.cells.get(row, {}).get(key, "") for row in scores["row"]] for key in METADATA}
         table.append(_probe_line(name, "metadata_only", scores, metadata_auroc(columns, scores["label"], scores["patient"])))
+        table += _shortcut_lines(name, given.dataset, scores)
         # Numbers of patients are a manifest's own; one who is at two sites must be in one fold of the probe.
         people = [
             given.cells.get(row, {}).get("patient_id", f"{name}/{patient}").casefold()
@@ -96,6 +99,14 @@ def _control_line(name: str, control: str, scores: pd.DataFrame) -> dict[str, An
         shift = mean_change(rows[column], rows["score"], rows["patient"])
         line |= {"shift": shift.value, "shift_low": shift.low, "shift_high": shift.high}
     return line
+
+
+def _shortcut_lines(name: str, dataset: Dataset[Any], scores: pd.DataFrame) -> list[dict[str, Any]]:
+    lines = []
+    for control, take in SHORTCUTS.items():
+        pixels = [take(dataset[i]["image"][0].numpy()) for i in range(len(scores))]
+        lines.append(_probe_line(name, control, scores, pixel_auroc(pixels, scores["label"], scores["patient"])))
+    return lines
 
 
 def _site_lines(every: Sequence[tuple[pd.DataFrame, NDArray[np.float32]]]) -> list[dict[str, Any]]:

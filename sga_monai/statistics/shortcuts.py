@@ -7,7 +7,7 @@ network may take as well (DeGrave et al., Nature Machine Intelligence 3, 2021). 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -97,3 +97,7 @@ def _scaled(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """Values between two of their own percentiles as [0, 1], so that nothing comes in by way of the gray scale."""
     low, high = np.percentile(values, PERCENTILES)
     return np.clip((values - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1).astype(np.float32)
+
+
+# What the label is read from, by name.
+SHORTCUTS: dict[str, Callable[[ArrayLike], NDArray[np.float32]]] = {"frame_only": frame_pixels, "thumbnail": thumbnail_pixels}

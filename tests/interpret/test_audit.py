@@ -345,7 +345,17 @@ def test_the_files_of_an_audit(audited, phantom_dir):
     n = {name: sum(row["split"] == "test" for row in read_manifest(phantom_dir / f"{name}.csv")) for name in ("northgate", "harbor")}
     for name, count in n.items():
         lines = by_control(table, name)
-        assert list(lines) == ["plain", "lungs_blank", "only_lungs", "border_blank", "border_crop", "tag", "metadata_only"]
+        assert list(lines) == [
+            "plain",
+            "lungs_blank",
+            "only_lungs",
+            "border_blank",
+            "border_crop",
+            "tag",
+            "metadata_only",
+            "frame_only",
+            "thumbnail",
+        ]
         assert {line["n"] for line in lines.values()} == {count}
     probes = by_control(table, "all sets")
     assert list(probes) == ["site_probe", "site_probe_label_0", "site_probe_label_1"]
