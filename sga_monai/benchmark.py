@@ -21,6 +21,7 @@ from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.transforms import preprocessing
 from sga_monai.imaging.dicom import is_dicom, read_stored
 from sga_monai.imaging.read import decode_cxr, read_bytes, read_cxr
+from sga_monai.model.preparation import Preparation
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def time_reading(folder: str | Path, image_size: int = 224, rounds: int = 3, lim
     """
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     random.Random(0).shuffle(files)
-    ours, theirs = preprocessing(image_size), monai_chain(image_size)
+    ours, theirs = preprocessing(Preparation(image_size)), monai_chain(image_size)
     readable: list[Path] = []
     for path in files:
         with contextlib.suppress(ReadError):

@@ -24,7 +24,7 @@ from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, quiet_monai
 from sga_monai.data.manifest import check_external, load_manifest, read_manifest
 from sga_monai.data.sets import INTERNAL, VALIDATION
-from sga_monai.model.weights import MIN_IMAGE_SIZE
+from sga_monai.model.preparation import MIN_IMAGE_SIZE
 from sga_monai.sga.iteration import SGAIteration
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 ONE_PIXEL = 32
 # Ids of train.json on which no weight depends, or that the run card holds as hashes or as the machine's.
 UNDECISIVE = (
-    "bundle_root", "output_dir", "dataset_dir", "manifest", "external_manifests", "cache_dir", "num_workers", "resume", "force_resume",
+    "bundle_root", "output_dir", "dataset_dir", "manifest", "external_manifests", "accepted_pairs", "cache_dir", "num_workers", "resume",
+    "force_resume",
     "max_epochs", "review_interval", "device", "imports", "hyper_parameters", "initialize", "training", "run", "test", "summary_writer",
 )  # fmt: skip
 

@@ -118,6 +118,19 @@ class TinyNet(nn.Module):
         return self.fc(self.dropout(x))
 
 
+def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
+    """``network`` with random biases and, in BatchNorm, random statistics and affine parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.5)
+            module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+        if getattr(module, "bias", None) is not None:
+            nn.init.normal_(module.bias, std=0.3, generator=generator)
+    return network
+
+
 @pytest.fixture(scope="session")
 def drawn() -> np.ndarray:
     """A drawn radiograph of 12 bits, 320 x 256, not a square, with the marker R in the upper corner."""

@@ -12,18 +12,21 @@ from pathlib import Path
 
 import fire
 import jsonschema
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, iteration
 from fixtures import warm
 from monai.bundle import ConfigParser, ConfigWorkflow
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sga_monai.bundle import check_overrides, prepare
 from sga_monai.core.command_line import override_value
 from sga_monai.core.errors import InputError
 from sga_monai.core.folders import archive_previous_run
+from sga_monai.imaging.read import read_cxr
 from sga_monai.model.network import CXRResNet18
 
 BUNDLE = ROOT / "bundles/sga"
@@ -110,6 +113,60 @@ def test_evaluation_repeats_the_table_and_counts_failures(trained, phantom_dir, 
     assert len(predictions) == 6
     assert predictions["error"].notna().sum() == 1
     assert (tmp_path / "out.1").is_dir()
+
+
+def test_a_training_refuses_the_same_picture_in_a_test_set(few, phantom_dir, tmp_path):
+    """One radiograph, exported again in another size as that of another patient."""
+    data = tmp_path / "data"
+    rows = few.read_text().splitlines()
+    for row in rows[1:]:
+        (data / row.split(",")[0]).parent.mkdir(parents=True, exist_ok=True)
+        os.link(phantom_dir / row.split(",")[0], data / row.split(",")[0])
+    image, label, _, site, split, *rest = rows[1].split(",")
+    assert split == "train"
+    pixels = np.clip(read_cxr(phantom_dir / image)[::2, ::2], 0, None)
+    Image.fromarray(np.rint(255 * pixels / pixels.max()).astype(np.uint8)).save(data / "again.png")
+    rows.append(",".join(["again.png", label, "another", site, "test", *[""] * len(rest)]))
+    (tmp_path / "m.csv").write_text("\n".join(rows) + "\n")
+    options = [
+        "--manifest",
+        f"{tmp_path}/m.csv",
+        "--dataset_dir",
+        str(data),
+        "--image_size",
+        "32",
+        "--batch_size",
+        "4",
+        "--max_epochs",
+        "1",
+    ]
+    result = run("training", "train.json", *options, "--output_dir", f"{tmp_path}/out")
+    assert result.returncode == 3
+    assert f"the same picture is in two sets: m row 2 and internal row {len(rows)}" in result.stderr
+    assert not (tmp_path / "out/model.pt").exists()
+    (tmp_path / "pairs.csv").write_text(f"set,row,other_set,other_row\nm,2,m,{len(rows)}\n")
+    result = run("training", "train.json", *options, "--output_dir", f"{tmp_path}/out", "--accepted_pairs", f"{tmp_path}/pairs.csv")
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_another_network_trains_and_is_evaluated_as_it_was_trained(few, phantom_dir, tmp_path):
+    out = tmp_path / "out"
+    options = ["--manifest", str(few), "--dataset_dir", str(phantom_dir), "--image_size", "32"]
+    training = [*options, "--batch_size", "4", "--max_epochs", "1", "--architecture", "resnet18_group_norm", "--orientation", "stored"]
+    result = run("training", "train.json", *training, "--output_dir", str(out))
+    assert result.returncode == 0, result.stderr[-3000:]
+    settings = json.loads((out / "run.json").read_text())["identity"]["settings"]
+    assert (settings["architecture"], settings["orientation"]) == ("resnet18_group_norm", "stored")
+    evaluation = [*options, "--checkpoint", f"{out}/model.pt", "--output_dir", f"{tmp_path}/evaluation"]
+    right = ["--architecture", "resnet18_group_norm", "--orientation", "stored"]
+    for wrong, remedy in ((right[:2], right[2:]), (right[2:], right[:2])):
+        result = run("evaluating", "evaluate.json", *evaluation, *wrong)
+        assert result.returncode == 3
+        assert f"give {' '.join(remedy)}" in result.stderr
+    result = run("evaluating", "evaluate.json", *evaluation, *right)
+    assert result.returncode == 0, result.stderr[-3000:]
+    ours, theirs = (pd.read_csv(folder / "predictions.csv") for folder in (tmp_path / "evaluation", out))
+    assert ours["score"].to_numpy() == pytest.approx(theirs.loc[theirs["set"] == "internal", "score"].to_numpy(), abs=1e-5)
 
 
 def test_inference_needs_no_labels(trained, phantom_dir, tmp_path):
@@ -229,7 +286,7 @@ def test_shared_sections_are_equal_and_expressions_few():
     for name in CONFIGS[1:]:
         other = configs[name]
         assert other["preprocessing"] == train["train"]["preprocessing"]
-        assert other["network_def"] == {key: train["network_def"][key] for key in ("_target_", "num_classes")}
+        assert other["network_def"] == {key: train["network_def"][key] for key in ("_target_", "architecture", "num_classes")}
         assert other["image_size"] == train["image_size"]
     for name, config in configs.items():
         assert len(re.findall(r'"\$', json.dumps(config))) <= 12, name

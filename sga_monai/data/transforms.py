@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 
 from sga_monai.core.errors import InputError
 from sga_monai.data.cxr_reader import CXRReader
+from sga_monai.model.preparation import Preparation
 
 
-def preprocessing(image_size: int, voi: str = "dicom", orientation: str = "header") -> Compose:
+def preprocessing(preparation: Preparation) -> Compose:
     """From ``image`` (a path) to ``image`` ``[1, image_size, image_size]`` float32 in [0, 1], and ``image_meta_dict``.
 
-    Args:
-        image_size: pixels of a side.
-        voi: see ``read_cxr``.
-        orientation: see ``read_cxr``.
+    Example:
+        >>> chain = preprocessing(Preparation(image_size=112))
     """
     # LoadImaged takes an instance, whatever its annotation says.
-    reader: Any = CXRReader(voi, orientation=orientation)
+    reader: Any = CXRReader(preparation.voi, orientation=preparation.orientation)
+    size = preparation.image_size
     return Compose(
         [
             LoadImaged(keys="image", reader=reader, image_only=False, ensure_channel_first=True),
-            Resized(keys="image", spatial_size=[image_size, image_size], mode="area"),
+            Resized(keys="image", spatial_size=[size, size], mode="area"),
             ScalePercentilesd(keys="image", lower=0.5, upper=99.5),
         ]
     )

@@ -15,6 +15,7 @@ from sga_monai.data.manifest import load_manifest, read_manifest
 from sga_monai.data.masks import lung_reader
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.scoring import LungReader
+from sga_monai.model.preparation import Preparation
 
 logger = logging.getLogger(__name__)
 
@@ -28,23 +29,20 @@ class Cohort:
         items: MONAI data dictionaries of ``load_manifest``.
         cells: the manifest's own cells of each item, by row number.
         lung: from a row number to the lung mask, bool ``[1, H, W]``, or to ``None``; ``None`` itself where no row has a mask.
-        image_size: pixels of a side of the prepared images and masks.
-        voi: see ``read_cxr``.
+        preparation: of the images; the masks have their size.
     """
 
     name: str
     items: Sequence[dict[str, Any]]
     cells: Mapping[int, Mapping[str, str]]
     lung: LungReader | None
-    image_size: int
-    voi: str
+    preparation: Preparation
 
 
 def list_cohort(
     manifest: str | Path,
     dataset_dir: str | Path,
-    image_size: int,
-    voi: str,
+    preparation: Preparation,
     split: str = "test",
     site_key: str | Path | None = None,
     limit: int | None = None,
@@ -54,8 +52,7 @@ def list_cohort(
     Args:
         manifest: CSV; see ``read_manifest``.
         dataset_dir: the folder that images and lung masks are relative to.
-        image_size: pixels of a side.
-        voi: see ``read_cxr``.
+        preparation: of the images.
         split: the rows that are taken.
         site_key: see ``load_manifest``.
         limit: at most so many rows, evenly spaced; ``None`` takes all.
@@ -69,7 +66,8 @@ def list_cohort(
         items = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, limit).round().astype(int))]
     listed = {int(row["row"]): row for row in read_manifest(path)}
     cells = {item["row"]: listed[item["row"]] for item in items}
-    return Cohort(path.stem, items, cells, lung_reader(cells.values(), dataset_dir, path.name, image_size), image_size, voi)
+    lung = lung_reader(cells.values(), dataset_dir, path.name, preparation.image_size)
+    return Cohort(path.stem, items, cells, lung, preparation)
 
 
 def read_cohorts(cohorts: Sequence[Cohort], cache_dir: str | Path | None = None, num_workers: int = 0) -> list[CXRDataset]:
@@ -86,7 +84,7 @@ def read_cohorts(cohorts: Sequence[Cohort], cache_dir: str | Path | None = None,
     cache = None if cache_dir is None else str(cache_dir)
     datasets = []
     for cohort in cohorts:
-        transform = preprocessing(cohort.image_size, cohort.voi)
+        transform = preprocessing(cohort.preparation)
         datasets.append(CXRDataset(cohort.items, transform, skip_failed=True, cache_dir=cache, num_workers=num_workers))
         if datasets[-1].failures:
             logger.warning("%s: %d images cannot be read and have no score", cohort.name, len(datasets[-1].failures))

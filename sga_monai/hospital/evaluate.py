@@ -31,6 +31,7 @@ from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.verify import SUMS, verify_bundle, verify_signature
 from sga_monai.interpret.controls import BORDER_BLANK, CENTER_BLANK, LUNGS_BLANK, ONLY_LUNGS, TAG
 from sga_monai.model.networks import build_network
+from sga_monai.model.preparation import SETTINGS, Preparation
 from sga_monai.model.weights import load_best_model
 from sga_monai.statistics.separability import site_scores
 
@@ -77,7 +78,7 @@ def evaluate_bundle(
     reference = read_reference(bundle / "reference.json")
     networks = _load_models(bundle, reference)
     lock_output_dir(out)
-    cohort = list_cohort(manifest, dataset_dir, reference["image_size"], reference["voi"], site_key=site_key)
+    cohort = list_cohort(manifest, dataset_dir, Preparation(**{name: reference[name] for name in SETTINGS}), site_key=site_key)
     facts = _facts(bundle, manifest, reference, public_key, failure_limit)
     if not _same_evaluation(out / "run.json", facts):
         archive_previous_run(str(out))

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from sga_monai.evaluation.results import render, summarize
 from sga_monai.hospital.formats import BASELINE, MODEL, weights_file
 from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.verify import SUMS, verify_bundle
-from sga_monai.model.networks import architecture, build_network
+from sga_monai.model.networks import build_network, find_architecture
+from sga_monai.model.preparation import trained_preparation
 from sga_monai.model.weights import trained_network
 
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
@@ -127,9 +128,11 @@ def _refuse_unlike(model: _Run, baseline: _Run) -> None:
     """Both models must have learned from the same images, prepared in the same way."""
     if baseline.record["identity"]["data"] != model.record["identity"]["data"]:
         raise InputError("the baseline was trained on other data; train both with the same manifest")
-    for key in ("image_size", "voi"):
-        if baseline.settings[key] != model.settings[key]:
-            raise InputError(f"the baseline was trained with another {key}; train both with {key} {model.settings[key]}")
+    prepared = {trained_preparation(run.checkpoint) for run in (model, baseline)}
+    if len(prepared) > 1:
+        raise InputError(
+            f"the baseline was trained on images prepared in another way; train both with {trained_preparation(model.checkpoint)}"
+        )
 
 
 def _reference(runs: Mapping[str, _Run], name: str) -> dict[str, Any]:
@@ -137,11 +140,10 @@ def _reference(runs: Mapping[str, _Run], name: str) -> dict[str, Any]:
     return make_reference(
         {role: run.predictions for role, run in runs.items()},
         {role: {"network": run.network, "sha256": run.record["model_sha256"]} for role, run in runs.items()},
-        read_embedding(model.checkpoint.with_name("embedding.json"), architecture(model.network).n_features),
+        read_embedding(model.checkpoint.with_name("embedding.json"), find_architecture(model.network).n_features),
         name=name,
         version=__version__,
-        image_size=model.settings["image_size"],
-        voi=model.settings["voi"],
+        **asdict(trained_preparation(model.checkpoint)),
     )
 
 

@@ -18,7 +18,8 @@ from sga_monai.core.files import plain
 from sga_monai.evaluation.embedding import check_embedding
 from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION, is_internal
 from sga_monai.hospital.formats import BASELINE, MODEL, REFERENCE, is_schema_1
-from sga_monai.model.networks import architecture
+from sga_monai.model.networks import find_architecture
+from sga_monai.model.preparation import SETTINGS
 from sga_monai.statistics.calibration import assess_calibration
 from sga_monai.statistics.decisions import youden_threshold
 from sga_monai.statistics.discrimination import auroc, paired_difference
@@ -55,13 +56,14 @@ MODEL_FACTS = {
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["schema", "name", "version", "image_size", "voi", "models", "model_minus_baseline", "image_features"],
+    "required": ["schema", "name", "version", *SETTINGS, "models", "model_minus_baseline", "image_features"],
     "properties": {
         "schema": {"const": REFERENCE},
         "name": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
         "version": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,32}$"},
         "image_size": {"type": "integer", "minimum": 16, "maximum": 2048},
         "voi": {"enum": ["dicom", "none"]},
+        "orientation": {"enum": ["header", "stored"]},
         "models": {
             "type": "object",
             "additionalProperties": False,
@@ -100,7 +102,7 @@ def make_reference(
             validation set; every other figure is of the internal test set.
         weights: by role: the name of the ``network`` and the ``sha256`` of its weights.
         embedding: of the model's features of the internal images, the run's ``embedding.json``; left out when ``None``.
-        facts: ``name, version, image_size, voi``.
+        facts: ``name, version`` and the fields of ``Preparation``.
 
     Raises:
         InputError: when a set is missing or has one class only, or the two models were not tested on the same images.
@@ -168,7 +170,7 @@ def read_reference(path: str | Path) -> dict[str, Any]:
         jsonschema.validate(reference, SCHEMA)
     except (RecursionError, jsonschema.ValidationError):
         raise InputError(REFUSAL) from None
-    networks = {role: architecture(facts["network"]) for role, facts in reference["models"].items()}
+    networks = {role: find_architecture(facts["network"]) for role, facts in reference["models"].items()}
     try:
         if "embedding" in reference:
             check_embedding(reference["embedding"], networks[MODEL].n_features)

@@ -23,7 +23,7 @@ from sga_monai.hospital.checks import drift, embedding_distance, shortcut_audit,
 from sga_monai.hospital.formats import BASELINE, MODEL, REPORT, ROLES
 from sga_monai.hospital.reference import FPR_GRID, read_reference, roc_on_grid
 from sga_monai.hospital.verdict import give_verdict, planning_half_width
-from sga_monai.model.networks import architecture
+from sga_monai.model.networks import find_architecture
 from sga_monai.statistics.calibration import assess_calibration
 from sga_monai.statistics.decisions import net_benefit, operating_point
 from sga_monai.statistics.discrimination import (
@@ -60,7 +60,7 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
     if prevalence is not None:
         check.number("prevalence", prevalence, above=0, below=1)
     reference = read_reference(out / "reference.json")
-    n_features = architecture(reference["models"][MODEL]["network"]).n_features
+    n_features = find_architecture(reference["models"][MODEL]["network"]).n_features
     scored = predictions[predictions["score"].notna()]
     summary = summarize(predictions, failure_limit=run["failure_limit"]).iloc[0]
     columns, roles = {MODEL: "score", BASELINE: BASELINE_SCORE}, [role for role in ROLES if role in reference["models"]]

@@ -304,9 +304,10 @@ def _check_sequential(stream: bytes, structure: Structure, scan: Scan, segments:
     for number, first in enumerate(range(0, down * across, interval)):
         gray = 0
         for index in range(min(first + interval, down * across) - 1, first - 1, -1):
-            top, left = index // across * height + edge, index % across * width + edge
+            rows = _inside(index // across * height, height, edge, structure.shape[0])
+            columns = _inside(index % across * width, width, edge, structure.shape[1])
             # Pillow inverts CMYK, which makes 127 of 128.
-            block_of = decoded(slice(top, top + height - 2 * edge), slice(left, left + width - 2 * edge)).astype(np.float64)
+            block_of = decoded(rows, columns).astype(np.float64)
             if (np.abs(block_of - middle + 0.5) > 0.5).any():
                 break
             gray += 1
@@ -321,6 +322,11 @@ def _check_sequential(stream: bytes, structure: Structure, scan: Scan, segments:
         text = bin(int.from_bytes(b"\1" + tail, "big"))[3:].encode()
         if not any(text.endswith((block * (gray - 1)).encode(), 0, len(text) - pad) for pad in range(8) if text.endswith(b"1" * pad)):
             raise ReadError("truncated")
+
+
+def _inside(first: int, length: int, edge: int, size: int) -> slice:
+    """The pixels of an MCU along one axis without its edges; with them where the picture ends before there are others."""
+    return slice(first + edge, first + length - edge) if first + edge < size else slice(first, first + length)
 
 
 def _blocks(structure: Structure, scan: Scan) -> list[tuple[int, int]]:

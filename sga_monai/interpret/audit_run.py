@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,10 @@ def audit_checkpoint(
         InputError: when the checkpoint, a manifest, or a lung mask (naming its row) is refused, or a file is in two sets.
     """
     out = Path(output_dir)
-    models = load_trained_models({"model": checkpoint}, image_size, voi)
+    models = load_trained_models({"model": checkpoint}, image_size=image_size, voi=voi)
     paths = _named(manifests)
     lock_output_dir(out)
-    cohorts = [list_cohort(path, dataset_dir, models.image_size, models.voi, split) for path in paths.values()]
+    cohorts = [list_cohort(path, dataset_dir, models.preparation, split) for path in paths.values()]
     archive_previous_run(str(out), str(checkpoint))
     datasets = read_cohorts(cohorts, num_workers=num_workers)
     sets = {cohort.name: AuditSet(dataset, cohort.lung, cohort.cells) for cohort, dataset in zip(cohorts, datasets, strict=True)}
@@ -66,8 +67,7 @@ def audit_checkpoint(
         "schema": "sga_monai audit 1",
         "checkpoint_sha256": file_sha256(checkpoint),
         "manifests_sha256": {name: file_sha256(path) for name, path in paths.items()},
-        "image_size": models.image_size,
-        "voi": models.voi,
+        **asdict(models.preparation),
         "split": split,
         "failed": {cohort.name: len(dataset.failures) for cohort, dataset in zip(cohorts, datasets, strict=True)},
         "software": versions() | {"code": code_digest()},

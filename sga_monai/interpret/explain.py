@@ -30,7 +30,7 @@ from sga_monai.data.masks import read_mask
 from sga_monai.evaluation.cohort import Cohort, list_cohort, read_cohorts
 from sga_monai.imaging.read import read_cxr
 from sga_monai.interpret.localization import boxes_to_mask, deletion_auc, energy_inside, insertion_auc, iou_at_area, pointing_game
-from sga_monai.interpret.saliency import METHODS, log_odds
+from sga_monai.interpret.saliency import METHODS, curved_layer, log_odds
 from sga_monai.model.weights import load_trained_models
 from sga_monai.statistics.estimates import patient_mean
 
@@ -56,7 +56,8 @@ def explain_checkpoints(
 
     Measured for each map of ``saliency.METHODS``: energy inside, pointing game and IoU at the region's area for each
     region; for FullGrad insertion and deletion AUC of the probability of the label, from an image that is blurred with a
-    standard deviation of a 16th of its side; each as a mean with an interval over patients.
+    standard deviation of a 16th of its side; each as a mean with an interval over patients. Where FullGrad is not exact for
+    one of the networks (see ``saliency.fullgrad``), input gradients take its place for all.
     ``chance`` is what a map without any preference would have: the region's share a of the image, a / (2 - a) for the IoU.
 
     Args:
@@ -81,19 +82,20 @@ def explain_checkpoints(
     """
     out, regions = Path(output_dir), regions or {}
     _refuse_names(out, (*checkpoints, *regions))
-    models = load_trained_models(checkpoints, image_size, voi)
-    cohort = list_cohort(manifest, dataset_dir, models.image_size, models.voi, split, limit=limit)
+    models = load_trained_models(checkpoints, image_size=image_size, voi=voi)
+    cohort = list_cohort(manifest, dataset_dir, models.preparation, split, limit=limit)
     (dataset,) = read_cohorts([cohort])
     cases = _Cases.of(dataset, _masks(dataset, cohort, Path(dataset_dir), regions))
+    main = _main_map(models.networks)
     maps = {
-        (name, kind): _maps(network, method, cases.image, f"{name}: {kind}")
+        (name, kind): _maps(network, METHODS[kind], cases.image, f"{name}: {kind}")
         for name, network in models.networks.items()
-        for kind, method in METHODS.items()
+        for kind in dict.fromkeys((main, "input_gradient", "grad_cam"))
     }
-    table = [line for (name, kind), found in maps.items() for line in _measure(name, kind, found, cases, models.networks[name])]
+    table = [line for (name, kind), found in maps.items() for line in _measure(name, kind, found, cases, models.networks[name], main)]
     write_csv(out / "saliency.csv", pd.DataFrame(table))
     write_json(out / "saliency.json", table)
-    figure = _draw(cases, {name: maps[name, "fullgrad"] for name in models.networks}, models.networks, n_cases)
+    figure = _draw(cases, {name: maps[name, main] for name in models.networks}, models.networks, n_cases)
     _write_pictures(out, figure, table)
     return table
 
@@ -207,7 +209,7 @@ def draw_cases(
 
 def _masks(dataset: CXRDataset, cohort: Cohort, root: Path, regions: Mapping[str, str]) -> dict[str, Tensor]:
     """Regions by name, bool ``[N, size, size]``, empty where an image has none; regions that no image has are left out."""
-    root, size = root.resolve(), cohort.image_size
+    root, size = root.resolve(), cohort.preparation.image_size
     found: dict[str, list[Tensor]] = {}
     for item in dataset.data:
         row = cohort.cells[item["row"]]
@@ -243,8 +245,18 @@ def _maps(network: nn.Module, method: Any, image: Tensor, description: str) -> T
     return torch.cat([method(network, part) for part in track(image.split(BATCH), description)])
 
 
-def _measure(model: str, kind: str, maps: Tensor, cases: _Cases, network: nn.Module) -> list[dict[str, Any]]:
-    """A line for each region and measure, and for FullGrad two of the whole image."""
+def _main_map(networks: Mapping[str, nn.Module]) -> str:
+    """The map that is drawn: one kind for all networks, so that they can be compared."""
+    curved = {name: layer for name, network in networks.items() if (layer := curved_layer(network)) is not None}
+    if not curved:
+        return "fullgrad"
+    listed = ", ".join(f"{name} ({layer})" for name, layer in curved.items())
+    logger.warning("FullGrad is exact for piecewise affine networks only, not for %s: input gradients are drawn instead", listed)
+    return "input_gradient"
+
+
+def _measure(model: str, kind: str, maps: Tensor, cases: _Cases, network: nn.Module, main: str) -> list[dict[str, Any]]:
+    """A line for each region and measure, and for the map that is drawn two of the whole image."""
     lines = []
     for region, mask in cases.masks.items():
         some = mask.flatten(1).any(1)
@@ -256,7 +268,7 @@ def _measure(model: str, kind: str, maps: Tensor, cases: _Cases, network: nn.Mod
             chance = float((share / (2 - share) if measure == "iou_at_area" else share).mean())
             lines.append({"model": model, "map": kind, "region": region, "measure": measure, **asdict(mean), "chance": chance})
     # A curve costs STEPS + 1 forward passes an image, so the cheap views go without.
-    for measure, curve in (("insertion_auc", insertion_auc), ("deletion_auc", deletion_auc)) if kind == "fullgrad" else ():
+    for measure, curve in (("insertion_auc", insertion_auc), ("deletion_auc", deletion_auc)) if kind == main else ():
         mean = patient_mean(_areas(curve, maps, cases, network), cases.patient)
         lines.append({"model": model, "map": kind, "region": "image", "measure": measure, **asdict(mean), "chance": None})
     return lines

@@ -27,6 +27,11 @@ from sga_monai.model.networks import NETWORKS, network_name
 
 Score = Callable[[Tensor], Tensor]
 RESCALES = ("channel", "layer")
+# Layers that make a network other than piecewise affine.
+CURVED = (
+    nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.MultiheadAttention, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.Sigmoid, nn.Tanh,
+    nn.Softplus, nn.Softmax,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,14 @@ def fullgrad(network: nn.Module, image: Tensor, score: Score = log_odds, rescale
             layer together, as the authors' code does; there a channel counts by how much it contributes.
 
     Raises:
-        ValueError: when ``image`` or scores have another shape, ``rescale`` is unknown or a BatchNorm has no running
-            statistics.
+        ValueError: when ``image`` or scores have another shape, ``rescale`` is unknown, the network has a layer of ``CURVED``,
+            or a BatchNorm has no running statistics.
     """
     if rescale not in RESCALES:
         raise ValueError(f"rescale must be one of {', '.join(RESCALES)}, got {rescale!r}")
+    layer = curved_layer(network)
+    if layer is not None:
+        raise ValueError(f"FullGrad needs a piecewise affine network, and {layer} is not; use input gradients")
     with _scored(network, image) as x, _recorded(network, x) as biases:
         value = _scores(network, x, score)
         terms = [(x.detach(), get_gradient_edge(x)), *biases]
@@ -96,6 +104,11 @@ def fullgrad(network: nn.Module, image: Tensor, score: Score = log_odds, rescale
             maps[size] = maps.get(size, 0) + _rescaled(term.abs(), rescale).sum(1, keepdim=True)
     result = torch.stack([_upsampled(part, x) for part in maps.values()]).sum(0)
     return FullGrad(result, value.detach(), total.to(value.dtype))
+
+
+def curved_layer(network: nn.Module) -> str | None:
+    """The kind of the first layer for which FullGrad is not exact; ``None`` where there is none."""
+    return next((type(module).__name__ for module in network.modules() if isinstance(module, CURVED)), None)
 
 
 def fullgrad_map(network: nn.Module, image: Tensor, score: Score = log_odds) -> Tensor:
@@ -158,7 +171,8 @@ def grad_cam(network: nn.Module, image: Tensor, layer: str | None = None, score:
     return _upsampled((weight * activation).sum(1, keepdim=True).relu(), x)
 
 
-# For any of NETWORKS; each from (network, image [B, 1, H, W]) to [B, 1, H, W], not negative, higher means more salient.
+# Each from (network, image [B, 1, H, W]) to [B, 1, H, W], not negative, higher means more salient. FullGrad needs a network
+# without a curved layer.
 METHODS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "fullgrad": fullgrad_map,
     "input_gradient": input_gradient_map,

@@ -9,8 +9,9 @@ from sga_monai.core.lazy import lazy_index
 if TYPE_CHECKING:
     from sga_monai.model.features import FeatureRecorder, forward_with_features
     from sga_monai.model.modes import frozen_statistics, recalibrate, to_device, untracked_statistics
-    from sga_monai.model.network import CXRResNet18, load_imagenet_weights
+    from sga_monai.model.network import CXRResNet18
     from sga_monai.model.networks import NETWORKS, build_network
+    from sga_monai.model.preparation import Preparation, trained_preparation
     from sga_monai.model.scores import MeanScore, logit_difference, score_and_label
     from sga_monai.model.weights import load_best_model, load_trained_models
 
@@ -19,16 +20,17 @@ __all__ = [
     "CXRResNet18",
     "FeatureRecorder",
     "MeanScore",
+    "Preparation",
     "build_network",
     "forward_with_features",
     "frozen_statistics",
     "load_best_model",
-    "load_imagenet_weights",
     "load_trained_models",
     "logit_difference",
     "recalibrate",
     "score_and_label",
     "to_device",
+    "trained_preparation",
     "untracked_statistics",
 ]
 _MODULES = {
@@ -36,16 +38,17 @@ _MODULES = {
     "FeatureRecorder": "features",
     "MeanScore": "scores",
     "NETWORKS": "networks",
+    "Preparation": "preparation",
     "build_network": "networks",
     "forward_with_features": "features",
     "frozen_statistics": "modes",
     "load_best_model": "weights",
-    "load_imagenet_weights": "network",
     "load_trained_models": "weights",
     "logit_difference": "scores",
     "recalibrate": "modes",
     "score_and_label": "scores",
     "to_device": "modes",
+    "trained_preparation": "preparation",
     "untracked_statistics": "modes",
 }
 __getattr__, __dir__ = lazy_index(__name__, _MODULES)

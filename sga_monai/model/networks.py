@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sga_monai.core.errors import InputError
-from sga_monai.model.network import CXRResNet18
+from sga_monai.model.network import CXRDenseNet121, CXRResNet18, CXRResNet18GroupNorm, CXRResNet50
 
 DEFAULT_NETWORK = "resnet18"
 
@@ -21,45 +21,59 @@ class Architecture:
         last_layer: name of the submodule whose input are the features.
         n_features: number of features.
         cam_layer: name of the last submodule that gives a map ``[B, C, H, W]``, for Grad-CAM.
+        pretrained: whether torchvision has ImageNet weights, for ``pretrained_weights``.
     """
 
     network: type[nn.Module]
     last_layer: str
     n_features: int
     cam_layer: str
+    pretrained: bool = True
 
 
-NETWORKS: dict[str, Architecture] = {"resnet18": Architecture(CXRResNet18, "fc", 512, "layer4")}
+NETWORKS: dict[str, Architecture] = {
+    "resnet18": Architecture(CXRResNet18, "fc", 512, "layer4"),
+    "resnet50": Architecture(CXRResNet50, "fc", 2048, "layer4"),
+    "densenet121": Architecture(CXRDenseNet121, "class_layers.out", 1024, "features"),
+    "resnet18_group_norm": Architecture(CXRResNet18GroupNorm, "fc", 512, "layer4", pretrained=False),
+}
 # Where the features of a network outside of NETWORKS are.
 OTHER_LAST_LAYER = "fc"
 
 
-def architecture(name: object) -> Architecture:
+def find_architecture(name: object) -> Architecture:
     """The entry of ``NETWORKS``.
 
     Raises:
         InputError: when there is none of this name.
     """
     if not isinstance(name, str) or name not in NETWORKS:
-        raise InputError(f"network must be one of {', '.join(NETWORKS)}; use a version of sga_monai that has the one that was trained")
+        raise InputError(f"architecture must be one of {', '.join(NETWORKS)}; use a version of sga_monai that has the one that was trained")
     return NETWORKS[name]
 
 
-def build_network(name: str, num_classes: int = 2) -> nn.Module:
-    """A network of ``NETWORKS`` with random weights: images ``[B, 1, H, W]`` in [0, 1] to logits ``[B, num_classes]``.
+def build_network(architecture: str, num_classes: int = 2, pretrained_weights: str | None = None) -> nn.Module:
+    """A network of ``NETWORKS``: images ``[B, 1, H, W]`` in [0, 1] to logits ``[B, num_classes]``.
 
     Args:
-        name: a key of ``NETWORKS``.
+        architecture: a key of ``NETWORKS``.
         num_classes: number of logits.
+        pretrained_weights: local path of torchvision's file of ImageNet weights; ``None`` starts from random weights. Nothing
+            is downloaded.
 
     Raises:
-        InputError: when there is none of this name.
+        InputError: when there is none of this name, or the file is not the network's.
 
     Example:
         >>> build_network("resnet18").fc
         Linear(in_features=512, out_features=2, bias=True)
     """
-    return architecture(name).network(num_classes=num_classes)
+    found = find_architecture(architecture)
+    if not pretrained_weights:
+        return found.network(num_classes=num_classes)
+    if not found.pretrained:
+        raise InputError(f"pretrained_weights: there are none of {architecture}; leave it out, or choose another architecture")
+    return found.network(num_classes=num_classes, pretrained_weights=pretrained_weights)
 
 
 def network_name(network: nn.Module) -> str | None:

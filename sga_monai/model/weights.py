@@ -1,4 +1,4 @@
-"""The model of a finished training: its network and weights, and how its images were prepared."""
+"""The model of a finished training: its network and its weights."""
 
 from __future__ import annotations
 
@@ -12,23 +12,19 @@ from typing import Any
 
 import torch
 
-from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.model.networks import DEFAULT_NETWORK, build_network
-
-# A packaged bundle and the audit take no smaller one: nothing of a chest is left to see.
-MIN_IMAGE_SIZE = 16
-DAMAGED = "run.json beside the checkpoint is damaged; restore it, or move the checkpoint to a folder of its own"
+from sga_monai.model.networks import DEFAULT_NETWORK, NETWORKS, build_network, network_name
+from sga_monai.model.preparation import Preparation, recorded_preparation, run_identity, trained_preparation
 
 
-def load_best_model(network: torch.nn.Module, checkpoint: str, image_size: int | None = None, voi: str | None = None) -> torch.nn.Module:
+def load_best_model(network: torch.nn.Module, checkpoint: str, **preparation: Any) -> torch.nn.Module:
     """Load a plain state dict into ``network`` and return it.
 
     Args:
         network: gets the weights.
         checkpoint: path of a ``model.pt``.
-        image_size: with which images are prepared; compared with ``run.json`` beside the checkpoint where both are there.
-        voi: the same.
+        preparation: ``image_size, voi, orientation`` with which images are prepared; compared with ``run.json`` beside the
+            checkpoint where both are there.
 
     Raises:
         InputError: when the file is missing, damaged, not finite, or does not fit the network, or the images would not be
@@ -36,11 +32,13 @@ def load_best_model(network: torch.nn.Module, checkpoint: str, image_size: int |
     """
     if not Path(checkpoint).is_file():
         raise InputError("checkpoint: no such file; train first, or give the path of a model.pt")
-    given = {name: value for name, value in (("image_size", image_size), ("voi", voi)) if value is not None}
-    trained = _run_settings(checkpoint) if given else {}
-    for name, value in given.items():
+    trained = recorded_preparation(checkpoint) if preparation else {}
+    for name, value in preparation.items():
         if trained.get(name, value) != value:
             raise InputError(f"checkpoint: it was trained with {name} {trained[name]}, not {value}; give --{name} {trained[name]}")
+    own, trained_with = network_name(network), (run_identity(checkpoint) or {}).get("network")
+    if own is not None and trained_with in NETWORKS and trained_with != own:
+        raise InputError(f"checkpoint: it was trained with architecture {trained_with}, not {own}; give --architecture {trained_with}")
     data = Path(checkpoint).read_bytes()
     card = Path(checkpoint).with_suffix(".json")
     if card.is_file() and json.loads(card.read_text(encoding="utf-8-sig")).get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
@@ -62,32 +60,29 @@ class TrainedModels:
 
     Attributes:
         networks: by any name.
-        image_size: pixels of a side.
-        voi: see ``read_cxr``.
+        preparation: of their images.
     """
 
     networks: Mapping[str, torch.nn.Module]
-    image_size: int
-    voi: str
+    preparation: Preparation
 
 
-def load_trained_models(checkpoints: Mapping[str, str | Path], image_size: int | None = None, voi: str | None = None) -> TrainedModels:
+def load_trained_models(checkpoints: Mapping[str, str | Path], **preparation: Any) -> TrainedModels:
     """Load the ``model.pt`` of one or more trainings; network and preparation are those of ``run.json`` beside each.
 
     Args:
         checkpoints: path of each ``model.pt`` by any name.
-        image_size: see ``preparation_settings``.
-        voi: see ``preparation_settings``.
+        preparation: ``image_size, voi, orientation`` where they are not to be those of the training.
 
     Raises:
         InputError: when a checkpoint is refused (see ``load_best_model``), or they were trained on images prepared differently.
     """
-    prepared = {preparation_settings(path, image_size, voi) for path in checkpoints.values()}
+    prepared = {trained_preparation(path, **preparation) for path in checkpoints.values()}
     if len(prepared) > 1:
-        listed = "; ".join(f"image_size {size}, voi {kind}" for size, kind in sorted(prepared))
+        listed = "; ".join(sorted(map(str, prepared)))
         raise InputError(f"the models were trained on images prepared in different ways ({listed}); evaluate them apart")
     networks = {name: load_best_model(build_network(trained_network(path)), str(path)).eval() for name, path in checkpoints.items()}
-    return TrainedModels(networks, *prepared.pop())
+    return TrainedModels(networks, prepared.pop())
 
 
 def trained_network(checkpoint: str | Path) -> str:
@@ -96,42 +91,6 @@ def trained_network(checkpoint: str | Path) -> str:
     Raises:
         InputError: when the file is damaged.
     """
-    identity = _run_identity(checkpoint)
+    identity = run_identity(checkpoint)
     # Runs that do not name it were made when there was one network.
     return str((identity or {}).get("network", DEFAULT_NETWORK))
-
-
-def preparation_settings(checkpoint: str | Path, image_size: int | None = None, voi: str | None = None) -> tuple[int, str]:
-    """``image_size`` and ``voi`` with which a model was trained: given, or of ``run.json`` beside it, or 224 and "dicom".
-
-    Raises:
-        InputError: when the file is damaged or ``image_size`` is no whole number of 16 or more.
-    """
-    settings = _run_settings(checkpoint) if image_size is None or voi is None else {}
-    size = settings.get("image_size", 224) if image_size is None else image_size
-    return check.whole("image_size", size, low=MIN_IMAGE_SIZE), settings.get("voi", "dicom") if voi is None else voi
-
-
-def _run_settings(checkpoint: str | Path) -> dict[str, Any]:
-    """``image_size`` and ``voi`` of ``run.json`` beside the checkpoint; empty where there is none."""
-    identity = _run_identity(checkpoint)
-    if identity is None:
-        return {}
-    try:
-        return {"image_size": int(identity["settings"]["image_size"]), "voi": str(identity["settings"]["voi"])}
-    except (ValueError, KeyError, TypeError):
-        raise InputError(DAMAGED) from None
-
-
-def _run_identity(checkpoint: str | Path) -> Mapping[str, Any] | None:
-    """``identity`` of ``run.json`` beside the checkpoint; ``None`` where there is none."""
-    path = Path(checkpoint).with_name("run.json")
-    if not path.is_file():
-        return None
-    try:
-        identity: Any = json.loads(path.read_text(encoding="utf-8-sig"))["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(DAMAGED) from None
-    if not isinstance(identity, Mapping):
-        raise InputError(DAMAGED)
-    return identity

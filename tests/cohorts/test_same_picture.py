@@ -20,6 +20,7 @@ from sga_monai.data.dataset import CXRDataset
 from sga_monai.data.duplicates import refuse_near_duplicates
 from sga_monai.data.manifest import load_manifest, read_manifest, write_manifest
 from sga_monai.data.transforms import preprocessing
+from sga_monai.model.preparation import Preparation
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_between_splits_it_is_refused_by_the_check_and_by_training(leak):
     assert "the same picture is in two splits: rows 2 and 7 (train and test)" in sentence
     check(leak, "--accepted-pairs", str(leak / "pairs.csv"), code=0)
     for size in (32, 224):
-        sets = [CXRDataset(load_manifest(leak / "m.csv", leak, split), preprocessing(size)) for split in ("train", "test")]
+        sets = [CXRDataset(load_manifest(leak / "m.csv", leak, split), preprocessing(Preparation(size))) for split in ("train", "test")]
         for item in sets[1].data:
             item["set"] = "internal"
         with pytest.raises(InputError, match="m row 2 and internal row 7"):
@@ -81,7 +82,9 @@ def test_between_splits_it_is_refused_by_the_check_and_by_training(leak):
 
 def test_the_cache_remembers_the_picture(leak):
     rows = load_manifest(leak / "m.csv", leak)
-    first, second, plain = (CXRDataset(rows, preprocessing(32), cache_dir=cache) for cache in (str(leak / "c"), str(leak / "c"), None))
+    first, second, plain = (
+        CXRDataset(rows, preprocessing(Preparation(32)), cache_dir=cache) for cache in (str(leak / "c"), str(leak / "c"), None)
+    )
     assert first.fingerprints == second.fingerprints == plain.fingerprints
     assert len(set(plain.fingerprints)) >= 5
 

@@ -11,10 +11,11 @@ import torch
 from sga_monai.core.errors import InputError
 from sga_monai.data.manifest import read_manifest, write_manifest
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
+from sga_monai.model.preparation import Preparation
 
 
 def test_rows_cells_and_masks_belong_together(phantom_dir):
-    cohort = list_cohort(phantom_dir / "northgate.csv", phantom_dir, 24, "dicom", "val")
+    cohort = list_cohort(phantom_dir / "northgate.csv", phantom_dir, Preparation(24), "val")
     listed = [row for row in read_manifest(phantom_dir / "northgate.csv") if row["split"] == "val"]
     assert cohort.name == "northgate"
     assert [item["row"] for item in cohort.items] == [int(row["row"]) for row in listed] == list(cohort.cells)
@@ -28,12 +29,12 @@ def test_rows_cells_and_masks_belong_together(phantom_dir):
 
 
 def test_a_limit_takes_evenly_spaced_rows(phantom_dir):
-    every = list_cohort(phantom_dir / "harbor.csv", phantom_dir, 24, "dicom")
+    every = list_cohort(phantom_dir / "harbor.csv", phantom_dir, Preparation(24))
     for limit, expected in ((5, 5), (1, 1), (10_000, len(every.items))):
-        some = list_cohort(phantom_dir / "harbor.csv", phantom_dir, 24, "dicom", limit=limit)
+        some = list_cohort(phantom_dir / "harbor.csv", phantom_dir, Preparation(24), limit=limit)
         assert len(some.items) == len(some.cells) == expected
         assert some.items[0] == every.items[0]
-    five = [item["row"] for item in list_cohort(phantom_dir / "harbor.csv", phantom_dir, 24, "dicom", limit=5).items]
+    five = [item["row"] for item in list_cohort(phantom_dir / "harbor.csv", phantom_dir, Preparation(24), limit=5).items]
     assert five[-1] == every.items[-1]["row"]
     gaps = [b - a for a, b in itertools.pairwise(five)]
     assert max(gaps) - min(gaps) <= 1
@@ -46,7 +47,7 @@ def test_missing_images_are_counted_equal_ones_and_masks_outside_are_refused(pha
         row["image"], row["lung_mask"], row["sha256"] = f"{i}.dcm", "", ""
     write_manifest(tmp_path / "site.csv", rows)
     (tmp_path / "3.dcm").unlink()
-    cohort = list_cohort(tmp_path / "site.csv", tmp_path, 24, "dicom")
+    cohort = list_cohort(tmp_path / "site.csv", tmp_path, Preparation(24))
     assert cohort.lung is None
     (dataset,) = read_cohorts([cohort], tmp_path / "cache")
     assert [(failure["row"], failure["code"]) for failure in dataset.failures] == [(5, "missing")]
@@ -58,4 +59,4 @@ def test_missing_images_are_counted_equal_ones_and_masks_outside_are_refused(pha
     rows[1]["lung_mask"] = "none.png"
     write_manifest(tmp_path / "site.csv", rows)
     with pytest.raises(InputError, match="the lung_mask of row 3 is no file inside dataset_dir"):
-        list_cohort(tmp_path / "site.csv", tmp_path, 24, "dicom")
+        list_cohort(tmp_path / "site.csv", tmp_path, Preparation(24))

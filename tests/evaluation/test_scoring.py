@@ -19,6 +19,7 @@ from sga_monai.evaluation.predictions import FEATURES, SCORED
 from sga_monai.evaluation.saver import PredictionSaver
 from sga_monai.evaluation.scoring import Control, score_dataset
 from sga_monai.model.networks import build_network
+from sga_monai.model.preparation import Preparation
 
 SIZE = 16
 
@@ -106,7 +107,7 @@ def test_the_loop_and_the_evaluators_handler_write_the_same(phantom_dir, tmp_pat
     torch.manual_seed(0)
     network = build_network("resnet18").eval()
     items = load_manifest(phantom_dir / "harbor.csv", phantom_dir)[:10]
-    dataset = CXRDataset(items, preprocessing(32))
+    dataset = CXRDataset(items, preprocessing(Preparation(32)))
     loader = DataLoader(dataset, batch_size=4)
     handlers = [PredictionSaver(str(tmp_path), dataset)]
     SupervisedEvaluator(device=torch.device("cpu"), val_data_loader=loader, network=network, val_handlers=handlers, decollate=False).run()

@@ -188,6 +188,18 @@ def test_jpeg_files_cut_and_closed_are_refused(tmp_path, drawn, progressive, mod
             decode_cxr(cut(data, share))
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize(("rows", "columns"), [(257, 256), (256, 257), (258, 241), (249, 255)])
+def test_a_last_block_of_one_row_or_column_is_read_and_missed(tmp_path, drawn, mode, rows, columns):
+    picture = Image.fromarray((drawn >> 4).astype(np.uint8)).resize((columns, rows)).convert(mode)
+    path = tmp_path / "a.jpg"
+    picture.save(path, quality=85)
+    assert read_cxr(path).shape == (rows, columns)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 8 // 10] + END)
+    assert code_of(path) == "truncated"
+
+
 def test_tiles_that_are_missing_are_refused(dicom_file, drawn):
     buffer = io.BytesIO()
     gray = (drawn >> 4).astype(np.uint8)

@@ -14,6 +14,7 @@ from sga_monai.data.transforms import ScalePercentilesd, preprocessing
 from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.padding import find_padding
 from sga_monai.imaging.read import decode, read_cxr
+from sga_monai.model.preparation import Preparation
 
 # Border columns on each side, and rows above and below.
 WIDE, HIGH = 30, 20
@@ -71,7 +72,7 @@ def test_preprocessing_scales_the_anatomy_alone(dicom_file, drawn, case):
     alone = read_cxr(dicom_file(pixels, name="alone.dcm", BitsStored=bits, PhotometricInterpretation=photometric))
     small = alone.reshape(alone.shape[0] // 2, 2, alone.shape[1] // 2, 2).mean((1, 3))
     expected = np.asarray(ScalePercentilesd("image", 0.5, 99.5)({"image": small[None]})["image"])
-    image = np.asarray(preprocessing(160)({"image": str(whole)})["image"])
+    image = np.asarray(preprocessing(Preparation(160))({"image": str(whole)})["image"])
     inside = image[:, HIGH // 2 : HIGH // 2 + small.shape[0], WIDE // 2 : WIDE // 2 + small.shape[1]]
     np.testing.assert_allclose(inside, expected, atol=1e-3)
     assert inside.std() > 0.15

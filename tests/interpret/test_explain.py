@@ -69,7 +69,7 @@ def test_a_region_that_is_not_there_is_refused(explained, phantom_dir, tmp_path)
         (tmp_path / name / "run.json").write_text(json.dumps({"identity": {"settings": {"image_size": size, "voi": "dicom"}}}))
         shutil.copy(models["NT"], tmp_path / name / "model.pt")
     both = {name: tmp_path / name / "model.pt" for name in ("a", "b")}
-    with pytest.raises(InputError, match=r"prepared in different ways \(image_size 32, voi dicom; image_size 48, voi dicom\)"):
+    with pytest.raises(InputError, match=r"prepared in different ways \(image_size 32, voi dicom, orientation stored; image_size 48,"):
         explain_checkpoints(both, phantom_dir / "northgate.csv", phantom_dir, tmp_path / "out")
     damaged = tmp_path / "model.pt"
     damaged.write_bytes(b"no")

@@ -3,25 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LinearNet, TinyNet
+from conftest import LinearNet, TinyNet, randomized
 from monai.data import MetaTensor
 from torch import nn
 
 from sga_monai.interpret import saliency
 from sga_monai.model.network import CXRResNet18
-
-
-def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
-    """``network`` with random biases and, in BatchNorm, random statistics and affine parameters."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.5)
-            module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-        if getattr(module, "bias", None) is not None:
-            nn.init.normal_(module.bias, std=0.3, generator=generator)
-    return network
 
 
 def images(batch: int = 3, channels: int = 1, size: int = 12, seed: int = 0) -> torch.Tensor:

@@ -384,8 +384,8 @@ def test_only_a_finished_finite_run_is_packaged(runs, tmp_path):
         package_bundle(runs / "sga/model.pt", tmp_path / "dist", ROOT / "bundles/sga", copy / "model.pt")
 
     for key, value, message in (
-        ("image_size", 64, "another image_size; train both with image_size 32"),
-        ("voi", "none", "another voi; train both with voi dicom"),
+        ("image_size", 64, "another way; train both with image_size 32, voi dicom, orientation header"),
+        ("voi", "none", "another way; train both with image_size 32, voi dicom"),
         ("data", {}, "trained on other data"),
     ):
         with pytest.raises(InputError, match=message):
@@ -684,7 +684,7 @@ def test_manifest_from_headers(tmp_path, phantom_dir):
     for content, message in (
         ("patient_id,label\nMRN-0,1\nmrn-0 ,0\n", "row 3 gives another label"),
         ("patient_id,label\nMRN-0,yes\n", "row 2: label must be 0 or 1"),
-        ("name,label\nx,1\n", "the columns must be label"),
+        ("name,label\nx,1\n", "the header of column 1 is unknown; known are"),
         ("patient_id,label\nnobody,1\n", "no image has a label"),
     ):
         (tmp_path / "bad.csv").write_text(content)

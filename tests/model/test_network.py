@@ -59,5 +59,5 @@ def test_pretrained_weights_replace_all_but_fc(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         CXRResNet18(2, str(tmp_path / "none.pth"))
     torch.save({"conv1.weight": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="not a ResNet-18"):
+    with pytest.raises(ValueError, match="not the parameters of resnet18-f37072fd"):
         CXRResNet18(2, str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
-from conftest import TinyNet
+from conftest import TinyNet, randomized
 from torch import nn
 
 from sga_monai.core.errors import InputError
-from sga_monai.interpret.saliency import METHODS
+from sga_monai.core.files import file_sha256
+from sga_monai.interpret.saliency import METHODS, fullgrad
 from sga_monai.model.features import forward_with_features
-from sga_monai.model.networks import NETWORKS, architecture, build_network, last_layer, network_name
+from sga_monai.model.modes import norms
+from sga_monai.model.networks import NETWORKS, build_network, find_architecture, last_layer, network_name
+from sga_monai.model.preparation import Preparation
 from sga_monai.model.weights import load_trained_models, trained_network
 
 
@@ -27,16 +31,65 @@ def test_every_network_is_what_its_entry_says(name):
         assert features.shape == (2, NETWORKS[name].n_features)
         assert torch.allclose(last_layer(network)(torch.from_numpy(features)), logits)
     network = build_network(name)
-    for method in METHODS.values():
-        assert method(network, image).shape == image.shape
+    for kind, method in METHODS.items():
+        if kind == "fullgrad" and name == "resnet18_group_norm":
+            with pytest.raises(ValueError, match="and GroupNorm is not; use input gradients"):
+                method(network, image)
+        else:
+            assert method(network, image).shape == image.shape
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121"])
+def test_fullgrad_is_exact_for_each_piecewise_affine_network(name):
+    network = randomized(build_network(name)).double().eval()
+    result = fullgrad(network, torch.rand(2, 1, 48, 48, dtype=torch.float64))
+    assert result.completeness.abs().max() < 1e-9 * result.value.abs().max()
+
+
+# Parameters and entries of torchvision's networks of 1,000 classes.
+@pytest.mark.parametrize(("name", "parameters"), [("resnet18", 11_689_512), ("resnet50", 25_557_032), ("densenet121", 7_978_856)])
+def test_parameters_are_torchvisions(name, parameters):
+    assert sum(parameter.numel() for parameter in build_network(name, 1000).parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", [name for name, found in NETWORKS.items() if found.pretrained])
+def test_imagenet_weights_of_each_network(name, tmp_path):
+    source = randomized(build_network(name, 1000))
+    # torchvision's names, and in its older files of DenseNet a point between "norm" and its number.
+    weights = {re.sub(r"\.layers\.(norm|conv)([12])", r".\1.\2", key): value for key, value in source.state_dict().items()}
+    weights = {key.replace("class_layers.out", "classifier"): value for key, value in weights.items() if "num_batches" not in key}
+    path = tmp_path / "weights.pth"
+    torch.save(weights, path)
+    with pytest.raises(InputError, match="pretrained_weights: SHA-256 is"):
+        build_network(name, 2, str(path))
+    network = NETWORKS[name].network(2, str(path), sha256=file_sha256(path)[:8])
+    expected = source.state_dict()
+    unlike = ("fc.", "class_layers.")
+    own = {key: value for key, value in network.state_dict().items() if not key.startswith(unlike) and "num_batches" not in key}
+    assert all(torch.equal(value, expected[key]) for key, value in own.items())
+    assert len(own) > 90
+    other = "resnet50" if name != "resnet50" else "densenet121"
+    with pytest.raises(InputError, match="not the parameters of"):
+        NETWORKS[other].network(2, str(path), sha256=file_sha256(path)[:8])
+
+
+def test_a_network_without_imagenet_weights(tmp_path):
+    with pytest.raises(InputError, match="pretrained_weights: there are none of resnet18_group_norm"):
+        build_network("resnet18_group_norm", 2, str(tmp_path / "any.pth"))
+
+
+def test_group_norm_does_not_see_the_other_images_of_a_batch():
+    network, image = build_network("resnet18_group_norm").train(), torch.rand(4, 1, 64, 64)
+    assert not norms(network)
+    torch.testing.assert_close(network(image)[:1], network(image[:1]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "", None, 18, ["resnet18"], "torch.hub.load"])
 def test_nothing_else_is_built(name):
-    with pytest.raises(InputError, match="network must be one of resnet18"):
+    with pytest.raises(InputError, match="architecture must be one of resnet18"):
         build_network(name)
-    with pytest.raises(InputError, match="network must be one of"):
-        architecture(name)
+    with pytest.raises(InputError, match="architecture must be one of"):
+        find_architecture(name)
 
 
 def test_networks_outside_of_the_list():
@@ -60,11 +113,11 @@ def test_a_checkpoint_is_loaded_into_the_network_that_its_run_names(tmp_path):
     named = write_run(tmp_path / "named", {"settings": settings, "network": "resnet18"})
     unnamed = write_run(tmp_path / "unnamed", {"settings": settings})
     models = load_trained_models({"a": named, "b": unnamed})
-    assert (models.image_size, models.voi) == (32, "none")
+    assert models.preparation == Preparation(32, "none", "stored")
     assert [network_name(network) for network in models.networks.values()] == ["resnet18"] * 2
     assert not any(network.training for network in models.networks.values())
     for name in (None, "vgg16"):
-        with pytest.raises(InputError, match="network must be one of"):
+        with pytest.raises(InputError, match="architecture must be one of"):
             load_trained_models({"a": write_run(tmp_path / "other", {"settings": settings, "network": name})})
     for identity in (None, [], "x"):
         with pytest.raises(InputError, match=r"run\.json beside the checkpoint is damaged"):
