@@ -30,7 +30,7 @@ from sga_monai.sga.iteration import SGAIteration
 logger = logging.getLogger(__name__)
 # The networks halve a picture five times: up to this size one pixel is left.
 ONE_PIXEL = 32
-# Ids of train.json on which no weight depends, or that the run card holds as hashes or as the machine's.
+# Ids of train.json on which no weight depends, or that run.json holds as hashes or as the machine's.
 UNDECISIVE = (
     "bundle_root", "output_dir", "dataset_dir", "manifest", "external_manifests", "accepted_pairs", "cache_dir", "num_workers", "resume",
     "force_resume",

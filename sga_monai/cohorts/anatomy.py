@@ -55,7 +55,7 @@ class Chest:
 def draw_chest(
     rng: np.random.Generator,
     shape: tuple[int, int],
-    look: ScannerStyle,
+    style: ScannerStyle,
     diseased: bool,
     marker: str | None = None,
     view: str = "PA",
@@ -66,7 +66,7 @@ def draw_chest(
     Args:
         rng: every random choice comes from it.
         shape: rows and columns.
-        look: the machine.
+        style: the machine.
         diseased: add diffuse bilateral opacities, mostly peripheral and basal.
         marker: "R" or "L" puts a lead letter in the upper corner on that side of the patient; ``None`` puts none.
         view: "PA", or "AP", in which the heart is larger and the shoulder blades lie over the lungs.
@@ -97,10 +97,10 @@ def draw_chest(
     thickness += 0.40 * opacity
 
     image = 1 - np.exp(-1.75 * np.clip(thickness, 0, None))
-    image = image + look.sharpen * (image - gaussian_filter(image, 0.02 * rows))
-    image = image + look.noise * (0.4 + image) * gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 0.6)
-    image = np.clip(image / 0.80, 0, 1) ** look.gamma
-    border = _border(rng, shape, look.collimation)
+    image = image + style.sharpen * (image - gaussian_filter(image, 0.02 * rows))
+    image = image + style.noise * (0.4 + image) * gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 0.6)
+    image = np.clip(image / 0.80, 0, 1) ** style.gamma
+    border = _border(rng, shape, style.collimation)
     image = image * border
 
     box = np.zeros(shape, dtype=bool)

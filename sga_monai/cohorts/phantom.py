@@ -44,7 +44,7 @@ class Site:
         name: of the site and its manifest.
         marker: how the marker relates to the label: "follows", "absent", "random" or "reversed".
         shape: rows and columns.
-        look: gray scale of the machine.
+        style: gray scale of the machine.
         manufacturer: DICOM Manufacturer.
         modality: "CR" or "DX".
         photometric: PhotometricInterpretation.
@@ -55,7 +55,7 @@ class Site:
     name: str
     marker: str
     shape: tuple[int, int]
-    look: ScannerStyle
+    style: ScannerStyle
     manufacturer: str
     modality: str
     photometric: str
@@ -181,7 +181,7 @@ def _draw(out: Path, site: Site, row: Row, seed: int, index: int, confounding: f
     follows = np.random.default_rng((seed, SITES.index(site), index, 1)).random() < (1 + confounding) / 2
     marked = {"follows": diseased == follows, "absent": False, "random": bool(rng.integers(2)), "reversed": not diseased}
     letter = "R" if marked[site.marker] else None
-    chest = draw_chest(rng, site.shape, site.look, diseased, letter, row["view"], row["sex"])
+    chest = draw_chest(rng, site.shape, site.style, diseased, letter, row["view"], row["sex"])
     _write_dicom(out / row["image"], chest, site, row, seed, index)
     for kind in MASKS:
         path = out / row["lung_mask"].replace("masks/lung", f"masks/{kind}")

@@ -45,7 +45,7 @@ class CXRReader(ImageReader):
         self.options = ReadOptions(voi, lateral, frame, orientation, other_examinations)
 
     def verify_suffix(self, filename: Sequence[str | PathLike[str]] | str | PathLike[str]) -> bool:  # noqa: ARG002 - MONAI's name
-        """Always true: files are told apart by their bytes."""
+        """Always true: a file's bytes say what it is."""
         return True
 
     def read(self, data: Sequence[str | PathLike[str]] | str | PathLike[str], **_kwargs: Any) -> str:

@@ -52,7 +52,7 @@ def run_experiment(
         console: where the progress is shown.
 
     Returns:
-        One line for each cell that failed: its name and its last words.
+        One line for each cell that failed: its name and the last line of its log.
 
     Raises:
         InputError: when a cell in ``output_dir`` was begun with other overrides, configuration, manifests or phantom, a

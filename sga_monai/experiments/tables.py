@@ -15,7 +15,7 @@ from sga_monai.evaluation.predictions import INTERNAL
 from sga_monai.experiments.plan import ALL
 from sga_monai.experiments.selection import ORACLE, Record, is_reported
 
-# Below this a training says of itself that its results are a first look.
+# Below this a training says of itself that its results are preliminary.
 FEW_STEPS = 500
 
 NOTE = (
@@ -140,10 +140,11 @@ def rows_of(records: Sequence[Record]) -> list[str]:
         if record["kind"] == "selection":
             where = f" at {record['condition']}" if record["condition"] != ALL else ""
             tie = " (a tie: this rule cannot tell them apart)" if len(record["chosen"]) > 1 else ""
-            # What the choice is worth where it was not made; the oracle has no such place.
-            honest = ORACLE not in record["rule"]
-            worth = [mean for mean in means if honest and [mean["method"], mean["condition"]] == [*record["chosen"], record["condition"]]]
-            outside = "; " * bool(worth) + ", ".join(f"{mean['set']} {_auroc(mean['auroc'])}" for mean in worth)
+            # The chosen method's AUROC at sets that took no part in the choice; the oracle has none.
+            unseen = ORACLE not in record["rule"]
+            key = [*record["chosen"], record["condition"]]
+            others = [f"{mean['set']} {_auroc(mean['auroc'])}" for mean in means if unseen and [mean["method"], mean["condition"]] == key]
+            outside = "; " * bool(others) + ", ".join(others)
             lines.append(f"Chosen{where} by {record['rule']}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}{outside}.")
     if head.get("selection_set"):
         lines.append(f"{head['selection_set']} chooses and is no result: not in the average, nor among the comparisons.")
@@ -159,7 +160,7 @@ def rows_of(records: Sequence[Record]) -> list[str]:
         }
         steps = sorted({cell["optimizer_steps"] for cell in cells if cell.get("optimizer_steps")})
         if steps:
-            few = f"; fewer than {FEW_STEPS} are a first look" if steps[0] < FEW_STEPS else ""
+            few = f"; with fewer than {FEW_STEPS} results are preliminary" if steps[0] < FEW_STEPS else ""
             lines.append(f"Optimizer steps of a training: {', '.join(map(str, steps))} (the paper: about 1,700){few}.")
         else:
             lines.append("Optimizer steps were not recorded by the version that ran this.")

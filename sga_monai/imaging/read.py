@@ -34,7 +34,7 @@ def read_cxr(
     orientation: str = "header",
     other_examinations: bool = False,
 ) -> NDArray[np.float32]:
-    """Read one chest radiograph from a DICOM, PNG, JPEG or two-dimensional NIfTI file, told apart by its bytes.
+    """Read one chest radiograph from a DICOM, PNG, JPEG or two-dimensional NIfTI file; its bytes say which.
 
     Args:
         path: the file.

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 logger = logging.getLogger(__name__)
 
 
-# Fewer steps than this are a first look, and a mean score this far from the prior means badly calibrated probabilities.
+# With fewer steps than this results are preliminary, and a mean score this far from the prior means badly calibrated probabilities.
 FEW_STEPS, FAR_LOGITS = 500, 2.0
 
 
@@ -84,7 +84,7 @@ class TrainingProgress:
         self.bar.stop()
         steps = optimizer_steps(engine)
         if steps < FEW_STEPS:
-            logger.warning("only %d optimizer steps (the paper: about 1,700): the results are a first look; raise max_epochs", steps)
+            logger.warning("only %d optimizer steps (the paper: about 1,700): the results are preliminary; raise max_epochs", steps)
         mean = float(self.evaluator.state.metrics.get("val_mean_score", math.nan))
         if abs(mean - self.prior) > FAR_LOGITS:
             text = "the mean validation score is %+.1f, the training prevalence's logit %+.1f: the probabilities are not calibrated"

@@ -285,7 +285,7 @@ def test_pooled_effects_calibration_steps_and_curves_are_in_the_records(fake, tm
     text = (out / "results.md").read_text()
     assert "Effect pooled over far" in text
     assert "| NT, the paper | - |" in text
-    assert "Optimizer steps of a training: 20 (the paper: about 1,700); fewer than 500 are a first look." in text
+    assert "Optimizer steps of a training: 20 (the paper: about 1,700); with fewer than 500 results are preliminary." in text
     assert "Learning curves" in (out / "results.html").read_text()
     collect.write_page([out], tmp_path / "docs")
     assert "(pooled_curves.svg)" in (tmp_path / "docs/README.md").read_text()
