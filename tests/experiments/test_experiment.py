@@ -496,6 +496,8 @@ def test_every_auroc_of_the_analysis_is_in_a_record():
 
     for path in folder.glob("*.jsonl"):
         collect_numbers(read_records(path))
+    for path in folder.glob("*.csv"):
+        collect_numbers(pd.read_csv(path).to_dict("records"))
     named = set(re.findall(r"\d\.\d{3}(?!\d)", (folder / "analysis.md").read_text()))
     assert len(named) > 20
     assert named <= known, sorted(named - known)

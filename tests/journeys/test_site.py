@@ -721,7 +721,8 @@ def test_reference_and_report_refuse_what_is_not_theirs(bundle, evaluated, tmp_p
             read_reference(tmp_path / "reference.json")
     changes = [{"models": {"model": reference["models"]["model"] | {"network": "vgg16"}}}]
     changes += [{"schema": "sga_monai reference 1", "models": {"sga": {}}, "covariance": 0.1}]
-    for change, message in zip(changes, ("network must be one of resnet18", r"schema 1.*packaged again with this version"), strict=True):
+    messages = ("architecture must be one of resnet18", r"schema 1.*packaged again with this version")
+    for change, message in zip(changes, messages, strict=True):
         (tmp_path / "reference.json").write_text(json.dumps(reference | change))
         with pytest.raises(InputError, match=message):
             read_reference(tmp_path / "reference.json")

@@ -333,11 +333,11 @@ def test_weights_that_were_changed_are_not_loaded(tmp_path):
     run.trainer.run()
     load_best_model(network, str(tmp_path / "model.pt"))
     (tmp_path / "run.json").write_text(json.dumps({"identity": {"settings": {"image_size": 128, "voi": "dicom"}}}))
-    load_best_model(network, str(tmp_path / "model.pt"), 128, "dicom")
+    load_best_model(network, str(tmp_path / "model.pt"), image_size=128, voi="dicom")
     with pytest.raises(InputError, match="trained with image_size 128, not 224; give --image_size 128"):
-        load_best_model(network, str(tmp_path / "model.pt"), 224, "dicom")
+        load_best_model(network, str(tmp_path / "model.pt"), image_size=224, voi="dicom")
     with pytest.raises(InputError, match="trained with voi dicom, not none"):
-        load_best_model(network, str(tmp_path / "model.pt"), 128, "none")
+        load_best_model(network, str(tmp_path / "model.pt"), image_size=128, voi="none")
     data = bytearray((tmp_path / "model.pt").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "model.pt").write_bytes(bytes(data))
