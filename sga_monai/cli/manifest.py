@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.table import Table
 
 from sga_monai import __version__
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, REASONS, InputError
+
+if TYPE_CHECKING:
+    from sga_monai.cohorts.from_dicom import Listing
 
 NAMES = (
     "siim", "shenzhen-tb", "montgomery-tb", "kermany-children", "nih-pa", "nih-ap",
@@ -164,10 +167,19 @@ def from_dicom(
     out: Annotated[Path, typer.Option(help="The manifest.")],
 ) -> None:
     """Write a site's manifest from headers and labels; identifiers are joined and forgotten."""
-    from sga_monai.cohorts.from_dicom import LEFT_OUT, manifest_from_dicom
+    from sga_monai.cohorts.from_dicom import manifest_from_dicom
 
     listing = manifest_from_dicom(folder, labels, site, site_key, out)
-    table = Table("files", "number", "label 1", "label 0", "remedy", title=out.name)
+    show_listing(listing, out.name)
+    if listing.one_sided:
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+
+
+def show_listing(listing: Listing, title: str) -> None:
+    """Print what became of every file and of every label."""
+    from sga_monai.cohorts.from_dicom import LEFT_OUT
+
+    table = Table("files", "number", "label 1", "label 0", "remedy", title=title)
     for name, counts in sorted(listing.files.items(), key=lambda item: (item[0] != "listed", item[0])):
         reason = name.removeprefix("left out: ")
         remedy = "" if name == "listed" else LEFT_OUT.get(reason) or REASONS.get(reason, "")
@@ -180,8 +192,6 @@ def from_dicom(
             typer.echo(f"{number} rows: {what}")
     for sentence in listing.warnings:
         typer.echo(f"note: {sentence}")
-    if listing.one_sided:
-        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
 
 
 def _figures(figure: dict[str, Any] | None) -> tuple[str, str, str, str]:

@@ -9,9 +9,57 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
+from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, REASONS, InputError
 
 app = typer.Typer()
+
+
+@app.command()
+def validate(
+    bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")],
+    images: Annotated[Path, typer.Option(help="Folder of the exported radiographs, searched with its subfolders.")],
+    labels: Annotated[Path, typer.Option(help="CSV: label and accession, patient_id or image; label_date, negative_type.")],
+    site: Annotated[str, typer.Option(help="Name of the site.")],
+    out: Annotated[Path, typer.Option(help="Folder of everything that is written; it stays at the site.")],
+    prevalence: Annotated[float | None, typer.Option(help="Of the population, for PPV, NPV and net benefit.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="The sender's public key, which came by another way.")] = None,
+    site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`; default OUT/site.key, made when absent.")] = None,
+    num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read headers only; say what would be done and how long it takes.")] = False,
+) -> None:
+    """Do the whole external validation, up to the report: verify, manifest, check, evaluate, report. Goes on after a stop."""
+    from sga_monai.cli.manifest import show_listing
+    from sga_monai.hospital.validate import STEPS, Site, Validation
+
+    given = Site(bundle, images, labels, site, out, prevalence, public_key, site_key, num_workers)
+    validation = Validation(given)
+    for number, (name, what) in enumerate(STEPS, 1):
+        typer.echo(f"{number}. {name}: {what}")
+    typer.echo(f"all in {out.name}/; nothing leaves it\n")
+    if dry_run:
+        forecast = validation.forecast()
+        show_listing(forecast.listing, f"{out.name}/site.csv")
+        typer.echo(f"dry run: {forecast.images} images would be scored in about {max(round(forecast.minutes), 1)} min; nothing was written")
+        if forecast.listing.one_sided:
+            raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+        return
+    typer.echo(f"1/{len(STEPS)} verify: {validation.verify()} files are what was packaged")
+    listing = validation.write_manifest()
+    show_listing(listing, f"2/{len(STEPS)} manifest: site.csv")
+    checked = validation.check_images()
+    readable, frontal = checked["flow"]["readable"][0], checked["flow"]["frontal"][0]
+    typer.echo(f"3/{len(STEPS)} check: {checked['flow']['listed'][0]} listed, {readable} readable, {frontal} frontal")
+    for code, rows in checked["failed"].items():
+        typer.echo(f"   {len(rows)} failed: {code}: {REASONS[code]}")
+    counts = validation.evaluate()
+    typer.echo(f"4/{len(STEPS)} evaluate: {counts['scored']} scored, {counts['failed']} failed")
+    outcome = validation.report(listing, checked)
+    typer.echo(f"5/{len(STEPS)} report: {outcome.verdict['code']}: {outcome.verdict['text']}")
+    for note in outcome.verdict["notes"]:
+        typer.echo(f"   - {note}")
+    typer.echo(f"open {outcome.page}; then, if it may leave: sga-monai release {out / 'evaluation'} --out release.json")
+    if not outcome.complete:
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
 
 
 @app.command()

@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from sga_monai.hospital.pool import pool_releases
     from sga_monai.hospital.release import make_release
     from sga_monai.hospital.report import make_report
+    from sga_monai.hospital.validate import Site, Validation
     from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
 
 __all__ = [
+    "Site",
+    "Validation",
     "evaluate_bundle",
     "lint_bundle",
     "make_release",
@@ -27,6 +30,8 @@ __all__ = [
     "write_html",
 ]
 _MODULES = {
+    "Site": "validate",
+    "Validation": "validate",
     "evaluate_bundle": "evaluate",
     "lint_bundle": "verify",
     "make_release": "release",

@@ -76,7 +76,7 @@ def evaluate_bundle(
     if public_key is not None:
         verify_signature(bundle, public_key)
     reference = read_reference(bundle / "reference.json")
-    networks = _load_models(bundle, reference)
+    networks = load_models(bundle, reference)
     lock_output_dir(out)
     cohort = list_cohort(manifest, dataset_dir, Preparation(**{name: reference[name] for name in SETTINGS}), site_key=site_key)
     facts = _facts(bundle, manifest, reference, public_key, failure_limit)
@@ -95,7 +95,7 @@ def evaluate_bundle(
     return predictions
 
 
-def _load_models(bundle: Path, reference: Mapping[str, Any]) -> dict[str, nn.Module]:
+def load_models(bundle: Path, reference: Mapping[str, Any]) -> dict[str, nn.Module]:
     """The networks by role, in eval mode."""
     networks = {}
     for role, facts in reference["models"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,47 @@ def test_an_ordinary_export_is_scored_reported_and_released(bundle, export, phan
     # Notepad's mark at the beginning, and a second site.
     (export / "marked.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(release | {"site": "site-B"}).encode())
     assert "pooled.html" in run("pool", "release.json", "marked.json", "--out", "pooled", cwd=export)
+
+
+def test_one_command_does_it_all_and_goes_on_after_a_stop(bundle, export):
+    given = ["validate", str(bundle), "--images", "images", "--labels", "labels.csv", "--site", "Klinikum München", "--out", "all"]
+    said = run(*given, "--dry-run", cwd=export, code=2)
+    assert "images would be scored in about 1 min; nothing was written" in said
+    assert f"labels without an image: {WITHOUT_IMAGE}" in said
+    assert not (export / "all").exists()
+    process = warm.Process([sys.executable, "-m", "sga_monai", *given], export)
+    while process.poll() is None and not list((export / "all").glob("evaluation/cache/*/*")):
+        pass
+    process.kill()
+    process.communicate()
+    said = run(*given, cwd=export, code=2)
+    listed = len(read_manifest(export / "all/site.csv"))
+    for text in (
+        "1/5 verify",
+        "left out: lateral",
+        f"3/5 check: {listed} listed, {listed} readable",
+        f"{listed} scored, 0 failed",
+        "5/5 report",
+    ):
+        assert text in said
+    page = (export / "all/index.html").read_text(encoding="utf-8")
+    links = re.findall(r'href="([^"]+)"', page)
+    assert links == ["evaluation/report.html", "sheet.png"]
+    assert all((export / "all" / link).is_file() for link in links)
+    assert "<script" not in page
+    assert "Labels without an image: 2 (2 with label 1, 0 with label 0)" in page
+    report = json.loads((export / "all/evaluation/report.json").read_text(encoding="utf-8"))
+    assert report["verdict"]["text"] in page
+    assert (export / "all/site.key").stat().st_mode & 0o077 == 0
+    # Nothing is done twice, and the report takes another prevalence.
+    before = (export / "all/evaluation/predictions.csv").stat().st_mtime_ns, (export / "all/check.json").stat().st_mtime_ns
+    run(*given, "--prevalence", "0.12", cwd=export, code=2)
+    assert before == ((export / "all/evaluation/predictions.csv").stat().st_mtime_ns, (export / "all/check.json").stat().st_mtime_ns)
+    assert json.loads((export / "all/evaluation/report.json").read_text(encoding="utf-8"))["prevalence"] == 0.12
+    run("release", "all/evaluation", "--out", "all.json", cwd=export)
+    for wrong, sentence in (("images/out", "out lies inside images"), ("all", "prevalence must be")):
+        said = run(*given[:-1], wrong, "--prevalence", "2" if wrong == "all" else "0.1", cwd=export, code=3)
+        assert sentence in said
 
 
 def test_one_patient_for_all_has_a_report_without_intervals(bundle, export, phantom_dir):

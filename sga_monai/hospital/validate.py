@@ -1,0 +1,258 @@
+"""The whole external validation as one command: verify, manifest, check, evaluate, report. It stops before the release."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sga_monai.cohorts.from_dicom import Listing, manifest_from_dicom
+from sga_monai.cohorts.inspection import Inspection, inspect_manifest, write_contact_sheet
+from sga_monai.core import checks as check
+from sga_monai.core.display import page_templates
+from sga_monai.core.errors import REASONS, InputError
+from sga_monai.core.files import file_sha256, write_json, write_whole
+from sga_monai.core.folders import lock_output_dir
+from sga_monai.data.pseudonyms import new_site_key
+from sga_monai.hospital.evaluate import evaluate_bundle, load_models
+from sga_monai.hospital.html import write_html
+from sga_monai.hospital.reference import read_reference
+from sga_monai.hospital.report import make_report
+from sga_monai.hospital.verify import SUMS, verify_bundle, verify_signature
+
+# What each step writes to the folder of the validation.
+SITE_KEY, MANIFEST, SHEET, CHECKED, EVALUATION, INDEX = "site.key", "site.csv", "sheet.png", "check.json", "evaluation", "index.html"
+STEPS = (
+    ("verify", "compare every file of the bundle with SHA256SUMS"),
+    ("manifest", f"read headers, join the labels, write {MANIFEST}"),
+    ("check", f"read every image, write {CHECKED} and {SHEET}"),
+    ("evaluate", f"score every image, write {EVALUATION}/"),
+    ("report", f"write {EVALUATION}/report.html and {INDEX}"),
+)
+# Decoding a radiograph of 10 megapixels takes up to this long on one core; each is read twice.
+READ_S, TIMES_READ = 0.1, 2
+TRIAL = 4
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a hospital gives.
+
+    Attributes:
+        bundle: the unpacked bundle.
+        images: folder of the exported files.
+        labels: CSV; see ``manifest_from_dicom``.
+        name: of the site in its manifest.
+        out: the folder of the validation; all of it stays at the site.
+        prevalence: of the population in whom the model would be used, in (0, 1); ``None`` takes the cohort's.
+        public_key: of the bundle's sender.
+        site_key: file of ``new_site_key``; ``None`` makes or takes ``site.key`` in ``out``.
+        num_workers: processes that read.
+    """
+
+    bundle: Path
+    images: Path
+    labels: Path
+    name: str
+    out: Path
+    prevalence: float | None = None
+    public_key: Path | None = None
+    site_key: Path | None = None
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.prevalence is not None:
+            check.number("prevalence", self.prevalence, above=0, below=1)
+        check.whole("num_workers", self.num_workers, low=0)
+        for name, path in (("images", self.images), ("bundle", self.bundle)):
+            if not path.is_dir():
+                raise InputError(f"{name} is not a folder; check its path")
+        if self.out.resolve().is_relative_to(self.images.resolve()):
+            raise InputError("out lies inside images, which would then be searched with it; give a folder elsewhere")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a validation came to.
+
+    Attributes:
+        listing: what became of every file and every label.
+        failed: rows whose image could not be scored.
+        verdict: of the report.
+        page: ``index.html``.
+    """
+
+    listing: Listing
+    failed: int
+    verdict: Mapping[str, Any]
+    page: Path
+
+    @property
+    def complete(self) -> bool:
+        """Whether every file has a label, every label an image, and every row a score."""
+        return not self.failed and not self.listing.one_sided
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a validation would do.
+
+    Attributes:
+        listing: what would become of every file and every label.
+        images: rows that would be scored.
+        minutes: how long that would take on this machine, roughly.
+    """
+
+    listing: Listing
+    images: int
+    minutes: float
+
+
+class Validation:
+    """The steps of ``STEPS`` for one site, each a method. After a stop the same call goes on.
+
+    Args:
+        site: what is validated where.
+
+    Example:
+        >>> from pathlib import Path
+        >>> site = Site(Path("sga_cxr-0.1.0"), Path("images"), Path("labels.csv"), "our_hospital", Path("out"))
+        Traceback (most recent call last):
+        sga_monai.core.errors.InputError: images is not a folder; check its path
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def verify(self) -> int:
+        """The number of files that are what was packaged.
+
+        Raises:
+            InputError: when one is not, or the signature is not the sender's.
+        """
+        count = verify_bundle(self.site.bundle)
+        if self.site.public_key is not None:
+            verify_signature(self.site.bundle, self.site.public_key)
+        return count
+
+    def write_manifest(self) -> Listing:
+        """Write ``site.csv``, and ``site.key`` before it where there is none.
+
+        Raises:
+            InputError: see ``manifest_from_dicom``.
+        """
+        site = self.site
+        lock_output_dir(site.out)
+        site.out.mkdir(parents=True, exist_ok=True)
+        key = site.site_key or site.out / SITE_KEY
+        if site.site_key is None and not key.exists():
+            new_site_key(key)
+        return manifest_from_dicom(site.images, site.labels, site.name, key, site.out / MANIFEST)
+
+    def check_images(self) -> dict[str, Any]:
+        """Read every image; write ``check.json`` and the contact sheet. Not done again for the same manifest and bundle.
+
+        Returns:
+            ``flow, facts, failed, pairs, warnings, manifest_sha256`` and the ``voi`` of the bundle.
+
+        Raises:
+            InputError: when one file is in two rows.
+        """
+        out, reference = self.site.out, read_reference(self.site.bundle / "reference.json")
+        inputs = {"manifest_sha256": file_sha256(out / MANIFEST), "voi": reference["voi"]}
+        earlier = _read_json(out / CHECKED)
+        if inputs.items() <= earlier.items():
+            return earlier
+        found = inspect_manifest(out / MANIFEST, self.site.images, True, reference["voi"], self.site.num_workers, True)
+        if found.thumbnails:
+            write_contact_sheet(out / SHEET, found.thumbnails)
+        checked = inputs | _summary(found)
+        write_json(out / CHECKED, checked)
+        return checked
+
+    def evaluate(self) -> dict[str, int]:
+        """Score the images into ``evaluation/``; a finished evaluation of the same inputs is left as it is.
+
+        Returns:
+            The numbers of ``rows``, ``scored`` and ``failed``.
+        """
+        site, folder = self.site, self.site.out / EVALUATION
+        earlier = _read_json(folder / "run.json")
+        same = earlier.get("manifest_sha256") == file_sha256(site.out / MANIFEST)
+        same &= earlier.get("bundle", {}).get("sha256sums") == file_sha256(site.bundle / SUMS)
+        if not (same and earlier.get("finished")):
+            evaluate_bundle(site.bundle, site.out / MANIFEST, site.images, folder, site.public_key, num_workers=site.num_workers)
+            earlier = _read_json(folder / "run.json")
+        counts: dict[str, int] = earlier["counts"]
+        return counts
+
+    def report(self, listing: Listing, checked: Mapping[str, Any]) -> Outcome:
+        """Write the report and the first page.
+
+        Args:
+            listing: of ``write_manifest``.
+            checked: of ``check_images``.
+        """
+        folder = self.site.out / EVALUATION
+        figures = make_report(folder, self.site.prevalence)
+        write_html(figures, folder)
+        template = page_templates("hospital").get_template("index.html.jinja")
+        sheet = (self.site.out / SHEET).is_file()
+        page = template.render(report=figures, listing=asdict(listing), checked=checked, reasons=REASONS, sheet=sheet)
+        write_whole(self.site.out / INDEX, lambda path: path.write_text(page, encoding="utf-8"))
+        return Outcome(listing, figures["failures"]["failed"], figures["verdict"], self.site.out / INDEX)
+
+    def forecast(self) -> Forecast:
+        """Read the headers alone, in a temporary folder, and estimate the time: one trial of the network, and of decoding a limit.
+
+        Raises:
+            InputError: as the validation itself would.
+        """
+        self.verify()
+        with tempfile.TemporaryDirectory() as name:
+            key = self.site.site_key or Path(name) / SITE_KEY
+            if self.site.site_key is None:
+                new_site_key(key)
+            listing = manifest_from_dicom(self.site.images, self.site.labels, self.site.name, key, Path(name) / MANIFEST)
+        images = listing.files["listed"][0]
+        reading = images * TIMES_READ * READ_S / max(self.site.num_workers, 1)
+        return Forecast(listing, images, (reading + images * self._seconds_an_image()) / 60)
+
+    def _seconds_an_image(self) -> float:
+        """Of all models and controls, by a trial with blank images."""
+        reference = read_reference(self.site.bundle / "reference.json")
+        size = reference["image_size"]
+        networks = load_models(self.site.bundle, reference)
+        blank = torch.zeros(TRIAL, 1, size, size)
+        with torch.no_grad():
+            for network in networks.values():
+                network(blank)
+            began = time.perf_counter()
+            for network in networks.values():
+                network(blank)
+        # Beside the plain image each control is one more pass of the model: center, border, planted tag.
+        return 4 * (time.perf_counter() - began) / TRIAL
+
+
+def _summary(found: Inspection) -> dict[str, Any]:
+    """An inspection as plain values, without pictures."""
+    reasons: dict[str, list[int]] = {}
+    for row, code in found.failures:
+        reasons.setdefault(code, []).append(row)
+    facts = {name: dict(counter.most_common()) for name, counter in found.facts.items()}
+    return {"flow": found.flow, "facts": facts, "failed": reasons, "pairs": found.pairs, "warnings": list(found.warnings)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A file of an earlier call; empty where it is absent or was cut."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
