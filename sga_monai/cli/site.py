@@ -87,6 +87,21 @@ def verify(
 
 
 @app.command()
+def selftest(bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")]) -> None:
+    """Read and score the eight drawn files of a bundle, and compare with what its packaging found."""
+    from sga_monai.hospital.evaluate import selftest_bundle
+    from sga_monai.hospital.selftest import refuse_failures
+
+    found = selftest_bundle(bundle)
+    table = Table("transfer syntax", "image", "logits differ by", title=f"self-test of {bundle.name}")
+    for comparison in found:
+        table.add_row(comparison.syntax, "same" if comparison.image else "DIFFERENT", f"{comparison.difference:.1e}")
+    Console().print(table)
+    refuse_failures(found)
+    typer.echo(f"{len(found)} of {len(found)} files are read and scored as they were where the model was packaged")
+
+
+@app.command()
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")],
     manifest: Annotated[Path, typer.Option(help="The site's manifest.")],

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -69,6 +70,15 @@ SITES = (
     Site("lakeside", "random", (304, 272), ScannerStyle(1.1, 0.02, 0.2, 0.015), "Cedar", "DX", "MONOCHROME1", 14, uid.JPEG2000Lossless),
     Site("summit", "reversed", (336, 304), ScannerStyle(0.95, 0.05, 0.6, 0.0), "Dogwood", "CR", "MONOCHROME2", 8, uid.JPEGLSLossless),
 )  # fmt: skip
+
+
+# From pixels and their bits to the stream of a transfer syntax.
+ENCODERS: dict[uid.UID, Callable[[NDArray[Any], int], bytes | bytearray]] = {
+    uid.JPEGBaseline8Bit: lambda pixels, _: imagecodecs.jpeg8_encode(pixels, level=90),
+    uid.JPEGLosslessSV1: lambda pixels, bits: imagecodecs.ljpeg_encode(pixels, bitspersample=bits),
+    uid.JPEGLSLossless: lambda pixels, _: imagecodecs.jpegls_encode(pixels),
+    uid.JPEG2000Lossless: lambda pixels, bits: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True, bitspersample=bits),
+}
 
 
 def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60, confounding: float = 1.0, scale: int = 1) -> list[Path]:
@@ -182,14 +192,24 @@ def _draw(out: Path, site: Site, row: Row, seed: int, index: int, confounding: f
     marked = {"follows": diseased == follows, "absent": False, "random": bool(rng.integers(2)), "reversed": not diseased}
     letter = "R" if marked[site.marker] else None
     chest = draw_chest(rng, site.shape, site.style, diseased, letter, row["view"], row["sex"])
-    _write_dicom(out / row["image"], chest, site, row, seed, index)
+    write_dicom(out / row["image"], chest, site, row, seed, index)
     for kind in MASKS:
         path = out / row["lung_mask"].replace("masks/lung", f"masks/{kind}")
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.uint8(255) * getattr(chest, kind)).save(path)
 
 
-def _write_dicom(path: Path, chest: Chest, site: Site, row: Row, seed: int, index: int) -> None:
+def write_dicom(path: Path, chest: Chest, site: Site, row: Row, seed: int, index: int) -> None:
+    """Write a drawn chest as a DICOM file.
+
+    Args:
+        path: the file.
+        chest: of ``draw_chest``.
+        site: its ``bits``, ``photometric`` and ``syntax`` are honored.
+        row: ``patient_id, sex, age, view``.
+        seed: of the drawing, for the UIDs.
+        index: of the image at its site, for the UIDs.
+    """
     top = (1 << site.bits) - 1
     pixels = np.rint(chest.image * top)
     pixels = (top - pixels if site.photometric == "MONOCHROME1" else pixels).astype(np.uint8 if site.bits == 8 else np.uint16)
@@ -218,11 +238,8 @@ def _write_dicom(path: Path, chest: Chest, site: Site, row: Row, seed: int, inde
         dataset.PresentationLUTShape = "INVERSE" if site.photometric == "MONOCHROME1" else "IDENTITY"
     if site.syntax == uid.RLELossless:
         dataset.compress(uid.RLELossless, pixels, encoding_plugin="pydicom", generate_instance_uid=False)
-    elif site.syntax == uid.JPEG2000Lossless:
-        stream = imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True, bitspersample=site.bits)
-        dataset.PixelData = encapsulate([bytes(stream)])
-    elif site.syntax == uid.JPEGLSLossless:
-        dataset.PixelData = encapsulate([bytes(imagecodecs.jpegls_encode(pixels))])
+    elif site.syntax in ENCODERS:
+        dataset.PixelData = encapsulate([bytes(ENCODERS[site.syntax](pixels, site.bits))])
     else:
         dataset.PixelData = pixels.tobytes()
     dataset["PixelData"].VR = "OB" if site.syntax.is_encapsulated else "OW"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sga_monai.core.lazy import lazy_index
 
 if TYPE_CHECKING:
-    from sga_monai.hospital.evaluate import evaluate_bundle
+    from sga_monai.hospital.evaluate import evaluate_bundle, selftest_bundle
     from sga_monai.hospital.html import write_html
     from sga_monai.hospital.package import package_bundle
     from sga_monai.hospital.pool import pool_releases
@@ -25,6 +25,7 @@ __all__ = [
     "make_report",
     "package_bundle",
     "pool_releases",
+    "selftest_bundle",
     "verify_bundle",
     "verify_signature",
     "write_html",
@@ -38,6 +39,7 @@ _MODULES = {
     "make_report": "report",
     "package_bundle": "package",
     "pool_releases": "pool",
+    "selftest_bundle": "evaluate",
     "verify_bundle": "verify",
     "verify_signature": "verify",
     "write_html": "html",

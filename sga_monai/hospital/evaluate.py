@@ -28,6 +28,7 @@ from sga_monai.evaluation.scoring import score_dataset
 from sga_monai.hospital.formats import BASELINE, MODEL, weights_file
 from sga_monai.hospital.heatmaps import write_heat_maps
 from sga_monai.hospital.reference import read_reference
+from sga_monai.hospital.selftest import Comparison, run_selftest
 from sga_monai.hospital.verify import SUMS, verify_bundle, verify_signature
 from sga_monai.interpret.controls import BORDER_BLANK, CENTER_BLANK, LUNGS_BLANK, ONLY_LUNGS, TAG
 from sga_monai.model.networks import build_network
@@ -78,7 +79,7 @@ def evaluate_bundle(
     reference = read_reference(bundle / "reference.json")
     networks = load_models(bundle, reference)
     lock_output_dir(out)
-    cohort = list_cohort(manifest, dataset_dir, Preparation(**{name: reference[name] for name in SETTINGS}), site_key=site_key)
+    cohort = list_cohort(manifest, dataset_dir, _preparation(reference), site_key=site_key)
     facts = _facts(bundle, manifest, reference, public_key, failure_limit)
     if not _same_evaluation(out / "run.json", facts):
         archive_previous_run(str(out))
@@ -95,6 +96,18 @@ def evaluate_bundle(
     return predictions
 
 
+def selftest_bundle(bundle: str | Path) -> list[Comparison]:
+    """``run_selftest`` of a verified bundle's model.
+
+    Raises:
+        InputError: when the bundle is not what was packaged, or has no self-test.
+    """
+    bundle = Path(bundle)
+    verify_bundle(bundle)
+    reference = read_reference(bundle / "reference.json")
+    return run_selftest(bundle, load_models(bundle, reference)[MODEL], _preparation(reference))
+
+
 def load_models(bundle: Path, reference: Mapping[str, Any]) -> dict[str, nn.Module]:
     """The networks by role, in eval mode."""
     networks = {}
@@ -104,6 +117,10 @@ def load_models(bundle: Path, reference: Mapping[str, Any]) -> dict[str, nn.Modu
             raise InputError("the bundle's weights are not those of its reference; ask for it again")
         networks[role] = load_best_model(build_network(facts["network"]), str(path)).eval()
     return networks
+
+
+def _preparation(reference: Mapping[str, Any]) -> Preparation:
+    return Preparation(**{name: reference[name] for name in SETTINGS})
 
 
 def _score(

@@ -26,10 +26,11 @@ from sga_monai.evaluation.predictions import FILE, INTERNAL, read_predictions
 from sga_monai.evaluation.results import render, summarize
 from sga_monai.hospital.formats import BASELINE, MODEL, weights_file
 from sga_monai.hospital.reference import make_reference
+from sga_monai.hospital.selftest import write_selftest
 from sga_monai.hospital.verify import SUMS, verify_bundle
 from sga_monai.model.networks import build_network, find_architecture
 from sga_monai.model.preparation import trained_preparation
-from sga_monai.model.weights import trained_network
+from sga_monai.model.weights import load_best_model, trained_network
 
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
 
@@ -153,6 +154,8 @@ def _write_draft(draft: Path, runs: Mapping[str, _Run], reference: Mapping[str, 
     for role, run in runs.items():
         _copy(run.checkpoint, draft / weights_file(role))
     _write_torchscript(draft, model.settings["image_size"], model.network)
+    network = load_best_model(build_network(model.network), str(draft / weights_file(MODEL))).eval()
+    write_selftest(draft, network, trained_preparation(model.checkpoint))
     _write_configs(source, draft, model.settings)
     _copy(source / "LICENSE", draft / "LICENSE")
     _copy(source / "docs/data_license.txt", draft / "docs/data_license.txt")

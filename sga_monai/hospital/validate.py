@@ -20,16 +20,17 @@ from sga_monai.core.errors import REASONS, InputError
 from sga_monai.core.files import file_sha256, write_json, write_whole
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.data.pseudonyms import new_site_key
-from sga_monai.hospital.evaluate import evaluate_bundle, load_models
+from sga_monai.hospital.evaluate import evaluate_bundle, load_models, selftest_bundle
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.report import make_report
+from sga_monai.hospital.selftest import refuse_failures
 from sga_monai.hospital.verify import SUMS, verify_bundle, verify_signature
 
 # What each step writes to the folder of the validation.
 SITE_KEY, MANIFEST, SHEET, CHECKED, EVALUATION, INDEX = "site.key", "site.csv", "sheet.png", "check.json", "evaluation", "index.html"
 STEPS = (
-    ("verify", "compare every file of the bundle with SHA256SUMS"),
+    ("verify", "compare every file of the bundle with SHA256SUMS; run its self-test"),
     ("manifest", f"read headers, join the labels, write {MANIFEST}"),
     ("check", f"read every image, write {CHECKED} and {SHEET}"),
     ("evaluate", f"score every image, write {EVALUATION}/"),
@@ -131,14 +132,15 @@ class Validation:
         self.site = site
 
     def verify(self) -> int:
-        """The number of files that are what was packaged.
+        """The number of files that are what was packaged; then the self-test.
 
         Raises:
-            InputError: when one is not, or the signature is not the sender's.
+            InputError: when one is not, the signature is not the sender's, or the model computes here otherwise.
         """
         count = verify_bundle(self.site.bundle)
         if self.site.public_key is not None:
             verify_signature(self.site.bundle, self.site.public_key)
+        refuse_failures(selftest_bundle(self.site.bundle))
         return count
 
     def write_manifest(self) -> Listing:

@@ -114,7 +114,19 @@ def evaluated(hospital: Path) -> Path:
         else:
             done.append(arguments[0])
             run("sga_monai", *arguments, cwd=hospital, prefix=isolated)
-    assert done == ["verify", "validate", "validate", "manifest", "manifest", "manifest", "evaluate", "report", "release", "pool"]
+    assert done == [
+        "verify",
+        "selftest",
+        "validate",
+        "validate",
+        "manifest",
+        "manifest",
+        "manifest",
+        "evaluate",
+        "report",
+        "release",
+        "pool",
+    ]
     return hospital / "out"
 
 
