@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sga_monai.core.errors import InputError, ReadError
@@ -79,6 +80,16 @@ def read_mask(path: Path, image_size: int) -> Tensor:
     Raises:
         ReadError: when the file is no picture.
     """
+    return torch.from_numpy(mask_pixels(path, (image_size, image_size)))
+
+
+def mask_pixels(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """A PNG as bool of ``shape``, true above zero, by nearest neighbor over the whole picture.
+
+    Raises:
+        ReadError: when the file is no picture.
+    """
     mask = read_picture(read_bytes(path)) > 0
-    index = [((np.arange(image_size) + 0.5) * size / image_size).astype(np.int64) for size in mask.shape]
-    return torch.from_numpy(mask[np.ix_(*index)])
+    index = [((np.arange(wanted) + 0.5) * size / wanted).astype(np.int64) for wanted, size in zip(shape, mask.shape, strict=True)]
+    found: NDArray[np.bool_] = mask[np.ix_(*index)]
+    return found

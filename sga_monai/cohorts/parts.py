@@ -1,0 +1,90 @@
+"""A manifest of parts of its images, the lungs alone or the image without its frame: what is left of a shortcut without the rest?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sga_monai.core import checks as check
+from sga_monai.core.display import track
+from sga_monai.core.errors import InputError, ReadError
+from sga_monai.core.files import file_sha256
+from sga_monai.data.manifest import read_manifest, write_manifest
+from sga_monai.data.masks import find_lung_masks, mask_pixels
+from sga_monai.imaging.read import read_cxr
+from sga_monai.statistics.shortcuts import FRAME_SHARE
+
+PARTS = ("lungs", "interior")
+
+
+def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder: str, out: str | Path) -> Counter[str]:
+    """Write a part of each image as a 16-bit PNG below ``dataset_dir``, and the manifest of these.
+
+    Args:
+        manifest: CSV; see ``read_manifest``.
+        dataset_dir: the folder that its images and lung masks are relative to.
+        keep: "lungs" (what is outside the row's ``lung_mask`` becomes the mean of the lungs; a row without one is left out) or
+            "interior" (8 % of each side are cut off).
+        folder: new folder below ``dataset_dir`` for the images.
+        out: the new manifest.
+
+    Returns:
+        The number of images "listed", "without lung_mask" and, by reason code, "left out".
+
+    Raises:
+        InputError: when the manifest is refused, a mask marks nothing or everything (naming its row), or the folder is there.
+    """
+    check.choice("keep", keep, PARTS)
+    root, source = Path(dataset_dir), Path(manifest)
+    target = root / folder
+    if target.exists() or not target.resolve().is_relative_to(root.resolve()):
+        raise InputError("folder must be a new one below dataset_dir; give another name")
+    rows = read_manifest(source)
+    masks = find_lung_masks(rows, root, source.name) if keep == "lungs" else {}
+    counts: Counter[str] = Counter()
+    written = []
+    target.mkdir(parents=True)
+    for row in track(rows, f"keeping the {keep}"):
+        number = int(row["row"])
+        if keep == "lungs" and number not in masks:
+            counts["without lung_mask"] += 1
+            continue
+        try:
+            image = read_cxr(root / row["image"])
+            kept = _interior(image) if keep == "interior" else _lungs(image, mask_pixels(masks[number], image.shape))
+        except ReadError as error:
+            counts[f"left out: {error.code}"] += 1
+            continue
+        if kept is None:
+            raise InputError(
+                f"{source.name}: the lung_mask of row {number} marks nothing or everything; correct it or leave the cell empty"
+            )
+        path = target / f"{number:06d}.png"
+        Image.fromarray(_sixteen_bits(kept)).save(path)
+        counts["listed"] += 1
+        written.append(row | {"image": f"{folder}/{path.name}", "sha256": file_sha256(path), "lung_mask": "", "boxes": ""})
+    write_manifest(out, written)
+    return counts
+
+
+def _lungs(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+    """The image with all but the lungs replaced by their mean; ``None`` where there is no inside or no outside."""
+    if mask.all() or not mask.any():
+        return None
+    return np.where(mask, image, image[mask].mean(dtype=np.float64)).astype(np.float32)
+
+
+def _interior(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    top, left = (round(FRAME_SHARE * side) for side in image.shape)
+    return image[top : image.shape[0] - top, left : image.shape[1] - left]
+
+
+def _sixteen_bits(image: NDArray[np.float32]) -> NDArray[Any]:
+    low, high = float(image.min()), float(image.max())
+    span = high - low if high > low else 1.0
+    return np.rint(65535 * (image.astype(np.float64) - low) / span).astype(np.uint16)

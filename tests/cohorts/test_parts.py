@@ -1,0 +1,74 @@
+"""Parts of images: what is kept is kept, the rest tells nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sga_monai.cohorts.parts import write_parts
+from sga_monai.core.errors import InputError
+from sga_monai.data.manifest import read_manifest
+from sga_monai.imaging.read import read_cxr
+
+HEADER = "image,label,patient_id,site,split,lung_mask\n"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Three images of 60 x 50, two with a mask of half their resolution."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 65535, (3, 60, 50)).astype(np.uint16)
+    mask = np.zeros((30, 25), dtype=np.uint8)
+    mask[5:20, 5:20] = 1
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    rows = "".join(f"{i}.png,{i % 2},p{i},s,test,{'mask.png' if i < 2 else ''}\n" for i in range(3))
+    (tmp_path / "m.csv").write_text(HEADER + rows + "gone.png,1,p9,s,test,mask.png\n")
+    return tmp_path, images, np.kron(mask, np.ones((2, 2))).astype(bool)
+
+
+def test_lungs_alone(data):
+    folder, images, mask = data
+    counts = write_parts(folder / "m.csv", folder, "lungs", "lungs", folder / "lungs.csv")
+    assert counts == {"listed": 2, "without lung_mask": 1, "left out: missing": 1}
+    rows = read_manifest(folder / "lungs.csv")
+    listed = [(row["image"], row["label"], row["patient_id"]) for row in rows]
+    assert listed == [("lungs/000002.png", "0", "p0"), ("lungs/000003.png", "1", "p1")]
+    for row, image in zip(rows, images, strict=False):
+        kept = read_cxr(folder / row["image"])
+        low, high = image[mask].min(), image[mask].max()
+        assert np.allclose(kept[mask], (image[mask] - float(low)) / float(high - low), atol=1e-5)
+        outside = kept[~mask]
+        assert np.ptp(outside) == 0
+        assert outside[0] == pytest.approx(kept[mask].mean(), abs=1e-5)
+
+
+def test_the_interior(data):
+    folder, images, _ = data
+    counts = write_parts(folder / "m.csv", folder, "interior", "inner", folder / "inner.csv")
+    assert counts == {"listed": 3, "left out: missing": 1}
+    kept = read_cxr(folder / read_manifest(folder / "inner.csv")[2]["image"])
+    assert kept.shape == (50, 42)
+    assert np.corrcoef(kept.ravel(), images[2][5:55, 4:46].ravel())[0, 1] > 0.999999
+
+
+@pytest.mark.parametrize(
+    ("keep", "folder", "message"),
+    [
+        ("heart", "new", "keep must be one of lungs, interior"),
+        ("lungs", "../out", "a new one below dataset_dir"),
+        ("lungs", ".", "a new one"),
+    ],
+)
+def test_what_is_refused(data, keep, folder, message):
+    with pytest.raises(InputError, match=message):
+        write_parts(data[0] / "m.csv", data[0], keep, folder, data[0] / "o.csv")
+
+
+def test_a_mask_of_nothing_is_named(data):
+    folder = data[0]
+    Image.fromarray(np.zeros((30, 25), dtype=np.uint8)).save(folder / "mask.png")
+    with pytest.raises(InputError, match="the lung_mask of row 2 marks nothing"):
+        write_parts(folder / "m.csv", folder, "lungs", "lungs", folder / "o.csv")
