@@ -125,7 +125,7 @@ def small_report(value: float) -> dict[str, Any]:
         "prevalence": None,
         "flow": [{"step": "scored", **counts}],
         "failures": {"reportable": True},
-        "cohort": counts,
+        "cohort": counts | {"prevalence": 0.375},
         "models": {key: model},
         "comparison": None,
         "subgroups": [{"by": "sex", "level": level, "auroc": estimate, **{k: v // 2 for k, v in counts.items()}} for level in "FM"],

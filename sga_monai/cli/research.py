@@ -120,9 +120,12 @@ def package(
     site_manifest: Annotated[list[Path] | None, typer.Option(help="Manifest of a known site; may be repeated.")] = None,
     source: Annotated[Path | None, typer.Option(help="The flat source bundle; default that of this installation.")] = None,
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "sga_cxr",
+    fit_temperature: Annotated[
+        bool, typer.Option("--fit-temperature", help="Probabilities with a temperature fitted on internal validation.")
+    ] = False,
 ) -> None:
     """Make a bundle for hospitals from a finished training: folder and zip, with reference and checksums."""
     from sga_monai.hospital.package import package_bundle
 
-    folder = package_bundle(checkpoint, out, source, baseline_checkpoint, site_manifest or (), name)
+    folder = package_bundle(checkpoint, out, source, baseline_checkpoint, site_manifest or (), name, fit_temperature)
     typer.echo(f"wrote {folder.name}/ and {folder.name}.zip")

@@ -38,6 +38,24 @@ def interval_text(low: float | None, high: float | None, digits: int = 3, signed
     return absent if "-" in ends else f"[{ends[0]}, {ends[1]}]"
 
 
+def p_text(p: float | None, name: str = "") -> str:
+    """A p-value, of which three decimals are shown and none is 0; "-" where there is none.
+
+    Args:
+        p: in [0, 1]; ``None`` or NaN where not estimable.
+        name: stands before it with a sign of equality, as in a sentence.
+
+    Example:
+        >>> p_text(0.0312), p_text(0.0312, "p"), p_text(1e-9, "p"), p_text(None)
+        ('0.031', 'p = 0.031', 'p < 0.001', '-')
+    """
+    if p is None or math.isnan(p):
+        return f"{name} not estimable" if name else "-"
+    if p < 0.001:
+        return f"{name} < 0.001".lstrip()
+    return f"{name} = {p:.3f}" if name else f"{p:.3f}"
+
+
 def estimate_text(
     estimate: Mapping[str, Any] | None, digits: int = 3, signed: bool = False, absent: str = "-", absent_interval: str = ""
 ) -> str:

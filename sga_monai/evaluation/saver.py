@@ -38,6 +38,7 @@ class PredictionSaver:
         failure_limit: share of failed images above which a set has no headline figure.
         network: with it, ``embedding.json`` has the mean and variance of its features over the internal test and validation
             images together, and their ``source_profile``; a site's are compared with them.
+        temperature: the probability is sigmoid(score / temperature); ``sga-monai package --fit-temperature`` sets it.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class PredictionSaver:
         summary_writer: Any = None,
         failure_limit: float = FAILURE_LIMIT,
         network: nn.Module | None = None,
+        temperature: float = 1.0,
     ) -> None:
+        self.temperature = check.number("temperature", temperature, above=0)
         self.failure_limit = check.number("failure_limit", failure_limit, low=0, high=1)
         self.output_dir = Path(output_dir)
         self.dataset = dataset
@@ -69,7 +72,7 @@ class PredictionSaver:
         """Keep the scores of one mini-batch, and of internal images the features."""
         batch: Any = engine.state.batch
         output: Any = engine.state.output
-        columns = prediction_columns(batch, output[Keys.PRED])
+        columns = prediction_columns(batch, output[Keys.PRED], self.temperature)
         self.frames.append(pd.DataFrame(columns | image_features(output[Keys.IMAGE])))
         if self.recorder is not None:
             self.recorder.keep([is_internal(name) for name in columns["set"]])

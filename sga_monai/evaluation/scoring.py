@@ -60,6 +60,7 @@ def score_dataset(
     controls: Sequence[Control] = (),
     lung: LungReader | None = None,
     title: str = "scoring",
+    temperature: float = 1.0,
 ) -> Scored:
     """Score every image of a dataset, as it is and under each control.
 
@@ -70,6 +71,7 @@ def score_dataset(
         controls: changes of the images.
         lung: from a row's number to its lung mask, bool ``[1, H, W]``, or to ``None``.
         title: of the progress bar.
+        temperature: the probability is sigmoid(score / temperature).
 
     Raises:
         NumericError: when a logit is NaN or infinite.
@@ -94,7 +96,7 @@ def score_dataset(
             else:
                 logits, part = network(image), np.zeros((len(image), 0), dtype=np.float32)
             features.append(part)
-            columns = prediction_columns(batch, logits)
+            columns = prediction_columns(batch, logits, temperature)
             lungs = None if lung is None else [lung(row) for row in columns["row"]]
             for control in controls:
                 columns[control_column(control.name)] = _control_scores(network, image, control, lungs)
@@ -102,18 +104,19 @@ def score_dataset(
     return Scored(pd.concat(frames, ignore_index=True), np.concatenate(features))
 
 
-def prediction_columns(batch: Mapping[str, Any], logits: Tensor) -> dict[str, Any]:
+def prediction_columns(batch: Mapping[str, Any], logits: Tensor, temperature: float = 1.0) -> dict[str, Any]:
     """``set, row, patient, label, score, probability`` of one mini-batch.
 
     Args:
         batch: collated, with ``set, row, patient, label``.
         logits: ``[N, 2]``.
+        temperature: the probability is sigmoid(score / temperature).
 
     Raises:
         NumericError: when a logit is NaN or infinite.
     """
     score = logit_difference(logits).cpu()
-    return row_columns(batch) | {"score": score.numpy(), "probability": torch.sigmoid(score).numpy()}
+    return row_columns(batch) | {"score": score.numpy(), "probability": torch.sigmoid(score / temperature).numpy()}
 
 
 def _control_scores(network: nn.Module, image: Tensor, control: Control, lungs: Sequence[Tensor | None] | None) -> NDArray[np.float64]:

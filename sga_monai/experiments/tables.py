@@ -10,7 +10,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from sga_monai.core.display import estimate_text, table_text
+from sga_monai.core.display import estimate_text, p_text, table_text
 from sga_monai.evaluation.predictions import INTERNAL
 from sga_monai.experiments.plan import ALL
 from sga_monai.experiments.selection import ORACLE, Record, is_reported
@@ -81,7 +81,7 @@ def tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[st
             for name in outside:
                 other = of[name]["against_baseline"] if name in of else None
                 if other:
-                    compared.append([*start, name, estimate_text(other, signed=True), _p(other["p"]), _p(other.get("p_holm"))])
+                    compared.append([*start, name, estimate_text(other, signed=True), p_text(other["p"]), p_text(other.get("p_holm"))])
     for method, areas in (head.get("published") or {}).items():
         row = [f"{method}, the paper", *([""] if conditions else []), "-"]
         row += [f"{areas[name]:.2f}" if name in areas else "-" for name in sets]
@@ -103,7 +103,7 @@ def _effect_table(records: Sequence[Record], conditions: bool) -> list[tuple[str
     rows = []
     for record in effects:
         row = [record["method"], *([record["condition"]] if conditions else []), record["against"], str(record["effect"]["n_seeds"])]
-        rows.append([*row, estimate_text(record["effect"], signed=True), _p(record["effect"]["p"])])
+        rows.append([*row, estimate_text(record["effect"], signed=True), p_text(record["effect"]["p"])])
     return [(f"Effect pooled over {', '.join(records[0]['pooled_sets'])}", columns, rows)]
 
 
@@ -199,9 +199,3 @@ def _auroc(estimate: Mapping[str, Any]) -> str:
     low, high = estimate["low"], estimate["high"]
     known = low is not None and high is not None
     return estimate_text({**estimate, "low": max(low, 0), "high": min(high, 1)} if known else estimate)
-
-
-def _p(p: float | None) -> str:
-    if p is None or math.isnan(p):
-        return "-"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

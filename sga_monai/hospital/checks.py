@@ -96,7 +96,7 @@ def shortcut_audit(scored: pd.DataFrame) -> dict[str, Any]:
             continue
         rows = scored[scored[column].notna()]
         figure = auroc(rows[column], rows["label"], rows["patient"])
-        audit[name] = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "n": len(rows)}
+        audit[name] = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "n": len(rows), "n_patients": figure.n_patients}
     audit["tag"] = _tag(scored) if control_column("tag") in scored else None
     columns = {key: scored[key].fillna("") for key in METADATA if key in scored}
     audit["metadata_only"] = metadata_auroc(columns, scored["label"], scored["patient"])
@@ -107,4 +107,11 @@ def _tag(scored: pd.DataFrame) -> dict[str, Any]:
     """Mean change of the logit difference when a lead letter is planted, and the scores' standard deviation beside it."""
     mean = mean_change(scored[control_column("tag")], scored["score"], scored["patient"])
     sd = float(scored["score"].std(ddof=0))
-    return {"value": mean.value, "low": mean.low, "high": mean.high, "n": len(scored), "score_sd": sd}
+    return {
+        "value": mean.value,
+        "low": mean.low,
+        "high": mean.high,
+        "n": len(scored),
+        "n_patients": int(scored["patient"].nunique()),
+        "score_sd": sd,
+    }

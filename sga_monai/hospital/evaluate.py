@@ -86,7 +86,7 @@ def evaluate_bundle(
     facts["started"] = _now()
     write_json(out / "run.json", facts | {"finished": None}, sort_keys=True)
     (dataset,) = read_cohorts([cohort], out / "cache", num_workers)
-    predictions, features = _score(networks, dataset, cohort, batch_size, reference.get("embedding", {}).get("profile"))
+    predictions, features = _score(networks, dataset, cohort, batch_size, reference)
     write_csv(out / FILE, predictions)
     write_embedding(out / "embedding.json", features)
     shutil.copyfile(bundle / "reference.json", out / "reference.json")
@@ -124,11 +124,12 @@ def _preparation(reference: Mapping[str, Any]) -> Preparation:
 
 
 def _score(
-    networks: Mapping[str, nn.Module], dataset: CXRDataset, cohort: Cohort, batch_size: int, profile: Any
+    networks: Mapping[str, nn.Module], dataset: CXRDataset, cohort: Cohort, batch_size: int, reference: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, NDArray[np.float32]]:
     """A line for each row of the manifest, and the model's features of the images, ``[N, D]``."""
     controls = (CENTER_BLANK, BORDER_BLANK, TAG, *((LUNGS_BLANK, ONLY_LUNGS) if cohort.lung is not None else ()))
-    scored = score_dataset(networks[MODEL], dataset, batch_size, controls, cohort.lung)
+    temperature, profile = reference["models"][MODEL]["temperature"], reference.get("embedding", {}).get("profile")
+    scored = score_dataset(networks[MODEL], dataset, batch_size, controls, cohort.lung, temperature=temperature)
     predictions = scored.predictions
     if BASELINE in networks:
         baseline = score_dataset(networks[BASELINE], dataset, batch_size, title="scoring the baseline")

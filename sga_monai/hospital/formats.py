@@ -6,6 +6,8 @@ from __future__ import annotations
 REFERENCE, REPORT, RELEASE, POOLED = (f"sga_monai {name} 2" for name in ("reference", "report", "release", "pooled"))
 # Keys of "models" in all of them: the model that is validated and, where there is one, what it is compared with.
 MODEL, BASELINE = ROLES = ("model", "baseline")
+# Threshold probabilities of the decision curve that every site shows.
+THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 11))
 
 
 def weights_file(role: str) -> str:

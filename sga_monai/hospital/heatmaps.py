@@ -47,7 +47,7 @@ def write_heat_maps(network: nn.Module, dataset: CXRDataset, predictions: pd.Dat
             axis.set_axis_off()
         axes[0, 1].imshow(heat[i, 0], cmap="inferno", alpha=0.55)
         called = "called positive" if line["score"] >= threshold else "called negative"
-        figure.suptitle(f"row {row}: label {int(line['label'])}, {called}, p {line['probability']:.2f}", fontsize=8)
+        figure.suptitle(f"row {row}: label {int(line['label'])}, {called}, probability {line['probability']:.2f}", fontsize=8)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
         (out / "heatmaps" / f"row_{row:06d}.png").write_bytes(buffer.getvalue())

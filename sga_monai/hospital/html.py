@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from sga_monai.core.display import estimate_text, figure_text, page_templates
+from sga_monai.core.display import estimate_text, figure_text, p_text, page_templates
 from sga_monai.core.figures import figure_style, inline_svg, subplots
 from sga_monai.core.files import write_whole
 from sga_monai.hospital.formats import MODEL
@@ -28,6 +27,8 @@ def write_html(report: Mapping[str, Any], output_dir: str | Path) -> Path:
     out = Path(output_dir)
     environment = page_templates("hospital")
     environment.filters["figure"] = figure_text
+    environment.filters["p_value"] = p_text
+    environment.filters["probability"] = probability_text
     environment.filters["interval"] = partial(estimate_text, absent="not estimable", absent_interval="[not estimable]")
     with figure_style():
         drawn = {name: draw(report) for name, draw in FIGURES.items()}
@@ -36,6 +37,16 @@ def write_html(report: Mapping[str, Any], output_dir: str | Path) -> Path:
     page = environment.get_template("report.html.jinja").render(report=report, figures=figures, heat_maps=heat_maps)
     write_whole(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
     return out / "report.html"
+
+
+def probability_text(value: float) -> str:
+    """A probability, of which none is shown as 0 or 1.
+
+    Example:
+        >>> probability_text(0.62), probability_text(0.0002), probability_text(0.9999)
+        ('0.62', '< 0.01', '> 0.99')
+    """
+    return "< 0.01" if value < 0.005 else "> 0.99" if value > 0.995 else f"{value:.2f}"
 
 
 def _roc(report: Mapping[str, Any]) -> Figure | None:
@@ -57,16 +68,16 @@ def _calibration(report: Mapping[str, Any]) -> Figure | None:
         return None
     figure, ((axis,),) = subplots(size=(3.1, 2.9))
     axis.plot([0, 1], [0, 1], color="#dddddd", lw=1)
-    for p, observed, n in fit["bins"]:
-        half = 1.96 * math.sqrt(max(observed * (1 - observed), 1e-4) / n)
-        axis.plot([p, p], [max(observed - half, 0), min(observed + half, 1)], color=BLUE, lw=1)
-    axis.plot([line[0] for line in fit["bins"]], [line[1] for line in fit["bins"]], "o", color=BLUE, ms=4)
+    for line in fit["bins"]:
+        if line["positives"]["low"] is not None:
+            axis.plot([line["probability"]] * 2, [line["positives"]["low"], line["positives"]["high"]], color=BLUE, lw=1)
+    axis.plot([line["probability"] for line in fit["bins"]], [line["positives"]["value"] for line in fit["bins"]], "o", color=BLUE, ms=4)
     axis.set(xlabel="predicted probability", ylabel="share of positives", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     return figure
 
 
 def _decision(report: Mapping[str, Any]) -> Figure | None:
-    lines = report["models"][MODEL]["net_benefit"]
+    lines, locked = report["models"][MODEL]["net_benefit"], report["models"][MODEL]["threshold_probability"]
     if lines is None:
         return None
     figure, ((axis,),) = subplots(size=(3.1, 2.9))
@@ -74,8 +85,15 @@ def _decision(report: Mapping[str, Any]) -> Figure | None:
     axis.axhline(0, color=GRAY, lw=1, label="treat none")
     axis.plot(thresholds, treat_all, color=GRAY, ls="--", lw=1.2, label="treat all")
     axis.plot(thresholds, model, color=BLUE, lw=1.6, label="by the model")
-    axis.set(xlabel="threshold probability", ylabel="net benefit", ylim=(min(-0.05, min(model) - 0.02), None))
-    axis.legend(frameon=False)
+    axis.axvline(locked, color=RED, ls=":", lw=1.2, label=f"locked threshold ({probability_text(locked)})")
+    axis.plot(locked, model[thresholds.index(locked)], "o", color=RED, ms=4)
+    prevalence = report["models"][MODEL]["operating_point"]["prevalence"]
+    # Treating all falls without limit towards a threshold of 1, and with it nothing else would be seen.
+    bottom, top = max(min(-0.05, *model), -prevalence), max(*model, *treat_all, 0.02)
+    axis.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, max(0.5, locked) + 0.02))
+    # Room for the legend above the curves.
+    axis.set_ylim(bottom - 0.05 * (top - bottom), top + 0.45 * (top - bottom))
+    axis.legend(frameon=False, loc="upper right")
     return figure
 
 

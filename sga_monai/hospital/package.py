@@ -42,6 +42,7 @@ def package_bundle(
     baseline_checkpoint: str | Path | None = None,
     site_manifests: Sequence[str | Path] = (),
     name: str = "sga_cxr",
+    fit_temperature: bool = False,
 ) -> Path:
     """Write ``out/<name>-<version>/`` and ``.zip``: configs, models, docs, manifests, LICENSE, reference.json, SHA256SUMS.
 
@@ -55,13 +56,15 @@ def package_bundle(
             natural training, for example.
         site_manifests: manifests of known sites to go along; a template always does.
         name: of the bundle.
+        fit_temperature: fit a temperature to each model's scores of the internal validation set; it changes probabilities, and
+            no score, threshold or AUROC.
 
     Returns:
         The bundle's folder.
 
     Raises:
         InputError: when a run is not finished, does not belong to its weights, or has weights that are not finite; when the
-            baseline is of other data or images prepared differently; when the bundle is there already.
+            baseline is of other data or images prepared differently; when no temperature fits; when the bundle is there already.
     """
     source = source_bundle() if source is None else Path(source)
     if not (source / "train.json").is_file():
@@ -70,7 +73,7 @@ def package_bundle(
     if baseline_checkpoint is not None:
         runs[BASELINE] = _finished_run(Path(baseline_checkpoint))
         _refuse_unlike(runs[MODEL], runs[BASELINE])
-    reference = _reference(runs, name)
+    reference = _reference(runs, name, fit_temperature)
     target = Path(out) / f"{name}-{__version__}"
     if target.exists():
         raise InputError(f"{target.name} is there already; give another folder as out")
@@ -136,12 +139,13 @@ def _refuse_unlike(model: _Run, baseline: _Run) -> None:
         )
 
 
-def _reference(runs: Mapping[str, _Run], name: str) -> dict[str, Any]:
+def _reference(runs: Mapping[str, _Run], name: str, fit_temperature: bool) -> dict[str, Any]:
     model = runs[MODEL]
     return make_reference(
         {role: run.predictions for role, run in runs.items()},
         {role: {"network": run.network, "sha256": run.record["model_sha256"]} for role, run in runs.items()},
         read_embedding(model.checkpoint.with_name("embedding.json"), find_architecture(model.network).n_features),
+        fit_temperature,
         name=name,
         version=__version__,
         **asdict(trained_preparation(model.checkpoint)),
@@ -156,7 +160,7 @@ def _write_draft(draft: Path, runs: Mapping[str, _Run], reference: Mapping[str, 
     _write_torchscript(draft, model.settings["image_size"], model.network)
     network = load_best_model(build_network(model.network), str(draft / weights_file(MODEL))).eval()
     write_selftest(draft, network, trained_preparation(model.checkpoint))
-    _write_configs(source, draft, model.settings)
+    _write_configs(source, draft, model.settings, reference["models"][MODEL])
     _copy(source / "LICENSE", draft / "LICENSE")
     _copy(source / "docs/data_license.txt", draft / "docs/data_license.txt")
     # What comes before is of the source: its command, its time and the figures to expect.
@@ -208,8 +212,8 @@ def _write_torchscript(draft: Path, image_size: int, network: str) -> None:
         raise InputError("the network could not be traced to TorchScript; check image_size and free memory")
 
 
-def _write_configs(source: Path, draft: Path, settings: dict[str, Any]) -> None:
-    """The source's configurations with paths inside the bundle and the run's settings as defaults."""
+def _write_configs(source: Path, draft: Path, settings: dict[str, Any], figures: Mapping[str, Any]) -> None:
+    """The source's configurations with paths inside the bundle and the run's settings and temperature as defaults."""
     (draft / "configs").mkdir()
     for name in CONFIGS:
         config = json.loads((source / name).read_text(encoding="utf-8-sig"))
@@ -217,12 +221,24 @@ def _write_configs(source: Path, draft: Path, settings: dict[str, Any]) -> None:
         config |= known | {"bundle_root": "."}
         if "checkpoint" in config:
             config |= {"checkpoint": "models/model.pt", "manifest": "manifests/template.csv", "dataset_dir": "images"}
+        if "temperature" in config:
+            config["temperature"] = figures["temperature"]
+        elif figures["temperature"] != 1 and name != "train.json":
+            raise InputError(f"the source's {name} has no temperature; write the source bundle again with sga-monai bundle")
         # As the source is indented, so that their difference is what was changed.
         write_json(draft / "configs" / name, config, indent=4)
     metadata = json.loads((source / "metadata.json").read_text(encoding="utf-8-sig"))
     metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = [settings["image_size"]] * 2
+    metadata["eval_metrics"] = {"internal_test": _eval_metrics(figures)}
     write_json(draft / "configs/metadata.json", metadata, indent=4)
     _copy(source / "logging.conf", draft / "configs/logging.conf")
+
+
+def _eval_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's figures on its internal test set, as in ``reference.json``."""
+    counts = {key: figures[key] for key in ("n_positive", "n_negative", "n_patients")}
+    calibration = {f"calibration_{key}": figures[key]["value"] for key in ("slope", "intercept")}
+    return {"auroc": figures["auroc"]} | calibration | {"brier": figures["brier"]["value"]} | counts
 
 
 def _model_card(run: _Run, folder: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 from sklearn.metrics import roc_curve
 
 from sga_monai.core.errors import InputError
@@ -20,7 +21,7 @@ from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION, is_
 from sga_monai.hospital.formats import BASELINE, MODEL, REFERENCE, is_schema_1
 from sga_monai.model.networks import find_architecture
 from sga_monai.model.preparation import SETTINGS
-from sga_monai.statistics.calibration import assess_calibration
+from sga_monai.statistics.calibration import assess_calibration, fit_temperature
 from sga_monai.statistics.decisions import youden_threshold
 from sga_monai.statistics.discrimination import auroc, paired_difference
 
@@ -37,11 +38,12 @@ ESTIMATE = {
 MODEL_FACTS = {
     "type": "object",
     "additionalProperties": False,
-    "required": "network sha256 threshold auroc variance n_positive n_negative n_patients roc slope intercept brier".split(),
+    "required": "network sha256 threshold temperature auroc variance n_positive n_negative n_patients roc slope intercept brier".split(),
     "properties": {
         "network": {"type": "string", "pattern": "^[a-z0-9_]{1,64}$"},
         "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
         "threshold": {"type": "number"},
+        "temperature": {"type": "number", "exclusiveMinimum": 0},
         "auroc": NUMBER,
         "variance": NUMBER,
         "n_positive": {"type": "integer"},
@@ -93,6 +95,7 @@ def make_reference(
     predictions: Mapping[str, pd.DataFrame],
     weights: Mapping[str, Mapping[str, str]],
     embedding: Mapping[str, Any] | None = None,
+    temperature: bool = False,
     **facts: Any,
 ) -> dict[str, Any]:
     """The reference of a model, and of a baseline where there is one, from the predictions of their training runs.
@@ -102,16 +105,18 @@ def make_reference(
             validation set; every other figure is of the internal test set.
         weights: by role: the name of the ``network`` and the ``sha256`` of its weights.
         embedding: of the model's features of the internal images, the run's ``embedding.json``; left out when ``None``.
+        temperature: fit one to each model's validation scores; otherwise it is 1, and probabilities are the network's own.
         facts: ``name, version`` and the fields of ``Preparation``.
 
     Raises:
-        InputError: when a set is missing or has one class only, or the two models were not tested on the same images.
+        InputError: when a set is missing or has one class only, no temperature fits, or the two models were not tested on the
+            same images.
     """
     own = predictions[MODEL]
     reference: dict[str, Any] = {
         "schema": REFERENCE,
         **facts,
-        "models": {role: dict(weights[role]) | _internal_figures(frame) for role, frame in predictions.items()},
+        "models": {role: dict(weights[role]) | _internal_figures(frame, temperature, role) for role, frame in predictions.items()},
         "model_minus_baseline": _internal_comparison(predictions),
         "image_features": {name: _histogram(own.loc[own["set"].map(is_internal), name]) for name in FEATURES},
     }
@@ -121,16 +126,18 @@ def make_reference(
     return result
 
 
-def _internal_figures(predictions: pd.DataFrame) -> dict[str, Any]:
+def _internal_figures(predictions: pd.DataFrame, temperature: bool, role: str) -> dict[str, Any]:
     sets = {name: predictions[predictions["set"] == name] for name in (VALIDATION, INTERNAL)}
     for name, rows in sets.items():
         if rows["label"].nunique() < 2 or rows["score"].isna().any():
             raise InputError(f"the run's predictions need complete scores of both classes in the set {name}; train with such a manifest")
     validation, test = sets[VALIDATION], sets[INTERNAL]
     figure = auroc(test["score"], test["label"], test["patient"])
-    fit = assess_calibration(test["probability"], test["label"], test["patient"])
+    fitted = _temperature(validation, role) if temperature else 1.0
+    fit = assess_calibration(expit(test["score"] / fitted), test["label"], test["patient"])
     return {
         "threshold": youden_threshold(validation["score"], validation["label"]),
+        "temperature": fitted,
         "auroc": figure.auroc,
         "variance": figure.variance,
         "n_positive": figure.n_positive,
@@ -141,6 +148,13 @@ def _internal_figures(predictions: pd.DataFrame) -> dict[str, Any]:
         "intercept": asdict(fit.intercept),
         "brier": asdict(fit.brier),
     }
+
+
+def _temperature(validation: pd.DataFrame, role: str) -> float:
+    try:
+        return fit_temperature(validation["score"], validation["label"])
+    except ValueError as error:
+        raise InputError(f"the {role}'s temperature cannot be fitted on its validation set: {error}; leave out --fit-temperature") from None
 
 
 def _internal_comparison(predictions: Mapping[str, pd.DataFrame]) -> dict[str, Any] | None:

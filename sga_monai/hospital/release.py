@@ -14,7 +14,7 @@ from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
-from sga_monai.hospital.formats import BASELINE, MODEL, RELEASE, REPORT, is_schema_1
+from sga_monai.hospital.formats import BASELINE, MODEL, RELEASE, REPORT, THRESHOLDS, is_schema_1
 
 MIN_CELL = 10
 NUMBER = {"type": ["number", "null"]}
@@ -66,6 +66,7 @@ SCHEMA = _record(
     software={"type": "object", "additionalProperties": TEXT, "propertyNames": TEXT},
     min_cell={"type": "integer", "minimum": MIN_CELL},
     prevalence=NUMBER,
+    cohort_prevalence=NUMBER,
     cohort=_record(patients=COUNT, positive_patients=COUNT, negative_patients=COUNT),
     failed_patients={"anyOf": [{"const": 0}, COUNT, {"const": "suppressed"}]},
     models={
@@ -127,6 +128,7 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
         "software": report["software"],
         "min_cell": min_cell,
         "prevalence": report["prevalence"],
+        "cohort_prevalence": _round(report["cohort"]["prevalence"], digits),
         "cohort": cohort,
         "failed_patients": 0 if not failed else sum(failed) if min(failed) >= min_cell else "suppressed",
         "models": {key: _model(model, cohort, min_cell, digits) for key, model in report["models"].items()},
@@ -213,7 +215,8 @@ def _model(model: Mapping[str, Any], cohort: Mapping[str, int], min_cell: int, d
         **{key: _estimate(point[key], digits) for key in ("sensitivity", "specificity", "ppv", "npv")},
         **{key: _estimate(fit[key], digits) for key in ("slope", "intercept", "brier", "ece")},
         "roc": grid,
-        "net_benefit": [[_round(value, digits) for value in line] for line in model["net_benefit"]],
+        # The locked threshold is the bundle's; at the others releases are compared.
+        "net_benefit": [[_round(value, digits) for value in line] for line in model["net_benefit"] if line[0] in THRESHOLDS],
     }
 
 

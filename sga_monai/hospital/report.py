@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
@@ -20,11 +21,11 @@ from sga_monai.evaluation.embedding import read_embedding
 from sga_monai.evaluation.predictions import BASELINE_SCORE, FILE, GROUPS, read_predictions
 from sga_monai.evaluation.results import summarize
 from sga_monai.hospital.checks import drift, embedding_distance, shortcut_audit, site_separability
-from sga_monai.hospital.formats import BASELINE, MODEL, REPORT, ROLES
+from sga_monai.hospital.formats import BASELINE, MODEL, REPORT, ROLES, THRESHOLDS
 from sga_monai.hospital.reference import FPR_GRID, read_reference, roc_on_grid
 from sga_monai.hospital.verdict import give_verdict, planning_half_width
 from sga_monai.model.networks import find_architecture
-from sga_monai.statistics.calibration import assess_calibration
+from sga_monai.statistics.calibration import CLIP, assess_calibration
 from sga_monai.statistics.decisions import net_benefit, operating_point
 from sga_monai.statistics.discrimination import (
     Auroc,
@@ -35,7 +36,7 @@ from sga_monai.statistics.discrimination import (
 )
 from sga_monai.statistics.estimates import Estimate, difference
 
-THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 11))
+FURTHER = tuple(round(0.05 * i, 2) for i in range(11, 20))
 
 
 def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict[str, Any]:
@@ -90,7 +91,10 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
 
 def _model(scored: pd.DataFrame, column: str, reference: Mapping[str, Any], prevalence: float | None) -> dict[str, Any]:
     score, label, patient = scored[column], scored["label"], scored["patient"]
-    probability = 1 / (1 + np.exp(-score.to_numpy()))
+    temperature = reference["temperature"]
+    probability = expit(score.to_numpy() / temperature)
+    # Where all scores are far from 0 the odds would be infinite.
+    locked = float(np.clip(expit(reference["threshold"] / temperature), CLIP, 1 - CLIP))
     figure = auroc(score, label, patient)
     internal = Auroc(
         _nan(reference["auroc"]), _nan(reference["variance"]), math.nan, math.nan,
@@ -99,14 +103,15 @@ def _model(scored: pd.DataFrame, column: str, reference: Mapping[str, Any], prev
     both = label.nunique() == 2
     fit = assess_calibration(probability, label, patient) if both else None
     point = operating_point(score, label, reference["threshold"], patient, prevalence)
+    curve = decision_thresholds(locked)
     return {
         "auroc": {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "variance": figure.variance},
         "auprc": asdict(average_precision(score, label, patient)) if both else None,
         "operating_point": asdict(point),
         "calibration": asdict(fit) if fit else None,
-        "net_benefit": [
-            [t, *map(float, line)] for t, line in zip(THRESHOLDS, net_benefit(probability, label, THRESHOLDS, prevalence), strict=True)
-        ]
+        "temperature": temperature,
+        "threshold_probability": locked,
+        "net_benefit": [[t, *map(float, line)] for t, line in zip(curve, net_benefit(probability, label, curve, prevalence), strict=True)]
         if both
         else None,
         "roc": [list(pair) for pair in zip(FPR_GRID, roc_on_grid(score, label), strict=True)] if both else None,
@@ -114,6 +119,19 @@ def _model(scored: pd.DataFrame, column: str, reference: Mapping[str, Any], prev
         "internal_roc": [list(pair) for pair in zip(FPR_GRID, reference["roc"], strict=True)],
         "auroc_difference": asdict(difference(figure.auroc - internal.auroc, figure.variance + internal.variance)),
     }
+
+
+def decision_thresholds(locked: float) -> list[float]:
+    """Threshold probabilities of the decision curve: 0.05 to 0.5, further where the locked one is higher, and the locked one.
+
+    Args:
+        locked: the probability that the locked threshold stands for.
+
+    Example:
+        >>> decision_thresholds(0.62)[-5:]
+        [0.45, 0.5, 0.55, 0.6, 0.62]
+    """
+    return sorted({*THRESHOLDS, *(t for t in FURTHER if t < locked), locked})
 
 
 def _comparison(scored: pd.DataFrame, reference: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,6 +155,8 @@ def _flow(predictions: pd.DataFrame) -> list[dict[str, Any]]:
 def _counts(rows: pd.DataFrame) -> dict[str, int]:
     return {
         "images": len(rows),
+        "positive_images": int((rows["label"] == 1).sum()),
+        "negative_images": int((rows["label"] == 0).sum()),
         "patients": int(rows["patient"].nunique()),
         "positive_patients": int(rows.loc[rows["label"] == 1, "patient"].nunique()),
         "negative_patients": int(rows.loc[rows["label"] == 0, "patient"].nunique()),
@@ -146,8 +166,7 @@ def _counts(rows: pd.DataFrame) -> dict[str, int]:
 def _cohort(scored: pd.DataFrame) -> dict[str, Any]:
     clustered = bool(scored["patient"].duplicated().any())
     return _counts(scored) | {
-        "positive": int((scored["label"] == 1).sum()),
-        "negative": int((scored["label"] == 0).sum()),
+        "prevalence": float((scored["label"] == 1).mean()) if len(scored) else math.nan,
         "clustered": clustered,
     }
 
@@ -155,6 +174,7 @@ def _cohort(scored: pd.DataFrame) -> dict[str, Any]:
 def _failures(predictions: pd.DataFrame, limit: float, summary: pd.Series) -> dict[str, Any]:
     return {
         "failed": int(summary["n_failed"]),
+        "failed_patients": int(predictions.loc[predictions["score"].isna(), "patient"].nunique()),
         "failed_positive": int(summary["n_failed_positive"]),
         "failed_negative": int(summary["n_failed_negative"]),
         "share": float(predictions["score"].isna().mean()),

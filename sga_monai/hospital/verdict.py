@@ -36,16 +36,11 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     area, internal = model["auroc"], model["internal"]
     drop_low, drop_high = _drop_interval(model)
     half = (area["high"] - area["low"]) / 2
-    known = "cannot be estimated" if math.isnan(half) else f"is known to +/- {half:.2f} (at most {ENOUGH_PRECISION:.2f})"
     notes = []
     if not report["failures"]["reportable"]:
         code, text = "not reportable", "Too many images failed; no figure of this report is reliable."
-    elif cohort["positive_patients"] < ENOUGH_POSITIVES or not half <= ENOUGH_PRECISION:
-        code = "inconclusive"
-        text = (
-            f"The site is too small for a conclusion: {cohort['positive_patients']} positive patients (at least {ENOUGH_POSITIVES} are "
-            f"needed), and the AUROC {known}. The figures below are indications."
-        )
+    elif unmet := _unmet(cohort, half):
+        code, text = "inconclusive", f"The site is too small for a conclusion: {' and '.join(unmet)}. The figures below are indications."
     elif drop_high < 0:
         code = "worse"
         text = f"The site's AUROC is significantly lower than the internal one: {area['value']:.2f} against {internal['auroc']:.2f}."
@@ -71,8 +66,27 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     if any(line["flag"] for line in report["drift"]):
         notes.append("The images differ from the internal ones (see drift).")
     if report["prevalence"] is None:
-        notes.append("PPV, NPV and net benefit are at the cohort's prevalence, not at a clinical one.")
+        notes.append(f"PPV, NPV and net benefit are at the cohort's prevalence, {cohort['prevalence']:.3f}, not at a clinical one.")
     return {"code": code, "text": text, "notes": notes}
+
+
+def _unmet(cohort: Mapping[str, Any], half: float) -> list[str]:
+    """What a conclusion would need and this site does not have, in words.
+
+    Args:
+        cohort: of the report.
+        half: half of the interval of the AUROC; NaN where not estimable.
+    """
+    unmet = []
+    if cohort["positive_patients"] < ENOUGH_POSITIVES:
+        unmet.append(f"{cohort['positive_patients']} positive patients (at least {ENOUGH_POSITIVES} are needed)")
+    if math.isnan(half):
+        unmet.append("the AUROC's interval cannot be estimated")
+    elif half > ENOUGH_PRECISION:
+        # More digits where two would show a number that meets the criterion.
+        shown = f"{half:.2f}" if round(half, 2) > ENOUGH_PRECISION else f"{half:.4f}"
+        unmet.append(f"the AUROC is known to +/- {shown} (at most {ENOUGH_PRECISION:.2f} is needed)")
+    return unmet
 
 
 def _drop_interval(model: Mapping[str, Any]) -> tuple[float, float]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from sga_monai.core.lazy import lazy_index
 
 if TYPE_CHECKING:
-    from sga_monai.statistics.calibration import assess_calibration
-    from sga_monai.statistics.decisions import net_benefit, operating_point, youden_threshold
+    from sga_monai.statistics.calibration import assess_calibration, fit_temperature
+    from sga_monai.statistics.decisions import net_benefit, operating_point, predictive_values, youden_threshold
     from sga_monai.statistics.discrimination import auroc, auroc_difference, average_precision, paired_difference
     from sga_monai.statistics.estimates import Estimate, cluster_bootstrap
     from sga_monai.statistics.pooling import pool_aurocs
@@ -24,6 +24,7 @@ __all__ = [
     "auroc_difference",
     "average_precision",
     "cluster_bootstrap",
+    "fit_temperature",
     "frame_only_auroc",
     "holm",
     "mean_auroc",
@@ -33,6 +34,7 @@ __all__ = [
     "operating_point",
     "paired_difference",
     "pool_aurocs",
+    "predictive_values",
     "site_auroc",
     "site_probe",
     "site_scores",
@@ -47,6 +49,7 @@ _MODULES = {
     "auroc_difference": "discrimination",
     "average_precision": "discrimination",
     "cluster_bootstrap": "estimates",
+    "fit_temperature": "calibration",
     "frame_only_auroc": "shortcuts",
     "holm": "seeds",
     "mean_auroc": "seeds",
@@ -56,6 +59,7 @@ _MODULES = {
     "operating_point": "decisions",
     "paired_difference": "discrimination",
     "pool_aurocs": "pooling",
+    "predictive_values": "decisions",
     "site_auroc": "separability",
     "site_probe": "probes",
     "site_scores": "separability",

@@ -7,12 +7,30 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from sga_monai.statistics.estimates import Estimate, cluster_bootstrap
+from sga_monai.statistics.estimates import Estimate, cluster_bootstrap, share
 
 CLIP = 1e-6
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images of neighboring probabilities.
+
+    Attributes:
+        probability: the mean.
+        positives: share of positives, with its interval clustered by patient.
+        images: number of images.
+        patients: number of patients.
+    """
+
+    probability: float
+    positives: Estimate
+    images: int
+    patients: int
 
 
 @dataclass(frozen=True)
@@ -24,14 +42,14 @@ class Calibration:
         intercept: calibration in the large, with slope 1; 0 is right, below 0 is too high a probability.
         brier: mean squared difference of probability and label.
         ece: expected calibration error, ten bins of equal size.
-        bins: mean probability, share of positives and number of images of each bin.
+        bins: ten bins of equal size, by probability.
     """
 
     slope: Estimate
     intercept: Estimate
     brier: Estimate
     ece: Estimate
-    bins: list[tuple[float, float, int]]
+    bins: list[Bin]
 
 
 def assess_calibration(
@@ -40,7 +58,8 @@ def assess_calibration(
     """Calibration with 95 % intervals, clustered by patient.
 
     Slope and intercept are Cox's (Biometrika 45, 1958): logistic regressions of the label on the logit of the
-    probability, with sandwich variances clustered by patient; the others have intervals from resampled patients.
+    probability, with sandwich variances clustered by patient; Brier score and error have intervals from resampled patients, the
+    bins those of ``share``.
 
     Args:
         probability: ``[N]``; clipped to [1e-6, 1 - 1e-6].
@@ -58,7 +77,8 @@ def assess_calibration(
     squared = (p - y) ** 2
     brier = cluster_bootstrap(lambda w: float(np.average(squared, weights=w)), patient, n_samples)
     ece = cluster_bootstrap(lambda w: expected_calibration_error(np.repeat(p, w), np.repeat(y, w), n_bins), patient, n_samples)
-    bins = [(float(p[i].mean()), float(y[i].mean()), len(i)) for i in np.array_split(np.argsort(p, kind="stable"), n_bins) if len(i)]
+    rows = [i for i in np.array_split(np.argsort(p, kind="stable"), n_bins) if len(i)]
+    bins = [Bin(float(p[i].mean()), share(y[i] == 1, patient[i]), len(i), len(np.unique(patient[i]))) for i in rows]
     return Calibration(slope, intercept, brier, ece, bins)
 
 
@@ -67,6 +87,41 @@ def expected_calibration_error(probability: ArrayLike, label: ArrayLike, n_bins:
     p, y = np.asarray(probability, dtype=np.float64), np.asarray(label, dtype=np.float64)
     bins = [i for i in np.array_split(np.argsort(p, kind="stable"), n_bins) if len(i)]
     return float(sum(len(i) * abs(p[i].mean() - y[i].mean()) for i in bins) / len(p))
+
+
+def fit_temperature(score: ArrayLike, label: ArrayLike) -> float:
+    """The T for which sigmoid(score / T) has the largest likelihood (Guo et al., ICML 2017). The order of the scores stays.
+
+    The negative log-likelihood is convex in 1 / T, so T is where its derivative is zero. To be fitted on internal validation
+    data, never on a site's.
+
+    Args:
+        score: ``[N]``, differences of logits.
+        label: ``[N]``, 0 or 1.
+
+    Raises:
+        ValueError: when a class is missing; when no score is on the wrong side of 0, and T would be 0; when scores do not rise
+            with the label, and T would be infinite.
+
+    Example:
+        >>> round(fit_temperature([4.0, 4.0, 4.0, -4.0, -4.0, -4.0], [1, 1, 0, 0, 0, 1]), 3)
+        2.485
+    """
+    s, y = np.asarray(score, dtype=np.float64), np.asarray(label, dtype=np.float64)
+    if len(np.unique(y)) < 2:
+        raise ValueError("a temperature needs both classes")
+
+    def slope(inverse: float) -> float:
+        return float(((expit(inverse * s) - y) * s).mean())
+
+    if not slope(0.0) < 0:
+        raise ValueError("the scores do not rise with the label, so that no temperature fits them")
+    if not (s * (2 * y - 1) < 0).any():
+        raise ValueError("the scores separate the classes, so that no temperature is small enough")
+    high = 1.0 / float(np.abs(s).max())
+    while slope(high) <= 0:
+        high *= 2
+    return 1.0 / float(brentq(slope, 0.0, high, xtol=1e-14 * high, rtol=1e-12))
 
 
 def _coefficient(

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 from sklearn.metrics import roc_curve
 
-from sga_monai.statistics.estimates import Estimate, cluster_bootstrap
+from sga_monai.statistics.estimates import Estimate, share
 
 
 def youden_threshold(score: ArrayLike, label: ArrayLike) -> float:
@@ -39,16 +38,18 @@ class OperatingPoint:
 
     Attributes:
         threshold: an image with this score or more is called positive.
-        counts: true positives, false positives, false negatives, true negatives.
+        counts: images: true positives, false positives, false negatives, true negatives.
+        patient_counts: patients who have such an image; one with several may count more than once.
         sensitivity: share of positives that are called so.
         specificity: share of negatives that are not.
         ppv: share of called images that are positive, at ``prevalence``.
         npv: share of others that are negative, at ``prevalence``.
-        prevalence: the given one, or the cohort's.
+        prevalence: the given one, or the cohort's share of positive images.
     """
 
     threshold: float
     counts: tuple[int, int, int, int]
+    patient_counts: tuple[int, int, int, int]
     sensitivity: Estimate
     specificity: Estimate
     ppv: Estimate
@@ -62,21 +63,19 @@ def operating_point(
     threshold: float,
     patient: ArrayLike | None = None,
     prevalence: float | None = None,
-    n_samples: int = 1000,
 ) -> OperatingPoint:
     """Sensitivity, specificity, PPV and NPV at a locked threshold.
 
-    Intervals are Wilson's (JASA 22, 1927) where each patient has one image and the prevalence is the cohort's, and from
-    resampled patients otherwise. A rate of 0 or 1, of which resampling makes a point, has Wilson's interval with the
-    number of patients.
+    Intervals of sensitivity and specificity are those of ``share``: Wilson's, clustered by patient. Those of PPV and NPV
+    follow from them through Bayes' formula, see ``predictive_values``, so that none is without width where no call is wrong.
 
     Args:
         score: ``[N]``.
         label: ``[N]``, 0 or 1.
         threshold: locked on internal data.
         patient: ``[N]``, any keys; each image its own patient when ``None``.
-        prevalence: of the population that the predictive values are for, in (0, 1); the cohort's when ``None``.
-        n_samples: bootstrap samples.
+        prevalence: of the population that the predictive values are for, in (0, 1); the cohort's when ``None``. It is taken
+            as known either way.
 
     Raises:
         ValueError: when ``prevalence`` is not in (0, 1).
@@ -87,34 +86,44 @@ def operating_point(
         raise ValueError("prevalence must be in (0, 1)")
     groups = [called & (label == 1), called & (label == 0), ~called & (label == 1), ~called & (label == 0)]
     tp, fp, fn, tn = (int(group.sum()) for group in groups)
-    clustered = len(np.unique(patient)) < len(patient)
+    patients = tuple(len(np.unique(patient[group])) for group in groups)
+    sensitivity = share(called[label == 1], patient[label == 1])
+    specificity = share(~called[label == 0], patient[label == 0])
+    at = float((label == 1).mean()) if prevalence is None else prevalence
+    ppv, npv = predictive_values(sensitivity, specificity, at)
+    return OperatingPoint(threshold, (tp, fp, fn, tn), patients, sensitivity, specificity, ppv, npv, at)  # type: ignore[arg-type]
 
-    def rate(k: int, n: int, hit: NDArray[np.bool_], base: NDArray[np.bool_]) -> Estimate:
-        if not n:
-            return Estimate(math.nan, math.nan, math.nan)
-        if not clustered:
-            return _wilson(k, n)
-        if len(np.unique(patient)) < 2:
-            return Estimate(k / n, math.nan, math.nan)
-        if k in (0, n):
-            people = len(np.unique(patient[base]))
-            return _wilson(people if k else 0, people)
-        return cluster_bootstrap(lambda w: _ratio(w[hit].sum(), w[base].sum()), patient, n_samples)
 
-    def predictive(positive: bool) -> Estimate:
-        if prevalence is None:
-            hit, base = (groups[0], called) if positive else (groups[3], ~called)
-            return rate(int(hit.sum()), int(base.sum()), hit, base)
-        return cluster_bootstrap(lambda w: _predictive_value([int(w[g].sum()) for g in groups], prevalence, positive), patient, n_samples)
+def predictive_values(sensitivity: Estimate, specificity: Estimate, prevalence: float) -> tuple[Estimate, Estimate]:
+    """PPV and NPV at a prevalence, with intervals from those of sensitivity and specificity.
 
-    return OperatingPoint(
-        threshold,
-        (tp, fp, fn, tn),
-        rate(tp, tp + fn, groups[0], label == 1),
-        rate(tn, tn + fp, groups[3], label == 0),
-        predictive(True),
-        predictive(False),
-        float((label == 1).mean()) if prevalence is None else prevalence,
+    By Bayes' formula the odds against a right call are (1 - prevalence) / prevalence * (1 - specificity) / sensitivity for
+    PPV, and prevalence / (1 - prevalence) * (1 - sensitivity) / specificity for NPV: a known factor times a ratio of two
+    independent rates (Mercaldo, Lau and Zhou, Statistics in Medicine 26, 2007). Limits of that ratio are made from the limits
+    of the rates by the method of variance estimates recovery, MOVER (Zou and Donner, Statistics in Medicine 27, 2008; for
+    ratios: Donner and Zou, Statistical Methods in Medical Research 21, 2012), which needs no logarithm of a count of zero.
+
+    Patients with images of both classes make the two rates dependent. Their calls are alike as a rule, which makes the ratio
+    more certain than is said here.
+
+    Args:
+        sensitivity: with its interval.
+        specificity: with its interval.
+        prevalence: in (0, 1).
+
+    Returns:
+        PPV and NPV; NaN where a rate is not estimable, or where no image would be called so.
+
+    Example:
+        >>> ppv, npv = predictive_values(Estimate(1.0, 0.93, 1.0), Estimate(0.8, 0.7, 0.87), 0.3)
+        >>> round(npv.value, 3), round(npv.low, 3)
+        (1.0, 0.964)
+    """
+    if not 0 < prevalence < 1:
+        return Estimate(math.nan, math.nan, math.nan), Estimate(math.nan, math.nan, math.nan)
+    odds = prevalence / (1 - prevalence)
+    return _from_odds(_ratio(_complement(specificity), sensitivity), 1 / odds), _from_odds(
+        _ratio(_complement(sensitivity), specificity), odds
     )
 
 
@@ -139,18 +148,27 @@ def net_benefit(probability: ArrayLike, label: ArrayLike, thresholds: ArrayLike,
     return np.stack([sensitivity * share - fall_out * (1 - share) * odds, share - (1 - share) * odds], axis=1)
 
 
-def _wilson(k: int, n: int) -> Estimate:
-    interval = binomtest(k, n).proportion_ci(method="wilson")
-    return Estimate(k / n, float(interval.low), float(interval.high))
+def _complement(rate: Estimate) -> Estimate:
+    return Estimate(1 - rate.value, 1 - rate.high, 1 - rate.low)
 
 
-def _ratio(k: float, n: float) -> float:
-    return float(k / n) if n else math.nan
+def _ratio(first: Estimate, second: Estimate) -> Estimate:
+    """``first`` over ``second``, two independent rates, with MOVER's limits; infinite where ``second`` may be 0."""
+    if not first.value + second.value > 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    product = first.value * second.value
+    # As published, times its conjugate for the lower limit: no difference of nearly equal numbers, no division by 0.
+    first_low, first_high = (end * (2 * first.value - end) for end in (first.low, first.high))
+    second_low, second_high = (end * (2 * second.value - end) for end in (second.low, second.high))
+    low = _over(first_low, product + math.sqrt(max(product**2 - first_low * second_high, 0.0)))
+    high = _over(product + math.sqrt(max(product**2 - first_high * second_low, 0.0)), second_low)
+    return Estimate(_over(first.value, second.value), low, high)
 
 
-def _predictive_value(counts: list[int], prevalence: float, positive: bool) -> float:
-    tp, fp, fn, tn = counts
-    sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
-    if positive:
-        return _ratio(sensitivity * prevalence, sensitivity * prevalence + (1 - specificity) * (1 - prevalence))
-    return _ratio(specificity * (1 - prevalence), specificity * (1 - prevalence) + (1 - sensitivity) * prevalence)
+def _over(a: float, b: float) -> float:
+    return a / b if b else (0.0 if a == 0 else math.inf)
+
+
+def _from_odds(ratio: Estimate, factor: float) -> Estimate:
+    """The predictive value whose odds against are ``factor`` times ``ratio``."""
+    return Estimate(*(1 / (1 + factor * end) for end in (ratio.value, ratio.high, ratio.low)))

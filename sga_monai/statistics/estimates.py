@@ -68,6 +68,50 @@ def mean_change(after: ArrayLike, before: ArrayLike, patient: ArrayLike) -> Esti
     return cluster_bootstrap(lambda counts: float(np.average(change, weights=counts)), patient)
 
 
+def share(hit: ArrayLike, patient: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Share of images that are hits, with Wilson's interval (JASA 22, 1927) for the effective number of images.
+
+    With one image a patient that number is n. Otherwise it is n over the design effect, the clustered variance of the share
+    over the binomial one (Rao and Scott, Biometrics 48, 1992), less what a t distribution is wider for so many patients (Korn
+    and Graubard, Survey Methodology 24, 1998), and n at most. A share of 0 or 1 has no variance: all images of a patient are
+    then taken to be alike, which gives (sum of m)^2 / sum of m^2 for patients with m images.
+
+    Args:
+        hit: ``[N]``, bool.
+        patient: ``[N]``, any keys.
+        confidence: level of the interval.
+
+    Returns:
+        All is NaN without an image, and the ends are with one patient who has several.
+    """
+    hit = np.asarray(hit, dtype=bool)
+    n, k = len(hit), int(hit.sum())
+    if not n:
+        return Estimate(math.nan, math.nan, math.nan)
+    keys, cluster, images = np.unique(np.asarray(patient), return_inverse=True, return_counts=True)
+    if len(keys) == 1 < n:
+        return Estimate(k / n, math.nan, math.nan)
+    effective = float(n)
+    if len(keys) < n:
+        squares = float((np.bincount(cluster, hit - k / n, len(keys)) ** 2).sum()) * len(keys) / (len(keys) - 1)
+        # Where every patient has the same share of hits the variance is 0, though chance would not repeat it.
+        alike = n**2 / float((images.astype(float) ** 2).sum())
+        level = 0.5 + confidence / 2
+        few = float(norm.ppf(level) / t.ppf(level, len(keys) - 1)) ** 2
+        effective = min(few * k * (n - k) / squares, n) if squares > 1e-9 else alike
+    return _wilson(k / n, effective, confidence)
+
+
+def _wilson(value: float, n: float, confidence: float) -> Estimate:
+    """Wilson's interval of a share of ``n`` images, which need not be whole."""
+    z2 = float(norm.ppf(0.5 + confidence / 2)) ** 2
+    middle = value + z2 / (2 * n)
+    half = math.sqrt(z2 * (value * (1 - value) / n + z2 / (4 * n * n)))
+    # Rounding must not move an end off 0 or 1, or past the share.
+    low, high = ((middle + sign * half) / (1 + z2 / n) for sign in (-1, 1))
+    return Estimate(value, 0.0 if value == 0 else min(low, value), 1.0 if value == 1 else max(high, value))
+
+
 @dataclass(frozen=True)
 class PatientMean:
     """A mean over images with its interval, in which patients are the clusters.

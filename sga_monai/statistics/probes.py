@@ -90,4 +90,4 @@ def _probe(features: NDArray[Any], site: NDArray[Any], patient: NDArray[Any]) ->
 
 def _estimate(score: NDArray[Any], label: NDArray[Any], patient: NDArray[Any]) -> dict[str, Any]:
     figure = auroc(score, label.astype(int), patient)
-    return {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "n": len(score)}
+    return {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "n": len(score), "n_patients": figure.n_patients}
