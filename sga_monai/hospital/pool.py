@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sga_monai.core.display import page_templates
+from sga_monai.core.display import p_text, page_templates
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain, write_json, write_whole
 from sga_monai.hospital.formats import MODEL, POOLED, ROLES
@@ -54,6 +54,8 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path) -> dict[str, Any
     pooled = {"schema": POOLED, "bundle": releases[0]["bundle"], "n_sites": len(releases), "cohort": cohort, "models": models}
     folder = Path(out)
     write_json(folder / "pooled.json", pooled, sort_keys=True)
-    page = page_templates("hospital").get_template("pooled.html.jinja").render(pooled=pooled)
+    environment = page_templates("hospital")
+    environment.filters["p_value"] = p_text
+    page = environment.get_template("pooled.html.jinja").render(pooled=pooled)
     write_whole(folder / "pooled.html", lambda path: path.write_text(page, encoding="utf-8"))
     return pooled

@@ -18,7 +18,7 @@ def report(value: float, half: float, internal: float = 0.9, patients: int = 500
     near = {"value": 0.5, "low": 0.45, "high": 0.55}
     base = {
         "models": {"model": figures},
-        "cohort": {"positive_patients": patients, "negative_patients": patients},
+        "cohort": {"positive_patients": patients, "negative_patients": patients, "prevalence": 0.4},
         "failures": {"reportable": True},
         "shortcut_audit": {"lungs_blank": None, "center_blank": near, "metadata_only": near},
         "drift": [{"flag": False}],
@@ -33,9 +33,15 @@ def report(value: float, half: float, internal: float = 0.9, patients: int = 500
         (report(0.70, 0.04), "worse", "significantly lower than the internal one: 0.70 against 0.90."),
         (report(0.90, 0.04), "holds", "not lower than the internal one by 0.05 or more: 0.90 against 0.90."),
         (report(0.87, 0.045), "inconclusive", "The site's AUROC is not significantly different from the internal one."),
-        (report(0.90, 0.06), "inconclusive", "too small for a conclusion: 500 positive patients"),
-        (report(0.90, 0.01, patients=99), "inconclusive", "99 positive patients (at least 100 are needed)"),
-        (report(0.90, float("nan")), "inconclusive", "the AUROC cannot be estimated"),
+        (report(0.90, 0.06), "inconclusive", "for a conclusion: the AUROC is known to +/- 0.06 (at most 0.05 is needed). The"),
+        (report(0.90, 0.0504), "inconclusive", "for a conclusion: the AUROC is known to +/- 0.0504 (at most 0.05 is needed). The"),
+        (report(0.90, 0.01, patients=99), "inconclusive", "for a conclusion: 99 positive patients (at least 100 are needed). The"),
+        (
+            report(0.90, 0.06, patients=99),
+            "inconclusive",
+            "99 positive patients (at least 100 are needed) and the AUROC is known to +/- 0.06",
+        ),
+        (report(0.90, float("nan")), "inconclusive", "for a conclusion: the AUROC's interval cannot be estimated. The"),
         (report(0.70, 0.04, failures={"reportable": False}), "not reportable", "Too many images failed"),
     ],
 )
@@ -53,6 +59,7 @@ def test_notes():
     notes = give_verdict(report(0.9, 0.04, shortcut_audit=audit, drift=[{"flag": True}], prevalence=None))["notes"]
     assert [note.split(":")[0] for note in notes[:2]] == ["Shortcut suspected", "Confounded cohort"]
     assert len(notes) == 4
+    assert notes[3] == "PPV, NPV and net benefit are at the cohort's prevalence, 0.400, not at a clinical one."
     # Nine patients of a class are too few to suspect a shortcut.
     notes = give_verdict(report(0.9, 0.04, patients=9, shortcut_audit=audit))["notes"]
     assert not any("Shortcut" in note for note in notes)

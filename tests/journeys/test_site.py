@@ -29,6 +29,7 @@ from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from PIL import Image
+from scipy.special import expit
 from statsmodels.stats.meta_analysis import combine_effects
 
 from sga_monai.cohorts.from_dicom import manifest_from_dicom
@@ -36,6 +37,7 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain
 from sga_monai.data.manifest import read_manifest, write_manifest
 from sga_monai.data.pseudonyms import new_site_key
+from sga_monai.evaluation.predictions import VALIDATION
 from sga_monai.hospital.evaluate import evaluate_bundle
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.package import package_bundle
@@ -44,6 +46,7 @@ from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.release import check_release, make_release, numbers, suppress
 from sga_monai.hospital.report import make_report
 from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
+from sga_monai.statistics.calibration import fit_temperature
 from sga_monai.statistics.discrimination import paired_difference
 from sga_monai.statistics.feature_shift import frechet_distance
 from sga_monai.statistics.pooling import pool_effects
@@ -199,6 +202,51 @@ def test_monais_own_checks_accept_the_package(bundle, phantom_dir, tmp_path):
     workflow.initialize()
     assert workflow.check_properties() == []
     assert sys.excepthook is hook
+
+
+def test_metadata_says_what_comes_out_and_how_well(bundle):
+    metadata, reference = (json.loads((bundle / name).read_text()) for name in ("configs/metadata.json", "reference.json"))
+    output = metadata["network_data_format"]["outputs"]["pred"]
+    assert output["type"] == output["format"] == "logits"
+    assert output["modality"] == metadata["network_data_format"]["inputs"]["image"]["modality"] == "CR/DX"
+    assert output["num_channels"] == len(output["channel_def"]) == 2
+    image = torch.rand(3, 1, *metadata["network_data_format"]["inputs"]["image"]["spatial_shape"])
+    assert torch.jit.load(bundle / "models/model.ts")(image).shape == (3, 2)
+    metrics, model = metadata["eval_metrics"]["internal_test"], reference["models"]["model"]
+    assert metrics["auroc"] == model["auroc"]
+    assert metrics["brier"] == model["brier"]["value"]
+    assert [metrics[key] for key in ("n_positive", "n_negative", "n_patients")] == [
+        model["n_positive"],
+        model["n_negative"],
+        model["n_patients"],
+    ]
+
+
+def test_a_fitted_temperature_travels_and_gives_the_same_probabilities_in_both_ways(runs, bundle, phantom_dir, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(runs / "sga", copy, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    # Scores that are right more often than not, and not always.
+    table, rng = pd.read_csv(copy / "predictions.csv"), np.random.default_rng(0)
+    table["score"] = 5 * (table["label"] - 0.5) + 5 * rng.normal(size=len(table))
+    table.to_csv(copy / "predictions.csv", index=False)
+    other = package_bundle(copy / "model.pt", tmp_path / "dist", ROOT / "bundles/sga", fit_temperature=True)
+    validation = table[table["set"] == VALIDATION]
+    facts = read_reference(other / "reference.json")["models"]["model"]
+    assert facts["temperature"] == fit_temperature(validation["score"], validation["label"])
+    assert read_reference(bundle / "reference.json")["models"]["model"]["temperature"] == 1
+    for name in ("evaluate", "inference"):
+        configs = [json.loads((folder / f"configs/{name}.json").read_text()) for folder in (other, bundle)]
+        assert [config["temperature"] for config in configs] == [facts["temperature"], 1]
+    rows = read_manifest(phantom_dir / "harbor.csv")[:12]
+    write_manifest(tmp_path / "site.csv", rows)
+    ours = evaluate_bundle(other, tmp_path / "site.csv", phantom_dir, tmp_path / "out")
+    plain = evaluate_bundle(bundle, tmp_path / "site.csv", phantom_dir, tmp_path / "plain")
+    assert ours["score"].tolist() == plain["score"].tolist()
+    assert ours["probability"].to_numpy() == pytest.approx(expit(ours["score"].to_numpy() / facts["temperature"]), abs=1e-12)
+    run("monai.bundle", "run", "evaluating", "--config_file", "configs/evaluate.json", "--manifest", f"{tmp_path}/site.csv",
+        "--dataset_dir", str(phantom_dir), "--output_dir", f"{tmp_path}/monai", cwd=other)  # fmt: skip
+    theirs = pd.read_csv(tmp_path / "monai/predictions.csv").sort_values("row")
+    assert theirs["probability"].to_numpy() == pytest.approx(ours["probability"].to_numpy(), abs=1e-5)
 
 
 def test_monai_loads_exports_and_evaluates_the_package(bundle, phantom_dir, tmp_path):

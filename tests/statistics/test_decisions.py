@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
 from MLstatkit import Delong_test
+from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, brier_score_loss
 from statsmodels.stats.proportion import proportion_confint
 
-from sga_monai.statistics.calibration import assess_calibration, expected_calibration_error
+from sga_monai.statistics.calibration import assess_calibration, expected_calibration_error, fit_temperature
 from sga_monai.statistics.decisions import net_benefit, operating_point, youden_threshold
 from sga_monai.statistics.discrimination import (
     auroc,
@@ -117,18 +119,20 @@ def test_operating_point_with_one_image_a_patient(cohort):
     called, label = cohort["score"] >= 0.3, cohort["label"] == 1
     tp, fp, fn, tn = ((called & label).sum(), (called & ~label).sum(), (~called & label).sum(), (~called & ~label).sum())
     assert point.counts == (tp, fp, fn, tn)
-    rates = ((point.sensitivity, tp, tp + fn), (point.specificity, tn, tn + fp), (point.ppv, tp, tp + fp), (point.npv, tn, tn + fn))
-    for estimate, k, n in rates:
+    assert point.patient_counts == point.counts
+    for estimate, k, n in ((point.sensitivity, tp, tp + fn), (point.specificity, tn, tn + fp)):
         low, high = proportion_confint(k, n, method="wilson")
         assert (estimate.value, estimate.low, estimate.high) == pytest.approx((k / n, low, high), abs=1e-9)
     assert point.prevalence == pytest.approx(label.mean())
+    # At the cohort's prevalence Bayes' formula gives the plain shares.
+    assert (point.ppv.value, point.npv.value) == pytest.approx((tp / (tp + fp), tn / (tn + fn)), abs=1e-12)
 
 
 def test_predictive_values_follow_the_prevalence():
     label = np.repeat([1, 0], 100)
     score = np.r_[np.repeat([1.0, 0.0], [80, 20]), np.repeat([1.0, 0.0], [20, 80])]
     for prevalence, ppv in ((0.3, 0.6316), (0.1, 0.3077), (0.02, 0.0755)):
-        point = operating_point(score, label, 0.5, prevalence=prevalence, n_samples=200)
+        point = operating_point(score, label, 0.5, prevalence=prevalence)
         assert point.ppv.value == pytest.approx(ppv, abs=1e-4)
         assert point.ppv.low < ppv < point.ppv.high
         npv = 0.8 * (1 - prevalence) / (0.8 * (1 - prevalence) + 0.2 * prevalence)
@@ -139,13 +143,132 @@ def test_predictive_values_follow_the_prevalence():
 
 def test_clustered_rates_are_wider_and_extremes_count_patients(clustered):
     score, label, patient = (clustered[key] for key in ("score", "label", "patient"))
-    wide, narrow = operating_point(score, label, 0.5, patient, n_samples=400), operating_point(score, label, 0.5)
+    wide, narrow = operating_point(score, label, 0.5, patient), operating_point(score, label, 0.5)
     assert wide.specificity.high - wide.specificity.low > 1.3 * (narrow.specificity.high - narrow.specificity.low)
     all_called = operating_point(score, label, -99.0, patient)
-    people = len(np.unique(patient[label == 1]))
-    assert all_called.sensitivity.value == 1
-    assert all_called.sensitivity.low == pytest.approx(proportion_confint(people, people, method="wilson")[0], abs=1e-9)
+    images = np.unique(patient[label == 1], return_counts=True)[1]
+    alike = images.sum() ** 2 / (images**2).sum()
+    assert len(images) > alike > len(images) / 2
+    assert all_called.sensitivity.value == all_called.sensitivity.high == 1
+    assert all_called.sensitivity.low == pytest.approx(proportion_confint(alike, alike, method="wilson")[0], abs=1e-9)
+    assert all_called.patient_counts == (len(images), len(np.unique(patient)) - len(images), 0, 0)
     assert math.isnan(all_called.npv.value)
+
+
+def mover_npv(se: tuple[float, float, float], sp: tuple[float, float, float], prevalence: float) -> tuple[float, float]:
+    """NPV's limits by the published formula for a ratio (Donner and Zou 2012, equation 9), written down independently."""
+    (a, l1, u1), (b, l2, u2) = (1 - se[0], 1 - se[2], 1 - se[1]), sp
+    ab = a * b
+    low = (ab - math.sqrt(ab**2 - l1 * u2 * (2 * a - l1) * (2 * b - u2))) / (u2 * (2 * b - u2))
+    high = (ab + math.sqrt(ab**2 - u1 * l2 * (2 * a - u1) * (2 * b - l2))) / (l2 * (2 * b - l2))
+    odds = prevalence / (1 - prevalence)
+    return 1 / (1 + odds * high), 1 / (1 + odds * low)
+
+
+@pytest.mark.parametrize("prevalence", [None, 0.02, 0.3])
+@pytest.mark.parametrize("counts", [(80, 20, 20, 80), (57, 3, 40, 100), (30, 0, 10, 90), (100, 0, 20, 180)])
+def test_npv_has_the_published_limits(counts, prevalence):
+    tp, fn, fp, tn = counts
+    label, called = np.repeat([1, 1, 0, 0], counts), np.repeat([1.0, 0.0, 1.0, 0.0], counts)
+    point = operating_point(called, label, 0.5, prevalence=prevalence)
+    rates = [(k / n, *proportion_confint(k, n, method="wilson")) for k, n in ((tp, tp + fn), (tn, tn + fp))]
+    at = (tp + fn) / len(label) if prevalence is None else prevalence
+    assert (point.npv.low, point.npv.high) == pytest.approx(mover_npv(*rates, at), abs=1e-9)
+    # PPV is the NPV of the opposite question.
+    other = operating_point(-called, 1 - label, -0.5, prevalence=1 - at)
+    assert asdict(other.npv) == pytest.approx(asdict(point.ppv), nan_ok=True)
+
+
+def test_npv_without_a_false_negative_is_not_certain():
+    label, called = np.repeat([1, 0, 0], [60, 30, 110]), np.repeat([1.0, 1.0, 0.0], [60, 30, 110])
+    for patient in (None, np.arange(200) // 2):
+        for prevalence in (None, 0.3, 0.1):
+            npv = operating_point(called, label, 0.5, patient, prevalence).npv
+            assert npv.value == npv.high == 1
+            assert 0.9 < npv.low < 0.995
+    assert operating_point(called, label, 0.5, prevalence=0.3).npv.low == pytest.approx(0.97, abs=0.005)
+    perfect = operating_point(label.astype(float), label, 0.5)
+    assert perfect.ppv.value == perfect.npv.value == 1
+    assert 0.8 < perfect.ppv.low < perfect.npv.low < 1
+    none = operating_point(label - 9.0, label, 0.5)
+    assert math.isnan(none.ppv.value)
+    assert none.npv.value == pytest.approx(0.7)
+    missing = operating_point(called, np.zeros(200), 0.5)
+    assert math.isnan(missing.ppv.value)
+    assert math.isnan(missing.sensitivity.value)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rates", "prevalence", "images", "alike"),
+    [
+        ((100, 300), (0.9, 0.9), 0.1, 1, 0.0),
+        ((50, 200), (0.95, 0.8), 0.1, 1, 0.0),
+        ((60, 120), (0.9, 0.8), 0.2, 4, 0.5),
+        ((60, 120), (0.97, 0.95), 0.2, 4, 0.5),
+    ],
+)
+def test_rates_and_predictive_values_cover(sizes, rates, prevalence, images, alike):
+    """Patients with one to ``images`` images, whose calls within a patient have the correlation ``alike``."""
+    rng, n = np.random.default_rng(0), 600
+    (se, sp), label = rates, np.repeat([1, 0], sizes)
+    truth = {"sensitivity": se, "specificity": sp}
+    truth["ppv"] = se * prevalence / (se * prevalence + (1 - sp) * (1 - prevalence))
+    truth["npv"] = sp * (1 - prevalence) / (sp * (1 - prevalence) + (1 - se) * prevalence)
+    called = np.where(label == 1, se, 1 - sp)
+    hits = dict.fromkeys(truth, 0)
+    for _ in range(n):
+        patient = np.repeat(np.arange(len(label)), rng.integers(1, images + 1, len(label)))
+        own = rng.beta(called * (1 - alike) / alike, (1 - called) * (1 - alike) / alike) if alike else called
+        score = (rng.random(len(patient)) < own[patient]).astype(float)
+        point = operating_point(score, label[patient], 0.5, patient, prevalence)
+        for name, value in truth.items():
+            estimate = getattr(point, name)
+            hits[name] += estimate.low <= value <= estimate.high
+    assert all(0.92 <= count / n <= 0.985 for count in hits.values()), hits
+
+
+def test_bins_of_the_calibration_are_clustered_by_patient(clustered):
+    p, label = expit(clustered["score"]), clustered["label"]
+    clusters = assess_calibration(p, label, clustered["patient"], n_samples=2).bins
+    images = assess_calibration(p, label, n_samples=2).bins
+    order = np.array_split(np.argsort(p.to_numpy(), kind="stable"), 10)
+    assert [line.patients for line in clusters] == [clustered["patient"].iloc[rows].nunique() for rows in order]
+    for line, alone, rows in zip(clusters, images, order, strict=True):
+        k = int(label.iloc[rows].sum())
+        assert (alone.positives.low, alone.positives.high) == pytest.approx(proportion_confint(k, len(rows), method="wilson"), abs=1e-9)
+        assert line.positives.value == alone.positives.value
+        assert line.positives.high - line.positives.low >= alone.positives.high - alone.positives.low - 1e-12
+    width = [sum(line.positives.high - line.positives.low for line in bins) for bins in (clusters, images)]
+    assert width[0] > 1.1 * width[1]
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.5, 3.0, 500.0])
+def test_temperature_against_statsmodels_and_scipy(cohort, scale):
+    score, label = scale * cohort["score"].to_numpy(), cohort["label"].to_numpy()
+    ours = fit_temperature(score, label)
+    theirs = sm.GLM(label, score[:, None] / scale, family=sm.families.Binomial()).fit(tol=1e-12)
+    assert ours == pytest.approx(scale / theirs.params[0], rel=1e-6)
+
+    def loss(logarithm: float) -> float:
+        return float(np.logaddexp(0, score / math.exp(logarithm)).sum() - (label * score / math.exp(logarithm)).sum())
+
+    best = minimize_scalar(loss, bounds=(math.log(scale) - 5, math.log(scale) + 5), method="bounded", options={"xatol": 1e-10})
+    assert ours == pytest.approx(math.exp(best.x), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("score", "label", "message"),
+    [
+        ([-2, -1, 1, 2], [0, 0, 1, 1], "separate the classes"),
+        ([2, 1, -1, -2], [0, 0, 1, 1], "do not rise with the label"),
+        ([1, 1, 1, 1], [0, 0, 1, 1], "do not rise with the label"),
+        ([0, 0, 0, 0], [0, 0, 1, 1], "do not rise with the label"),
+        ([1, 2, 3, 4], [1, 1, 1, 1], "both classes"),
+    ],
+)
+def test_no_temperature_where_none_is_the_best(score, label, message):
+    with pytest.raises(ValueError, match=message):
+        fit_temperature(score, label)
 
 
 def test_youden_threshold():
@@ -175,7 +298,7 @@ def test_calibration_against_statsmodels(cohort):
     assert ours.slope.value < 1
     assert ours.brier.value == pytest.approx(brier_score_loss(cohort["label"], cohort["p"]), abs=1e-12)
     assert ours.brier.low < ours.brier.value < ours.brier.high
-    assert sum(n for _, _, n in ours.bins) == 400
+    assert sum(line.images for line in ours.bins) == 400
 
 
 def test_clustered_calibration_against_statsmodels(clustered):

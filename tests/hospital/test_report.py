@@ -1,0 +1,203 @@
+"""What a report's page says: items of the checklists, p-values, prevalence, the locked threshold, the temperature."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+
+from sga_monai.core.display import p_text
+from sga_monai.core.errors import InputError
+from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION
+from sga_monai.hospital.html import FIGURES, write_html
+from sga_monai.hospital.reference import make_reference
+from sga_monai.hospital.release import make_release
+from sga_monai.hospital.report import decision_thresholds, make_report
+
+# Word of each item, from the published checklists: TRIPOD+AI (BMJ 385, 2024, e078378, table 2), CLAIM (Radiology: Artificial
+# Intelligence 2, 2020, e200029) and its update (6, 2024, e240300).
+TRIPOD = {
+    "5b": "dates", "6a": "setting", "6b": "eligibility", "8a": "outcome", "10": "sample size", "11": "missing data", "12e": "measures",
+    "12f": "updating", "12g": "predictions were calculated", "16": "differences", "17": "ethics", "18f": "software", "20a": "flow",
+    "20b": "characteristics", "20c": "comparison with the development data", "22": "model", "23a": "by subgroup",
+    "23b": "heterogeneity across clusters", "24": "updating",
+}  # fmt: skip
+CLAIM_2020 = {
+    "7": "setting", "8": "eligibility", "13": "missing data", "14": "outcome", "19": "sample size", "22": "predictions were calculated",
+    "23": "predictions were calculated", "28": "measures", "29": "uncertainty", "30": "robustness", "31": "explainability",
+    "32": "external data", "33": "flow", "34": "characteristics", "35": "performance", "36": "intervals", "37": "failure analysis",
+    "41": "availability",
+}  # fmt: skip
+CLAIM_2024 = {
+    "7": "setting", "8": "eligibility", "12": "missing data", "14": "outcome", "21": "sample size", "22": "predictions were calculated",
+    "23": "predictions were calculated", "28": "measures", "29": "uncertainty", "30": "robustness", "31": "explainability",
+    "33": "external data", "35": "flow", "36": "characteristics", "37": "performance", "38": "intervals", "39": "failure analysis",
+    "43": "availability",
+}  # fmt: skip
+
+
+def predictions(sets: dict[str, int], gap: float, scale: float, seed: int = 0) -> pd.DataFrame:
+    """Two images a patient, alike; scores that are ``scale`` times too far from 0."""
+    rng = np.random.default_rng(seed)
+    frames: list[pd.DataFrame] = []
+    for name, patients in sets.items():
+        patient = np.repeat(np.arange(patients), 2)
+        label = patient % 2
+        truth = gap * (label - 0.5) + 0.8 * rng.normal(size=patients)[patient] + 0.6 * rng.normal(size=len(patient))
+        frames.append(pd.DataFrame({"set": name, "patient": [f"{name}{i}" for i in patient], "label": label, "score": scale * gap * truth}))
+    table = pd.concat(frames, ignore_index=True)
+    table["row"] = np.arange(len(table)) + 2
+    table["probability"] = expit(table["score"])
+    return table.assign(**{name: rng.random(len(table)) for name in FEATURES})
+
+
+def reference_of(table: pd.DataFrame, fit: bool) -> dict:
+    weights = {"model": {"network": "resnet18", "sha256": "0" * 64}}
+    return make_reference({"model": table}, weights, temperature=fit, name="cxr", version="1.0", image_size=32, voi="dicom")
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path):
+    """A function that writes an evaluation with a temperature and a baseline, and returns its folder."""
+
+    def write(scale: float = 4.0, baseline: bool = True) -> Path:
+        inside = predictions({VALIDATION: 150, INTERNAL: 150}, 2.0, scale)
+        reference = reference_of(inside, True)
+        if baseline:
+            other = inside.assign(score=np.random.default_rng(5).normal(size=len(inside)) + 0.2 * inside["label"])
+            weights = {role: {"network": "resnet18", "sha256": "0" * 64} for role in ("model", "baseline")}
+            facts = {"name": "cxr", "version": "1.0", "image_size": 32, "voi": "dicom"}
+            reference = make_reference({"model": inside, "baseline": other}, weights, temperature=True, **facts)
+        site = predictions({"site": 240}, 2.0, scale, 1)
+        noise = np.random.default_rng(2)
+        for name in ("score_center_blank", "score_border_blank", "score_tag", "score_baseline"):
+            site[name] = noise.normal(size=len(site))
+        site = site.assign(error="", sex=np.where(site.index % 8 < 4, "F", "M"))
+        site.to_csv(tmp_path / "predictions.csv", index=False)
+        (tmp_path / "reference.json").write_text(json.dumps(reference))
+        bundle = {"name": "cxr", "version": "1.0", "sha256sums": "0" * 64, "signature_verified": False}
+        run = {"finished": "now", "failure_limit": 0.01, "bundle": bundle, "software": {"torch": "2"}, "manifest_sha256": "0" * 64}
+        (tmp_path / "run.json").write_text(json.dumps(run))
+        return tmp_path
+
+    return write
+
+
+def text_of(page: Path) -> str:
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<svg.*?</svg>", "", page.read_text(), flags=re.DOTALL))))
+
+
+def test_items_of_the_checklists_are_the_published_ones(evaluation):
+    out = evaluation()
+    page = write_html(make_report(out), out).read_text()
+    table = page[page.index("<th>TRIPOD+AI</th>") :]
+    rows = [re.findall(r"<td>(.*?)</td>", line) for line in table[: table.index("</table>")].splitlines()[1:]]
+    assert len(rows) > 10
+    for column, items in ((1, TRIPOD), (2, CLAIM_2020), (3, CLAIM_2024)):
+        named = {item: row[0] for row in rows for item in row[column].split(", ") if item != "-"}
+        assert named.keys() == items.keys()
+        for item, word in items.items():
+            assert word in named[item], (item, named[item])
+
+
+def test_every_figure_that_depends_on_prevalence_names_it(evaluation):
+    out = evaluation()
+    for given, at in ((None, "at a prevalence of 0.500 (the cohort's)"), (0.12, "at a prevalence of 0.120 (as given)")):
+        report = make_report(out, given)
+        page = text_of(write_html(report, out))
+        for name in ("PPV", "NPV", "Net benefit"):
+            assert f"{name} {at}" in page
+        for name in ("AUPRC", "Calibration"):
+            assert f"{name} at the cohort's prevalence of 0.500" in page
+        release = make_release(out, out / "release.json")
+        assert (release["prevalence"], release["cohort_prevalence"]) == (given, 0.5)
+        point = report["models"]["model"]["operating_point"]
+        for name in ("ppv", "npv"):
+            expected = {end: round(point[name][end], 3) for end in ("value", "low", "high")}
+            assert release["models"]["model"][name] == expected
+
+
+def test_patients_stand_beside_images(evaluation):
+    out = evaluation()
+    report = make_report(out)
+    page = text_of(write_html(report, out))
+    assert "scored 480 240 240 240 120 120" in page
+    assert "sex F 240 120 120 120 60 60" in page
+    assert "internal AUROC" in page
+    assert "(150 positive, 150 negative images of 150 patients)" in page
+    scored, threshold = pd.read_csv(out / "predictions.csv"), report["models"]["model"]["operating_point"]["threshold"]
+    missed = scored[(scored["label"] == 1) & (scored["score"] < threshold)]
+    assert len(missed) > missed["patient"].nunique() > 0
+    assert f"false negatives {len(missed)} images of {missed['patient'].nunique()} patients" in page
+    assert "this site 480 240 0.500" in page
+
+
+def test_no_p_value_is_zero(evaluation):
+    out = evaluation()
+    report = make_report(out)
+    assert 0 < report["comparison"]["model_minus_baseline"]["p"] < 1e-6
+    page = text_of(write_html(report, out))
+    assert "p < 0.001" in page
+    assert "p = 0.000" not in page
+    assert [p_text(p) for p in (0.0, 9e-4, 0.001, 0.0996, 1.0)] == ["< 0.001", "< 0.001", "0.001", "0.100", "1.000"]
+
+
+@pytest.mark.parametrize("locked", [1e-6, 0.003, 0.05, 0.31, 0.5, 0.62, 0.999])
+def test_the_locked_threshold_is_in_the_decision_curve(evaluation, locked):
+    curve = decision_thresholds(locked)
+    assert curve == sorted(set(curve))
+    assert locked in curve
+    assert {round(0.05 * i, 2) for i in range(1, 11)} <= set(curve)
+    out = evaluation()
+    reference = json.loads((out / "reference.json").read_text())
+    facts = reference["models"]["model"]
+    facts["threshold"] = float(np.log(locked / (1 - locked))) * facts["temperature"]
+    (out / "reference.json").write_text(json.dumps(reference))
+    report = make_report(out, 0.2)
+    model, scored = report["models"]["model"], pd.read_csv(out / "predictions.csv")
+    assert model["threshold_probability"] == pytest.approx(locked, rel=1e-6)
+    line = next(line for line in model["net_benefit"] if line[0] == model["threshold_probability"])
+    # Net benefit of treating whoever is called positive at the locked score.
+    called = scored["score"] >= facts["threshold"]
+    rates = [called[scored["label"] == label].mean() for label in (1, 0)]
+    assert line[1] == pytest.approx(rates[0] * 0.2 - rates[1] * 0.8 * locked / (1 - locked), abs=1e-4)
+    axis = FIGURES["decision"](report).axes[0]
+    marks = [line for line in axis.get_lines() if str(line.get_label()).startswith("locked threshold")]
+    assert len(marks) == 1
+    assert axis.get_xlim()[0] <= marks[0].get_xdata()[0] <= axis.get_xlim()[1]
+    assert len(make_release(out, out / "release.json")["models"]["model"]["net_benefit"]) == 10
+
+
+def test_a_fitted_temperature_mends_the_probabilities_and_nothing_else(evaluation):
+    inside = predictions({VALIDATION: 400, INTERNAL: 400}, 2.0, 4.0)
+    plain, fitted = (reference_of(inside, fit)["models"]["model"] for fit in (False, True))
+    assert plain["temperature"] == 1
+    assert fitted["temperature"] == pytest.approx(4, rel=0.25)
+    assert abs(fitted["slope"]["value"] - 1) < 0.2 < abs(plain["slope"]["value"] - 1)
+    assert fitted["brier"]["value"] < plain["brier"]["value"]
+    for key in ("threshold", "auroc", "variance", "roc"):
+        assert fitted[key] == plain[key]
+    out = evaluation()
+    reference = json.loads((out / "reference.json").read_text())
+    model = make_report(out)["models"]["model"]
+    assert model["temperature"] == reference["models"]["model"]["temperature"]
+    assert 0.7 < model["calibration"]["slope"]["value"] < 1.4
+    assert "fitted on internal validation data" in text_of(write_html(make_report(out), out))
+    reference["models"]["model"]["temperature"] = 1.0
+    (out / "reference.json").write_text(json.dumps(reference))
+    other = make_report(out)["models"]["model"]
+    assert other["calibration"]["slope"]["value"] < 0.5
+    for key in ("auroc", "operating_point", "roc", "auroc_difference"):
+        assert other[key] == model[key]
+
+
+def test_a_temperature_that_cannot_be_fitted_is_refused_and_names_the_option():
+    inside = predictions({VALIDATION: 40, INTERNAL: 40}, 2.0, 1.0)
+    with pytest.raises(InputError, match=r"the model's temperature cannot be fitted.*leave out --fit-temperature"):
+        reference_of(inside.assign(score=inside["label"] * 2.0 - 1), True)
