@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from html import unescape
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sga_monai.hospital.html import FIGURES, write_html
 from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.report import decision_thresholds, make_report
+from sga_monai.model.preparation import Preparation
 
 # Word of each item, from the published checklists: TRIPOD+AI (BMJ 385, 2024, e078378, table 2), CLAIM (Radiology: Artificial
 # Intelligence 2, 2020, e200029) and its update (6, 2024, e240300).
@@ -42,6 +44,9 @@ CLAIM_2024 = {
 }  # fmt: skip
 
 
+FACTS = {"name": "cxr", "version": "1.0", **asdict(Preparation(image_size=32))}
+
+
 def predictions(sets: dict[str, int], gap: float, scale: float, seed: int = 0) -> pd.DataFrame:
     """Two images a patient, alike; scores that are ``scale`` times too far from 0."""
     rng = np.random.default_rng(seed)
@@ -59,7 +64,7 @@ def predictions(sets: dict[str, int], gap: float, scale: float, seed: int = 0) -
 
 def reference_of(table: pd.DataFrame, fit: bool) -> dict:
     weights = {"model": {"network": "resnet18", "sha256": "0" * 64}}
-    return make_reference({"model": table}, weights, temperature=fit, name="cxr", version="1.0", image_size=32, voi="dicom")
+    return make_reference({"model": table}, weights, temperature=fit, **FACTS)
 
 
 @pytest.fixture
@@ -72,8 +77,7 @@ def evaluation(tmp_path: Path):
         if baseline:
             other = inside.assign(score=np.random.default_rng(5).normal(size=len(inside)) + 0.2 * inside["label"])
             weights = {role: {"network": "resnet18", "sha256": "0" * 64} for role in ("model", "baseline")}
-            facts = {"name": "cxr", "version": "1.0", "image_size": 32, "voi": "dicom"}
-            reference = make_reference({"model": inside, "baseline": other}, weights, temperature=True, **facts)
+            reference = make_reference({"model": inside, "baseline": other}, weights, temperature=True, **FACTS)
         site = predictions({"site": 240}, 2.0, scale, 1)
         noise = np.random.default_rng(2)
         for name in ("score_center_blank", "score_border_blank", "score_tag", "score_baseline"):

@@ -215,11 +215,8 @@ def test_metadata_says_what_comes_out_and_how_well(bundle):
     metrics, model = metadata["eval_metrics"]["internal_test"], reference["models"]["model"]
     assert metrics["auroc"] == model["auroc"]
     assert metrics["brier"] == model["brier"]["value"]
-    assert [metrics[key] for key in ("n_positive", "n_negative", "n_patients")] == [
-        model["n_positive"],
-        model["n_negative"],
-        model["n_patients"],
-    ]
+    counts = ("n_positive", "n_negative", "n_patients")
+    assert [metrics[key] for key in counts] == [model[key] for key in counts]
 
 
 def test_a_fitted_temperature_travels_and_gives_the_same_probabilities_in_both_ways(runs, bundle, phantom_dir, tmp_path):
