@@ -209,7 +209,7 @@ def test_npv_without_a_false_negative_is_not_certain():
 )
 def test_rates_and_predictive_values_cover(sizes, rates, prevalence, images, alike):
     """Patients with one to ``images`` images, whose calls within a patient have the correlation ``alike``."""
-    rng, n = np.random.default_rng(0), 400
+    rng, n = np.random.default_rng(0), 600
     (se, sp), label = rates, np.repeat([1, 0], sizes)
     truth = {"sensitivity": se, "specificity": sp}
     truth["ppv"] = se * prevalence / (se * prevalence + (1 - sp) * (1 - prevalence))
