@@ -19,8 +19,13 @@ from sga_monai.core.provenance import describe
 from sga_monai.data import parallel as reading
 from sga_monai.data.cache import ImageCache
 from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
-from sga_monai.data.transforms import preprocessing as our_chain
+from sga_monai.data.transforms import preprocessing
 from sga_monai.imaging.read import sha256_of
+from sga_monai.model.preparation import Preparation
+
+
+def our_chain(image_size: int):
+    return preprocessing(Preparation(image_size))
 
 
 @pytest.fixture

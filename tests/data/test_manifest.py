@@ -185,7 +185,8 @@ def test_the_canary_is_never_opened(folder):
 import sys
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
-from sga_monai.data.transforms import preprocessing as our_chain
+from sga_monai.data.transforms import preprocessing
+from sga_monai.model.preparation import Preparation
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.core.errors import InputError
 from sga_monai.cohorts.inspection import inspect_manifest
@@ -194,7 +195,7 @@ folder, count = sys.argv[1], int(sys.argv[2])
 refused = 0
 for i in range(count):
     for use in (
-        lambda path: CXRDataset(load_manifest(path, folder + "/data", allow_missing=True), our_chain(32), skip_failed=True),
+        lambda path: CXRDataset(load_manifest(path, folder + "/data", allow_missing=True), preprocessing(Preparation(32)), skip_failed=True),
         lambda path: inspect_manifest(path, folder + "/data"),
     ):
         try:

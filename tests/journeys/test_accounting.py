@@ -21,9 +21,14 @@ from PIL import Image
 from sga_monai.core.errors import InputError
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.data.manifest import load_manifest
-from sga_monai.data.transforms import preprocessing as our_chain
+from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.saver import PredictionSaver
 from sga_monai.model.network import CXRResNet18
+from sga_monai.model.preparation import Preparation
+
+
+def our_chain(image_size: int):
+    return preprocessing(Preparation(image_size))
 
 
 def evaluate(dataset: CXRDataset, out: Path, network: torch.nn.Module, batch_size: int = 64, **options: object) -> pd.DataFrame:
@@ -43,7 +48,7 @@ def test_one_bad_image_in_ten_thousand(tmp_path, count):
     (tmp_path / f"{bad}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     (tmp_path / "site.csv").write_text("\n".join(lines) + "\n")
     data = load_manifest(tmp_path / "site.csv", tmp_path)
-    dataset = CXRDataset(data, our_chain(12), skip_failed=True, num_workers=2)
+    dataset = CXRDataset(data, our_chain(16), skip_failed=True, num_workers=2)
     predictions = evaluate(dataset, tmp_path / "out", TinyNet().eval(), 500)
     assert len(predictions) == count
     assert predictions["score"].notna().sum() == count - 1
