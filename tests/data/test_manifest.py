@@ -191,11 +191,11 @@ from sga_monai.data.dataset import CXRDataset
 from sga_monai.core.errors import InputError
 from sga_monai.cohorts.inspection import inspect_manifest
 from sga_monai.data.manifest import load_manifest
-folder, count = sys.argv[1], int(sys.argv[2])
+folder, count, chain = sys.argv[1], int(sys.argv[2]), preprocessing(Preparation(32))
 refused = 0
 for i in range(count):
     for use in (
-        lambda path: CXRDataset(load_manifest(path, folder + "/data", allow_missing=True), preprocessing(Preparation(32)), skip_failed=True),
+        lambda path: CXRDataset(load_manifest(path, folder + "/data", allow_missing=True), chain, skip_failed=True),
         lambda path: inspect_manifest(path, folder + "/data"),
     ):
         try:
