@@ -44,6 +44,7 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
     Raises:
         ReadError: when the file is damaged, incomplete, too large, or holds several pictures.
     """
+    orientation: object
     if data.startswith(SIGNATURE):
         png = read_png(data, MAX_PIXELS)
         orientation, aspect = png.orientation, png.aspect
