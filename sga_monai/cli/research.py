@@ -71,7 +71,11 @@ def explain(
     from sga_monai.interpret.explain import explain_checkpoints
     from sga_monai.interpret.explain import render as render_saliency
 
-    pairs = [text.partition("=") if "=" in text else (Path(text).parent.name or "model", "=", text) for text in checkpoint]
+    # A path may hold = too.
+    pairs = [
+        text.partition("=") if "=" in text and not Path(text).is_file() else (Path(text).parent.name or "model", "=", text)
+        for text in checkpoint
+    ]
     models = {name: path for name, _, path in pairs}
     if len(models) < len(checkpoint):
         raise InputError("two models have the same name; give NAME=model.pt for each")

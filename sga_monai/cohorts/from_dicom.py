@@ -26,7 +26,7 @@ from sga_monai.imaging.raster import is_picture
 # Nothing else of a header is read, beside what tells a frontal chest radiograph; identifiers are used and forgotten.
 TAGS = (
     "PatientSex", "PatientAge", "Manufacturer", "PatientID", "AccessionNumber", "PatientBirthDate", "StudyDate", "PresentationIntentType",
-    "SOPClassUID",
+    "SOPClassUID", "NumberOfFrames",
 )  # fmt: skip
 FOR_PROCESSING_STORAGE = "1.2.840.10008.5.1.4.1.1.1.1.1"
 # Why a file is left out, beside the codes of ``REASONS``.
@@ -166,7 +166,9 @@ def _read(path: str) -> tuple[dict[str, str], str]:
     except ReadError as error:
         return {}, error.code
     raw = "FOR PROCESSING" in header.get("PresentationIntentType", "").upper() or header.get("SOPClassUID") == FOR_PROCESSING_STORAGE
-    return header | {"view": facts["view"]}, facts["refusal"] or ("for_processing" if raw else "")
+    several = header.get("NumberOfFrames", "").isdecimal() and int(header["NumberOfFrames"]) > 1
+    reason = facts["refusal"] or ("for_processing" if raw else "multi_frame" if several else "")
+    return header | {"view": facts["view"]}, reason
 
 
 def _keys(image: str, header: dict[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -103,6 +104,10 @@ def _remedies(kind: str, known: Mapping[str, set[str]]) -> list[tuple[str, Calla
     short, bare = {key.lstrip("0") for key in known[kind]}, {_bare(key) for key in known[kind]}
     ways = [
         ("with their leading zeros, which a spreadsheet drops: format the column as text", lambda key: key.lstrip("0") in short),
+        (
+            "without .0, which pandas and spreadsheets put behind whole numbers: write the column as text",
+            lambda key: re.sub(r"[.,]0+$", "", key) != key and re.sub(r"[.,]0+$", "", key).lstrip("0") in short,
+        ),
         ("but for punctuation", lambda key: key.lstrip("0") not in short and _bare(key) in bare),
     ]
     other = next(of for of in KEYWORDS if of != kind)

@@ -42,6 +42,9 @@ def _config_files(text: str) -> list[str]:
     parsed = override_value(text)
     if isinstance(parsed, (list, tuple)) and all(isinstance(file, str) for file in parsed):
         return list(parsed)
+    if isinstance(parsed, str) and Path(parsed).is_file():
+        # In quotes of its own, the only way in which Fire leaves a # of a path alone.
+        return [parsed]
     return [file.strip().strip("'\"") for file in text.strip("[]()").split(",")]
 
 

@@ -6,15 +6,18 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+MONTH = "(jan|feb|mar|mrz|mär|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez)[a-z]*"
+# Invisible characters that Unicode does not call format characters: joiners, fillers, variation selectors.
+INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u3164\ufe00-\ufe0f\uffa0]")
 # What spreadsheets and programs make of an id, by the pattern that a warning names.
 DAMAGED = {
     "a number in powers of ten, as 1.23E+05": re.compile(r"[+-]?\d+([.,]\d+)?e[+-]\d{2,3}"),
     "a number with decimals, as 12345.0": re.compile(r"\d+[.,]0+"),
     "a number rounded to 15 digits": re.compile(r"\d{15}0{2,}"),
-    "an empty value, as nan or None": re.compile(r"nan|<na>|n/?a|#n/?a|none|null|nil|nat|-+|\?+|undefined"),
-    "a spreadsheet's error, as #REF!": re.compile(r"#+|#(ref|name|value|wert|num|zahl|div/0|null|bezug|spill)[!?]*"),
+    "an empty value, as nan or None": re.compile(r"nan|<na>|n/?a|#n/?a|none|null|nil|nat|-+|\?+|undefined|true|false"),
+    "a spreadsheet's error, as #REF!": re.compile(r"#+|#[\w/.\u00a1\u00bf-]+[!?]|#(nv|n/[avd]|ref|name|value|div/0|num|null)"),
     "a date, as 1-Mar or 2021-03-01": re.compile(
-        r"(\d{1,2}[-. ])?(jan|feb|mar|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez)([-. ]\d{2,4})?"
+        rf"\d{{1,2}}[-. ]+{MONTH}([-. ](\d\d){{1,2}})?|{MONTH}[-. ](\d\d){{1,2}}"
         r"|\d{1,2}[./]\d{1,2}[./]\d{2,4}|\d{4}-\d{2}-\d{2}([ t]00:00:00)?"
     ),
     "a placeholder, as anonymous or unknown": re.compile(r"anon(ymous|ymized|ymised|ym)?|unknown|unbekannt|unk|dummy|00+|xx+"),
@@ -25,16 +28,17 @@ SOME = 5
 def same_id(text: str) -> str:
     """An id by which it is compared.
 
-    Compatibility forms (NFKC), invisible characters, kinds of digit and of dash, case and spaces around do not count.
+    Compatibility forms (NFKC), invisible characters, kinds of digit and of dash, case, spaces around and the number of spaces
+    inside do not count.
 
     Example:
         >>> same_id("\uff2d\uff32\uff2e\u200b\u201112 ") == same_id("mrn-12")
         True
     """
     if text.isascii():
-        return text.strip().casefold()
-    text = "".join(map(_plain_character, unicodedata.normalize("NFKC", text)))
-    return unicodedata.normalize("NFKC", text.casefold()).strip()
+        return " ".join(text.casefold().split()) if " " in text or "\t" in text else text.strip().casefold()
+    text = "".join(map(_plain_character, unicodedata.normalize("NFKC", INVISIBLE.sub("", text))))
+    return " ".join(unicodedata.normalize("NFKC", text.casefold()).split())
 
 
 def _plain_character(character: str) -> str:
@@ -56,7 +60,7 @@ def same_name(text: str) -> str:
 
 
 def damaged_ids(ids: Iterable[tuple[int, str]], column: str) -> list[str]:
-    """One sentence for each pattern of ``DAMAGED`` that ids show; ids are not quoted.
+    """One sentence for each pattern of ``DAMAGED`` that ids show, and for ids alike but for leading zeros; ids are not quoted.
 
     Args:
         ids: number of the row and the id.
@@ -76,4 +80,8 @@ def damaged_ids(ids: Iterable[tuple[int, str]], column: str) -> list[str]:
     for name, numbers in rows.items():
         listed = ", ".join(map(str, numbers[:SOME])) + (", ..." if len(numbers) > SOME else "")
         sentences.append(f"{column} looks like {name}, in {len(numbers)} rows (row {listed}); different patients may have become one")
+    short = {text for text in (same_id(text).lstrip("0") for text in known if text.startswith("0")) if text}
+    alike = sum(text in short for text in known)
+    if alike:
+        sentences.append(f"{alike} {column} are like others but for leading zeros, which spreadsheets drop; one patient may be two")
     return sentences

@@ -66,6 +66,10 @@ def read_cells(
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{name} is not a UTF-8 text file; {REMEDY}") from None
     except csv.Error as error:
+        if not number:
+            # Quoted names between other separators are no strict CSV; the sentence about the separator helps more.
+            with path.open(encoding="utf-8-sig", newline="") as stream:
+                check_header([cell.strip() for cell in next(csv.reader(stream), [""])], name, known, require)
         raise InputError(f"{name}: row {number + 1} is not valid CSV ({error})") from None
     if not header:
         raise InputError(f"{name} is empty")

@@ -62,7 +62,9 @@ def read_dicom(data: bytes, options: ReadOptions) -> Decoded:
         shape = geometry.square_shape(image.shape, aspect, MAX_PIXELS)
         padding = None if padding is None else geometry.resample(padding.astype(np.float32), shape) > 0
         image = geometry.resample(image, shape)
-    if options.orientation == "header" and facts["orientation"] in geometry.FRONTAL:
+    # What calls itself lateral has no frontal plane.
+    frontal = facts["orientation"] in geometry.FRONTAL and facts["view"] not in examination.LATERAL_VIEWS
+    if options.orientation == "header" and frontal:
         image = geometry.turn(image, facts["orientation"])
         padding = None if padding is None else geometry.turn(padding, facts["orientation"])
     return Decoded(image, facts, padding, refusal)
@@ -125,6 +127,7 @@ def read_facts(data: bytes) -> dict[str, str]:
     """
     with quiet():
         dataset = parse(data, pixels=False)
+        apply_functional_groups(dataset, 1)
         return _facts(dataset) | {"refusal": examination.refusal(dataset) or ""}
 
 

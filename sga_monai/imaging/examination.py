@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
+import unicodedata
 
 import pydicom
 
@@ -39,13 +41,27 @@ OTHER_PARTS = (
     "TEMPOROMANDIBULAR TESTIS THIGH THUMB THYROID TIBIA TMJ TOE TONGUE TOOTH ULNA URETER URETHRA URINARY UTERUS VAGINA VULVA WRIST "
     "ZYGOMA"
 ).split()
+# What devices set to German, French, Spanish or Italian write.
+FOREIGN_PARTS = {
+    "HEAD": "KOPF SCHADEL SCHAEDEL CRANE CRANEO CRANIO TESTA CABEZA TETE NNH OPG", "SPINE": "COLUMNA COLONNA RACHIS HWS BWS LWS WIRBELS",
+    "HAND": "MANO MAIN MAINS", "KNEE": "KNIE GENOU RODILLA GINOCCHIO", "PELVIS": "BECKEN BASSIN BACINO",
+    "SHOULDER": "SCHULTER EPAULE HOMBRO SPALLA", "FOOT": "FUSS PIED PIEDS PIE PIEDE PIEDI", "HIP": "HUFTE HUEFTE HANCHE CADERA ANCA",
+    "ELBOW": "ELLENBOGEN ELLBOGEN COUDE CODO GOMITO", "WRIST": "HANDGELENK POIGNET MUNECA POLSO",
+    "ANKLE": "SPRUNGGELENK CHEVILLE TOBILLO CAVIGLIA",
+    "ABDOMEN": "BAUCH VENTRE ADDOME ABDOMINAL KUB", "BREAST": "MAMMA MAMA",
+}  # fmt: skip
+TRANSLATED = {word: part for part, words in FOREIGN_PARTS.items() for word in words.split()}
+NO_PARTS = ("HANDHELD", "HEADER", "TEST")
+# What may be joined to the name of a part: a plural, a joint, a side, a view.
+JOINED = re.compile(r"(?:E?S)?(?:JOINTS?)?(?:L|R|LT|RT|LI|RE|LEFT|RIGHT|LINKS|RECHTS)?(?:AP|PA|LAT|OBL|XR)?")
 FRONTAL_VIEWS = ("PA", "AP", "FRONTAL")
 # PS3.3 C.8.7.10.1.2 and what writers put there; LLD and RLD are decubitus views.
 LATERAL_VIEWS = ("LL", "RL", "LLD", "RLD", "LLO", "RLO", "L", "LAT", "LATERAL")
 OBLIQUE_VIEWS = ("LAO", "RAO", "LPO", "RPO", "OBLIQUE")
 LATERAL_WORD = re.compile(
-    r"LL|RL|LLD|RLD|LLO|RLO|XTL|HBL|(?:[LRXH]|LT|RT|LF|LEFT|RIGHT|XT|XTABLE|CROSSTABLE|TABLE|TRANS|CHEST|THORAX|CXR)?"
-    r"LAT(?:[LR]|LT|RT|LEFT|RIGHT|XR|VIEW|DEC\w*|ERAL\w*|ERO\w*)?|DECUB\w*|SAGIT\w*|PROFIL\w*|PERFIL\w*|SEITLICH\w*"
+    r"LL|RL|LLD|RLD|LLO|RLO|XTL|HBL|(?:[LRXHW]|LT|RT|LF|LEFT|RIGHT|XT|XTABLE|CROSSTABLE|TABLE|TRANS|CHEST|THORAX|CXR|BEAM|HORIZBEAM)?"
+    r"LAT(?:[LR]|LT|RT|LEFT|RIGHT|XR|VIEW|UP\w*|ERECT|ST\w*|DEC\w*|ERAL\w*|ERO\w*)?|(?:[LR]{1,2}|LT|RT)?DE[CK]UB\w*|LLDEC|RLDEC|SAG|SAGIT\w*"
+    r"|PROF|PROFIL\w*|PERFIL\w*|SEITL\w*|SEITENA\w*|ZIJ\w*|BOCZN\w*|BOCN\w*|BOK\w*|БОК\w*|ЛАТЕР\w*|\w*[侧側]\w*|\w*측면\w*"
 )
 FROM_SIDE_TO_SIDE = re.compile(r"(?:L|LEFT)\W+(?:TO\W+)?(?:R|RIGHT)|(?:R|RIGHT)\W+(?:TO\W+)?(?:L|LEFT)")
 OBLIQUE_WORD = re.compile(r"(?:[LR]|LT|RT|LEFT|RIGHT|[LR]?AP|[LR]?PA)?OBL\w*|[LR][AP]O")
@@ -105,9 +121,15 @@ def _part(text: str) -> str:
     if CHEST.search(text):
         return "CHEST"
     for word in text.split():
+        if word in TRANSLATED:
+            return TRANSLATED[word]
         for part in OTHER_PARTS:
             # Plurals and joined words, and short forms of four letters and more.
-            if word.startswith(part) or (len(word) >= 4 and part.startswith(word)):
+            if len(part) > 3 and (word.startswith(part) or (len(word) >= 4 and part.startswith(word))) and word not in NO_PARTS:
+                return part
+            # Three letters begin other words too, as EARLY.
+            rest = word.removeprefix(part)
+            if len(part) == 3 and rest != word and (JOINED.fullmatch(rest) or _part(rest) != "other"):
                 return part
     return "other"
 
@@ -132,7 +154,8 @@ def _view(text: str) -> str:
     # "Decubito supino" is a frontal view of a patient on the back.
     lateral = [word for word in words if LATERAL_WORD.fullmatch(word) and not (word.startswith("DECUB") and "SUPIN" in text)]
     joined = "".join(words)
-    if lateral or FROM_SIDE_TO_SIDE.fullmatch(text) or "CROSSTABLE" in joined or "XTABLE" in joined:
+    across = any(word in joined for word in ("CROSSTAB", "XTABLE", "HORIZONTALBEAM", "HORIZBEAM"))
+    if lateral or FROM_SIDE_TO_SIDE.fullmatch(text) or across:
         return lateral[0] if lateral and lateral[0] in LATERAL_VIEWS else "LATERAL"
     oblique = [word for word in words if OBLIQUE_WORD.fullmatch(word)]
     if oblique:
@@ -144,16 +167,28 @@ def _view(text: str) -> str:
 
 
 def _texts(value: object) -> list[str]:
-    """The values of an element, without case and outer spaces."""
+    """The values of an element, without case, accents and outer spaces."""
     several = value if isinstance(value, (list, tuple, pydicom.multival.MultiValue)) else [value]
-    return [text for text in (str(one).strip("\0 ").upper() for one in several if one is not None) if text]
+    return [text for text in (_unaccented(str(one)).strip("\0 ").upper() for one in several if one is not None) if text]
+
+
+def _unaccented(text: str) -> str:
+    if text.isascii():
+        return text
+    with contextlib.suppress(UnicodeError):
+        # A code string has no alphabet but ASCII; what writers put there all the same is mostly UTF-8.
+        text = text.encode("latin-1").decode("utf-8")
+    bare = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return unicodedata.normalize("NFC", "".join(bare))
 
 
 def _coded(sequence: object) -> list[str]:
     """What the codes of a sequence mean: by pydicom's dictionary where it knows them, else by their own CodeMeaning."""
     meanings = []
     for item in sequence if isinstance(sequence, pydicom.Sequence) else []:
-        value = str(item.get("CodeValue") or item.get("LongCodeValue") or item.get("URNCodeValue") or "").strip()
+        # A URN ends with the code: http://snomed.info/id/399067008.
+        urn = re.split("[/:#]", str(item.get("URNCodeValue") or "").strip())[-1]
+        value = str(item.get("CodeValue") or item.get("LongCodeValue") or urn).strip()
         scheme = str(item.get("CodingSchemeDesignator") or "").strip()
         meanings.append(_meaning(value, scheme) or item.get("CodeMeaning"))
     return _texts(meanings)

@@ -72,15 +72,30 @@ def aspect_of(dataset: pydicom.Dataset) -> float:
         except (TypeError, ValueError):
             raise ReadError("aspect") from None
         if (vertical, horizontal) != (0, 0):
-            ratios.append(vertical / horizontal if horizontal > 0 else -1.0)
-    if any(not 1 / MOST_ASPECT <= ratio <= MOST_ASPECT for ratio in ratios):
-        raise ReadError("aspect")
+            ratios.append(ratio_of(vertical, horizontal))
     if ratios and max(ratios) > (1 + SQUARE) * min(ratios):
         raise ReadError("aspect")
     return ratios[0] if ratios and abs(np.log(ratios[0])) > SQUARE else 1.0
 
 
-def square_shape(shape: tuple[int, int], aspect: float, most: int) -> tuple[int, int]:
+def ratio_of(vertical: float, horizontal: float) -> float:
+    """``vertical`` over ``horizontal``.
+
+    Raises:
+        ReadError: "aspect", when they are not positive, or the ratio is beyond ``MOST_ASPECT``.
+    """
+    ratio = vertical / horizontal if horizontal > 0 else -1.0
+    if not 1 / MOST_ASPECT <= ratio <= MOST_ASPECT:
+        raise ReadError("aspect")
+    return ratio
+
+
+def make_square(image: NDArray[np.float32], aspect: float, most: int) -> NDArray[np.float32]:
+    """``image``, whose pixels have this height over width, with square pixels; itself where they are square already."""
+    return image if abs(np.log(aspect)) <= SQUARE else resample(image, square_shape(image.shape, aspect, most))
+
+
+def square_shape(shape: tuple[int, ...], aspect: float, most: int) -> tuple[int, int]:
     """Rows and columns with square pixels: the coarser axis gets more of them, or, beyond ``most`` pixels, the finer fewer."""
     rows, columns = shape
     if aspect > 1:

@@ -85,8 +85,10 @@ def _padded(values: NDArray[np.int32], dataset: pydicom.Dataset, signed: bool) -
     if not isinstance(padding, int):
         return np.zeros(len(values), dtype=bool)
     limit = dataset.get("PixelPaddingRangeLimit", padding)
-    # The value representation follows the sign of the pixels; a writer that says US for negative values is understood.
-    ends = [end - (1 << 16) if signed and end >= 1 << 15 else end for end in (padding, limit if isinstance(limit, int) else padding)]
+    # The value representation follows the sign of the pixels; a writer that says US for negative values, or SS for those
+    # beyond 32767, is understood.
+    given = (padding, limit if isinstance(limit, int) else padding)
+    ends = [end - (1 << 16) if signed and end >= 1 << 15 else end + (1 << 16) if not signed and end < 0 else end for end in given]
     padded: NDArray[np.bool_] = (values >= min(ends)) & (values <= max(ends))
     if padded.sum() > len(values) // 2:
         raise ReadError("padding")

@@ -89,8 +89,9 @@ def parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
 def apply_functional_groups(dataset: pydicom.Dataset, frame: int) -> None:
     """Copy what an enhanced object says of ``frame`` to where a classic object says it (PS3.3 C.7.6.16).
 
-    The rescale, the window, the pixel spacing and the anatomy of a frame stand in the shared functional groups, or, and then
-    for this frame alone, in the per-frame ones.
+    The rescale, the window or VOI LUT, the orientation, the pixel spacing and the anatomy of a frame stand in the shared
+    functional groups, or, and then for this frame alone, in the per-frame ones. A macro takes the place of all that it
+    speaks of: a window without a function is linear, whatever function another window has.
 
     Raises:
         ReadError: "unreadable", when the groups of this frame are missing or are not what they should be.
@@ -102,9 +103,11 @@ def apply_functional_groups(dataset: pydicom.Dataset, frame: int) -> None:
         for group in groups:
             for macro, keywords in MACROS.items():
                 for item in (group.get(macro) or [])[:1]:
-                    for keyword in keywords:
-                        if item.get(keyword) not in (None, ""):
-                            setattr(dataset, keyword, item.get(keyword))
+                    if any(item.get(keyword) not in (None, "") for keyword in keywords):
+                        for keyword in (*keywords, *INSTEAD.get(macro, ())):
+                            dataset.pop(keyword, None)
+                            if keyword in item:
+                                dataset[keyword] = item[keyword]
     except Exception:
         # Elements of any kind may stand where sequences should, and pydicom's errors quote them.
         raise ReadError("unreadable") from None
@@ -113,10 +116,17 @@ def apply_functional_groups(dataset: pydicom.Dataset, frame: int) -> None:
 # PS3.3 C.7.6.16.2: the functional group macros that decide how a frame is shown.
 MACROS = {
     "PixelMeasuresSequence": ("PixelSpacing",),
+    "FramePixelDataPropertiesSequence": ("ImagerPixelSpacing",),
     "FrameAnatomySequence": ("AnatomicRegionSequence",),
+    "PatientOrientationInFrameSequence": ("PatientOrientation",),
     "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
     "IdentityPixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
-    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+}
+# What else of the data set a macro takes the place of.
+INSTEAD = {
+    "PixelValueTransformationSequence": ("ModalityLUTSequence",),
+    "IdentityPixelValueTransformationSequence": ("ModalityLUTSequence",),
 }
 
 

@@ -66,6 +66,8 @@ class Structure:
         sampling: horizontal and vertical factor of each component.
         scans: in their order.
         states_color: whether a JFIF or a complete Adobe segment tells libjpeg what the three components are.
+        density: unit (0 for none), pixels a unit across and down, by JFIF.
+        exif: content of its Exif segment.
     """
 
     process: int = 0
@@ -74,6 +76,8 @@ class Structure:
     sampling: list[tuple[int, int]] = field(default_factory=list)
     scans: list[Scan] = field(default_factory=list)
     states_color: bool = False
+    density: tuple[int, int, int] = (0, 1, 1)
+    exif: bytes = b""
 
 
 def parse(stream: bytes) -> Structure:
@@ -103,6 +107,10 @@ def parse(stream: bytes) -> Structure:
             interval = int.from_bytes(content, "big")
         elif (marker == 0xE0 and content.startswith(b"JFIF\0")) or (marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12):
             structure.states_color = True
+            if marker == 0xE0 and len(content) >= 12:
+                structure.density = content[7], int.from_bytes(content[8:10], "big"), int.from_bytes(content[10:12], "big")
+        elif marker == 0xE1 and content.startswith(b"Exif\0\0") and not structure.exif:
+            structure.exif = content
         elif marker == 0xDA:
             found = (LS_MARKER if structure.process == LS else MARKER).search(stream, position)
             if found is None or not ids or len(structure.scans) >= MOST_SCANS:
@@ -180,16 +188,16 @@ def check_complete(stream: bytes, structure: Structure, decoded: Pixels) -> None
             _check_lossless(stream, structure, scan, segments, decoded)
         elif structure.process in HUFFMAN_SEQUENTIAL and len(scan.components) == structure.shape[2]:
             _check_sequential(stream, structure, scan, segments, decoded)
-    if structure.process in PROGRESSIVE:
-        _check_scans(structure)
+    _check_scans(structure)
 
 
 def _check_scans(structure: Structure) -> None:
-    """Every coefficient of every component must have come to its last bit."""
+    """Every component must be there, and of a progressive stream each of its coefficients have come to its last bit."""
     final = np.full((structure.shape[2], 64), 99)
     for scan in structure.scans:
         for component, _, _ in scan.components:
-            final[component, scan.first : scan.last + 1] = scan.low
+            coefficients = slice(scan.first, scan.last + 1) if structure.process in PROGRESSIVE else slice(None)
+            final[component, coefficients] = scan.low if structure.process in PROGRESSIVE else 0
     if final.any():
         raise ReadError("truncated")
 

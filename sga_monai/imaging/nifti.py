@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sga_monai.core.errors import ReadError
+from sga_monai.imaging.geometry import make_square, ratio_of
+from sga_monai.imaging.limits import MAX_PIXELS
 
-# Twice the largest flat-panel detector (43 x 43 cm at 0.1 mm); bounds memory.
-MAX_PIXELS = 32_000_000
 HEADER_BYTES = 352
 NIFTI, GZIP = b"n+1\0", b"\x1f\x8b"
 MOST_PADDING = 16
@@ -30,18 +30,18 @@ def read_nifti(data: bytes, lateral: bool = False) -> NDArray[np.float32]:
     """Gray values in [0, 1] (minimum to maximum) of a two-dimensional NIfTI image.
 
     NIfTI stores the first axis first, so the array is transposed to rows x columns, and the affine's axis codes decide how
-    it is turned; see ``_upright``.
+    it is turned; see ``_upright``. Pixels become square by the affine's steps.
 
     Args:
         data: the bytes of the file.
         lateral: accept a sagittal plane too.
 
     Raises:
-        ReadError: when the file is damaged, too large, or has more than one plane; "lateral".
+        ReadError: when the file is damaged, too large, or has more than one plane; "lateral"; "aspect".
     """
     try:
         with nib.imageglobals.LoggingOutputSuppressor():
-            values, codes = _nifti_values(data)
+            values, codes, aspect = _nifti_values(data)
         if not np.isfinite(values).all():
             raise ReadError("not_finite")
     except ReadError:
@@ -49,6 +49,7 @@ def read_nifti(data: bytes, lateral: bool = False) -> NDArray[np.float32]:
     except Exception:
         # nibabel's errors are of many kinds, and some quote the header.
         raise ReadError("truncated") from None
+    values = make_square(values, aspect, MAX_PIXELS)
     if not lateral and set("".join(codes)) in ({"A", "S"}, {"A", "I"}, {"P", "S"}, {"P", "I"}):
         raise ReadError("lateral")
     values = _upright(values, *codes)
@@ -86,8 +87,14 @@ def _axis_codes(header: nib.Nifti1Header, axes: list[int]) -> list[str]:
     return ["" if codes[i] is None else codes[i] for i in axes]
 
 
-def _nifti_values(data: bytes) -> tuple[NDArray[np.float32], list[str]]:
-    """The only plane, first axis first, without its minimum, and where its two axes point to."""
+def _aspect(header: nib.Nifti1Header, axes: list[int]) -> float:
+    """Step along the first axis over that along the second; steps of 0 are blanks."""
+    first, second = np.linalg.norm(header.get_best_affine()[:3, axes], axis=0)
+    return 1.0 if first == second == 0 else ratio_of(float(first), float(second))
+
+
+def _nifti_values(data: bytes) -> tuple[NDArray[np.float32], list[str], float]:
+    """The only plane, first axis first, without its minimum, where its two axes point to, and ``_aspect``."""
     # The header first: what it states bounds how much of a compressed file is inflated.
     start = (gzip.GzipFile(fileobj=io.BytesIO(data)) if data.startswith(GZIP) else io.BytesIO(data)).read(HEADER_BYTES)
     if start[344:348] != NIFTI:
@@ -110,7 +117,7 @@ def _nifti_values(data: bytes) -> tuple[NDArray[np.float32], list[str]]:
     slope, _ = header.get_slope_inter()
     if slope is not None and slope < 0:
         values *= np.float32(-1)
-    return values.reshape([shape[i] for i in axes], order="F"), _axis_codes(header, axes)
+    return values.reshape([shape[i] for i in axes], order="F"), _axis_codes(header, axes), _aspect(header, axes)
 
 
 def _chunks(data: bytes, offset: int, count: int, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from sga_monai.core.errors import ReadError
+from sga_monai.imaging.geometry import ratio_of
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -31,6 +32,7 @@ class Png:
         depth: bits of a sample.
         color: color type.
         orientation: of its Exif, 1 where it has none.
+        aspect: height of a pixel over its width, by pHYs.
     """
 
     pieces: list[memoryview]
@@ -39,6 +41,7 @@ class Png:
     depth: int
     color: int
     orientation: int
+    aspect: float
 
     def stream(self) -> io.BufferedReader:
         """The pieces as one file, without a copy of them."""
@@ -88,10 +91,11 @@ def read_png(data: bytes, most_pixels: int) -> Png:
 
     Raises:
         ReadError: "truncated", when a chunk is damaged, or the image data hold fewer or more rows than the header says;
-            "too_large"; "multi_frame", for an animation, or when another file follows.
+            "too_large"; "multi_frame", for an animation, or when another file follows; "aspect".
     """
     view = memoryview(data)
     kept, stream, exif, end = [view[: len(SIGNATURE)]], zlib.decompressobj(), b"", 0
+    density = (0, 0)
     position = len(SIGNATURE)
     header: tuple[int, int, int, int, int] | None = None
     inflated = 0
@@ -111,6 +115,8 @@ def read_png(data: bytes, most_pixels: int) -> Png:
             inflated += _inflate(stream, content, _length(*header) + header[0] * 8 + 8 - inflated)
         elif kind == b"acTL" and int.from_bytes(content[:4], "big") != 1:
             raise ReadError("multi_frame")
+        elif kind == b"pHYs" and len(content) == 9:
+            density = int.from_bytes(content[:4], "big"), int.from_bytes(content[4:8], "big")
         exif = bytes(content) if kind == b"eXIf" else exif
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
             kept.append(view[position:stop])
@@ -120,7 +126,7 @@ def read_png(data: bytes, most_pixels: int) -> Png:
         raise ReadError("truncated")
     if data.find(SIGNATURE, end) >= 0:
         raise ReadError("multi_frame")
-    return Png(kept, *header[:4], _orientation(exif))
+    return Png(kept, *header[:4], orientation_of(exif), 1.0 if density == (0, 0) else ratio_of(*density))
 
 
 def _header(content: bytes) -> tuple[int, int, int, int, int]:
@@ -158,7 +164,8 @@ def _inflate(stream: zlib._Decompress, content: memoryview, most: int) -> int:
     return count
 
 
-def _orientation(exif: bytes) -> int:
+def orientation_of(exif: bytes) -> int:
+    """The orientation in Exif, 1 where it has none."""
     try:
         tags = Image.Exif()
         tags.load(exif)

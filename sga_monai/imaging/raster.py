@@ -7,7 +7,7 @@ import io
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import imagecodecs
@@ -17,8 +17,9 @@ from PIL import Image
 
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging import jpeg
+from sga_monai.imaging.geometry import make_square, ratio_of
 from sga_monai.imaging.limits import LUMINANCE, MAX_PIXELS
-from sga_monai.imaging.png import ORIENTATION, SIGNATURE, read_png
+from sga_monai.imaging.png import ORIENTATION, SIGNATURE, orientation_of, read_png
 
 # Bounds the bytes of a deep color PNG.
 MAX_DEEP = 96 * 1024 * 1024
@@ -36,23 +37,35 @@ def is_picture(data: bytes) -> bool:
 
 
 def read_picture(data: bytes) -> NDArray[np.float32]:
-    """Gray values in [0, 1] of a PNG or JPEG with 8 or 16 bits: palette and color become luminance, alpha lies on black.
+    """Gray values in [0, 1] of a PNG or JPEG with 8 to 16 bits: palette and color become luminance, alpha lies on black.
 
-    The Exif orientation of both is applied.
+    The Exif orientation of both is applied, and pixels become square by pHYs or JFIF's density.
 
     Raises:
         ReadError: when the file is damaged, incomplete, too large, or holds several pictures.
     """
-    orientation, structure = None, None
+    orientation: object
     if data.startswith(SIGNATURE):
         png = read_png(data, MAX_PIXELS)
-        source, orientation = png.stream(), png.orientation
+        orientation, aspect = png.orientation, png.aspect
         if png.depth == 16 and png.color in (2, 4, 6):
             if png.width * png.height * {2: 6, 4: 4, 6: 8}[png.color] > MAX_DEEP:
                 raise ReadError("too_large")
-            return _turned(_deep_png(source.read()), orientation)
+            gray = _deep_png(png.stream().read())
+        else:
+            gray, _ = _by_pillow(png.stream(), None)
     else:
-        source, structure = io.BufferedReader(io.BytesIO(data)), jpeg.parse(data)
+        structure = jpeg.parse(data)
+        aspect = _aspect(structure.density)
+        if structure.precision != 8 or structure.process in (*jpeg.LOSSLESS, jpeg.LS):
+            gray, orientation = _deep_jpeg(data, structure), orientation_of(structure.exif)
+        else:
+            gray, orientation = _by_pillow(io.BufferedReader(io.BytesIO(data)), partial(jpeg.check_complete, data, structure))
+    return _turned(make_square(gray, aspect, MAX_PIXELS), orientation)
+
+
+def _by_pillow(source: io.BufferedReader, check: Callable[[jpeg.Pixels], None] | None) -> tuple[NDArray[np.float32], object]:
+    """Gray values, and the Exif orientation as Pillow finds it, of what has 8 bits, or gray alone."""
     try:
         with _quiet(), warnings.catch_warnings(action="ignore"), Image.open(source, formats=("PNG", "JPEG")) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -60,11 +73,9 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
             if getattr(picture, "n_frames", 1) != 1:
                 raise ReadError("multi_frame")
             picture.load()
-            if orientation is None:
-                orientation = picture.getexif().get(ORIENTATION, 1)
-            if structure is not None:
-                jpeg.check_complete(data, structure, partial(_pixels, picture))
-            gray = _gray(picture)
+            if check is not None:
+                check(partial(_pixels, picture))
+            return _gray(picture), picture.getexif().get(ORIENTATION, 1)
     except ReadError:
         raise
     except Image.DecompressionBombError:
@@ -72,7 +83,20 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
     except Exception:
         # Pillow has an error of its own for each way in which a file can be damaged.
         raise ReadError("truncated") from None
-    return _turned(gray, orientation)
+
+
+def _aspect(density: tuple[int, int, int]) -> float:
+    """Height of a pixel over its width; densities of 0 are blanks.
+
+    Raises:
+        ReadError: "aspect", also where they differ and have no unit: some writers then mean the pixel's sides.
+    """
+    unit, across, down = density
+    if across == down:
+        return 1.0
+    if not unit:
+        raise ReadError("aspect")
+    return ratio_of(across, down)
 
 
 def _pixels(picture: Image.Image, rows: slice, columns: slice) -> NDArray[np.uint8]:
@@ -122,6 +146,28 @@ def _quiet() -> Iterator[None]:
             _readers -= 1
             if not _readers:
                 log.setLevel(_level)
+
+
+def _deep_jpeg(data: bytes, structure: jpeg.Structure) -> NDArray[np.float32]:
+    """A JPEG that Pillow does not read: of more than 8 bits, lossless, or JPEG-LS."""
+    rows, columns, _ = structure.shape
+    if rows * columns > MAX_PIXELS:
+        raise ReadError("too_large")
+    try:
+        array = np.asarray((imagecodecs.jpegls_decode if structure.process == jpeg.LS else imagecodecs.jpeg8_decode)(data))
+    except Exception:
+        # As above.
+        raise ReadError("truncated") from None
+    if array.shape[:2] != (rows, columns) or array.ndim - 1 != (2 if structure.shape[2] == 3 else 1):
+        raise ReadError("truncated")
+    jpeg.check_complete(data, structure, lambda rows, columns: array[rows, columns])
+    gray = np.empty((rows, columns), dtype=np.float32)
+    for top in range(0, rows, ROWS_AT_ONCE):
+        block = array[top : top + ROWS_AT_ONCE].astype(np.float32) / np.float32((1 << structure.precision) - 1)
+        gray[top : top + ROWS_AT_ONCE] = block if block.ndim == 2 else block @ LUMINANCE
+    if not gray.max(initial=0.0) <= 1:
+        raise ReadError("bits")
+    return gray
 
 
 def _deep_png(data: bytes) -> NDArray[np.float32]:

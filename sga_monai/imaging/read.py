@@ -23,6 +23,8 @@ MAX_BYTES = 192 * 1024 * 1024
 # Beyond this share of equal pixels the window, the VOI LUT or the export went wrong; see docs/data.md.
 MOST_EQUAL = 0.95
 SAMPLE = 1_000_000
+# Values that differ by less are one: a thousandth of a step of 10 bits. The foot of a sigmoid window has values without end.
+EQUAL = 2.0**-20
 PICTURE = "(PNG, JPEG or NIfTI)"
 
 
@@ -107,7 +109,7 @@ def _check_content(decoded: Decoded) -> None:
     # A grid of at least a million pixels, since counting all of them would take longer than reading them.
     step = max(int((image.size / SAMPLE) ** 0.5), 1)
     sample = image[::step, ::step]
-    _, counts = np.unique(sample if padding is None else sample[~padding[::step, ::step]], return_counts=True)
+    _, counts = np.unique(np.rint((sample if padding is None else sample[~padding[::step, ::step]]) / EQUAL), return_counts=True)
     # A window may leave black and white; a picture of one bit has no more.
     values = 1 if decoded.facts["transfer_syntax"] == PICTURE else 2
     if np.sort(counts)[-values:].sum() > MOST_EQUAL * counts.sum():

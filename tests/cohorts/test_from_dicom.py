@@ -84,12 +84,30 @@ def test_what_is_no_frontal_radiograph_for_presentation_is_left_out_by_its_heade
     site.add(1, 1, PresentationIntentType="FOR PROCESSING")
     site.add(2, 0, SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1.1")
     site.add(3, 0, Modality="CT")
+    site.add(4, 0, NumberOfFrames=3)
+    site.add(5, 1, NumberOfFrames=1)
+    hand = pydicom.Dataset()
+    hand.CodeValue, hand.CodingSchemeDesignator, hand.CodeMeaning = "T-D8700", "SRT", "Hand"
+    site.add(6, 0, SharedFunctionalGroupsSequence=[groups(FrameAnatomySequence=[groups(AnatomicRegionSequence=[hand])])])
+    turned = groups(PatientOrientationInFrameSequence=[groups(PatientOrientation=["P", "F"])])
+    site.add(7, 0, PerFrameFunctionalGroupsSequence=[turned])
     listing, _ = site.list()
     assert listing.files["left out: for_processing"] == [2, 1, 1]
-    assert listing.files["listed"] == [1, 1, 0]
-    # Three labels have lost their only image, which no line of files may hide.
-    assert listing.labels == {"labels whose images are all left out": [3, 1, 2]}
+    assert listing.files["left out: examination"] == [2, 0, 2]
+    assert listing.files["left out: lateral"] == [1, 0, 1]
+    assert listing.files["left out: multi_frame"] == [1, 0, 1]
+    assert listing.files["listed"] == [2, 2, 0]
+    # Six labels have lost their only image, which no line of files may hide.
+    assert listing.labels == {"labels whose images are all left out": [6, 1, 5]}
     assert listing.one_sided
+
+
+def groups(**elements: object) -> pydicom.Dataset:
+    """An item of a sequence."""
+    dataset = pydicom.Dataset()
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    return dataset
 
 
 def test_both_sides_of_the_join_are_counted_by_class(site):
@@ -109,6 +127,7 @@ def test_both_sides_of_the_join_are_counted_by_class(site):
     ("labels", "elements", "hint"),
     [
         ("accession,label\n17,1\n18,0\n", {"AccessionNumber": "00000018"}, "1 would fit with their leading zeros"),
+        ("accession,label\n18.0,1\n", {"AccessionNumber": "18"}, "1 would fit without .0, which pandas and spreadsheets put behind"),
         ("accession,label\nA-0017,1\n18,0\n", {"AccessionNumber": "A0017"}, "1 would fit but for punctuation"),
         ("accession,label\nMRN-0001,1\n", {}, "1 would fit in a column patient_id: they are the files' PatientID"),
         ("image,label\nelsewhere/1.dcm,1\n", {}, "1 would fit by the name of the file alone"),
@@ -277,6 +296,9 @@ def test_dates(text, day):
 
 
 def test_ages_and_sexes():
+    assert [parse_age(text) for text in ("6MO", "45 y.o.", "45 ans", "45 Jahre", "2 wks", "12H")] == pytest.approx(
+        [0.5, 45, 45, 45, 14 / 365.25, 0.5 / 365.25]
+    )
     assert [parse_age(text) for text in ("067Y", "67", " 067y ", "012M", "052W", "", "X", "-1Y", "000M", "121Y")] == pytest.approx(
         [67, 67, 67, 1, 52 * 7 / 365.25, None, None, None, None, None]
     )
@@ -290,6 +312,9 @@ def test_ages_and_sexes():
     ("labels", "message"),
     [
         ("accession;label\nA0000;1\n", "cells are separated by semicolons"),
+        ('"accession";"label"\n"A0000";"1"\n', "cells are separated by semicolons"),
+        ('"accession"\t"label"\n"A0000"\t"1"\n', "cells are separated by tabs"),
+        ('"accession"x,label\nA0000,1\n', "the header of column 1 is unknown"),
         ("accession,label,\nA0000,1,\n", "column 3 has no name, since the header ends with a comma"),
         (",accession,label\n0,A0000,1\n", "column 1 has no name, as pandas writes its index"),
         ("Unnamed: 0,accession,label\n0,A0000,1\n", "column 1 has no name, as pandas writes its index"),

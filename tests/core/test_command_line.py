@@ -91,6 +91,9 @@ def test_several_configurations(tmp_path):
     names = [str(tmp_path / name) for name in ("a, b.json", "c.json")]
     assert read_overrides(["--config_file", repr(names)])[1] == names
     assert read_overrides([f"--config_file=[{names[1]},{names[1]}]"])[1] == [names[1]] * 2
+    # The quotes in which Fire leaves a # alone.
+    (tmp_path / "o'b #1.json").write_text("{}")
+    assert read_overrides(["--config_file", repr(str(tmp_path / "o'b #1.json"))])[1] == [str(tmp_path / "o'b #1.json")]
     # As Notepad saves it.
     (tmp_path / "c.json").write_bytes(b'\xef\xbb\xbf{"x": 1}')
     check_overrides(["--config_file", names[1], "--x", "2"])

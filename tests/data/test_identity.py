@@ -24,6 +24,7 @@ ONE_PATIENT = [
     ("M\u00fcller-1", "Mu\u0308ller-1"), ("MRN-1", "MRN\u200b-1"), ("MRN-1", "\ufeffmrn-1 "), ("12", "\uff11\uff12"),
     ("MRN-1", "MRN\u20111"), ("12", "\u0661\u0662"),
     ("MRN-1", "MRN\u20131"), ("Stra\u00dfe", "STRASSE"), ("A1", "A1\u00a0"), ("A1", "A\u00ad1"), ("\ufb01x", "FIX"),
+    ("A 1", "a  1"), ("A 1", "A\u00a0\u20091"), ("A1", "A\u034f1"), ("A1", "A1\ufe0f"), ("A1", "A\u31641"), ("A1", "\u202aA1\u202c"),
 ]  # fmt: skip
 
 
@@ -111,8 +112,25 @@ def test_ordinary_ids_are_not_called_damaged():
         "E105",
         "2021-17",
         "may001",
+        "JAN",
+        "MAR-001",
+        "DEC12",
     ]
     assert damaged_ids(enumerate(ids), "patient_id") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["#NV", "#VALEUR!", "#NOMBRE!", "#\u00a1REF!", "#RIF!", "#DIV/0!", "M\u00e4rz 21", "1. Mrz", "Jan-05", "5 May 2021", "TRUE", "1e+05"],
+)
+def test_what_spreadsheets_of_other_languages_leave_is_named(text):
+    assert len(damaged_ids([(2, text), (3, "MRN-1")], "patient_id")) == 1
+
+
+def test_ids_alike_but_for_leading_zeros_are_named():
+    (sentence,) = damaged_ids([(2, "0012345"), (3, "12345"), (4, "00777"), (5, "MRN-01"), (6, "MRN-1")], "patient_id")
+    assert sentence.startswith("1 patient_id are like others but for leading zeros")
+    assert "12345" not in sentence
 
 
 def test_names_of_files():

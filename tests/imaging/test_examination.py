@@ -23,14 +23,16 @@ LATERAL = [
     "LATERAL LEFT", "Left lateral", "left-lateral", "L LAT", "R LAT", "LAT L", "LAT_L", "L_LAT", "CROSS TABLE LATERAL",
     "CROSS-TABLE", "X-TABLE LAT", "LT LATERAL", "ERECT LAT", "LATERO-LATERAL", "Chest LAT", "LAT CHEST", "LATERAL DECUB",
     "PA AND LAT", "PA/LAT", "AP+LAT", "L-R", "R->L", "RIGHT TO LEFT", "lat. li.", "Thorax seitlich", "thorax de profil",
-    "HORIZONTAL BEAM LAT", "AP LL",
+    "HORIZONTAL BEAM LAT", "AP LL", "HORIZONTAL BEAM", "CROSSTAB", "LLDEC", "LDECUB", "DEKUBITUS", "LATUP", "LATERECT", "WLAT", "SEITL.",
+    "SEITENAUFNAHME", "LATÉRAL", "Vue latérale", "BOČNÍ", "BOCZNA", "ZIJDELINGS", "БОКОВАЯ", "侧位", "側面", "측면", "PROF", "SAG",
 ]  # fmt: skip
 OBLIQUE = ["LAO", "RAO", "LPO", "RPO", "OBLIQUE", "OBL", "LOBL", "AP OBLIQUE", "LEFT ANTERIOR OBLIQUE", "RT OBL", "PAOBL", "oblique 45"]
 FRONTAL = [
     "PA", "AP", "pa", "AP ", "PA CHEST", "AP SUPINE", "AP PORTABLE", "PA ERECT", "AP AXIAL", "AP LORDOTIC", "AP FLAT", "FLAT",
     "FLAT PLATE", "PLATE", "BILATERAL AP", "AP DECUBITO SUPINO", "POSTERO_ANTERIOR", "posteroanterior", "Antero-posterior",
     "FRONTAL", "ANT", "", "SITTING", "P.A.", "LATE INSPIRATION AP", "AP INHALATION", "VENTILATED AP", "DOE^SECRET", "PA L", "AP R",
-    "MOBILE", "PORT", "ERECT LEFT",
+    "MOBILE", "PORT", "ERECT LEFT", "SIDE", "INSIDE", "BEDSIDE", "RIGHT SIDE UP", "LATE", "BILATERAL", "COLLATERAL", "APEX",
+    "DORSOVENTRAL", "p.a. stehend", "AP LIEGEND", "正位", "STATIVE",
 ]  # fmt: skip
 
 
@@ -42,9 +44,14 @@ def code_of(path, **options: object) -> str | None:
     return None
 
 
+def as_written(text: str) -> str:
+    """A code string as a writer puts it that has UTF-8 alone."""
+    return text.encode().decode("latin-1")
+
+
 @pytest.mark.parametrize("view", LATERAL + OBLIQUE)
 def test_lateral_and_oblique_views_by_their_position(dicom_file, drawn, view):
-    path = dicom_file(drawn, ViewPosition=view)
+    path = dicom_file(drawn, ViewPosition=as_written(view))
     assert code_of(path) == "lateral"
     assert code_of(path, lateral=True) is None
     fact = read_facts(path.read_bytes())["view"]
@@ -53,7 +60,7 @@ def test_lateral_and_oblique_views_by_their_position(dicom_file, drawn, view):
 
 @pytest.mark.parametrize("view", FRONTAL)
 def test_frontal_and_unknown_views_are_read(dicom_file, drawn, view):
-    path = dicom_file(drawn, ViewPosition=view)
+    path = dicom_file(drawn, ViewPosition=as_written(view))
     assert code_of(path) is None
     assert read_facts(path.read_bytes())["view"] in (*FRONTAL_VIEWS, "other", "")
 
@@ -93,6 +100,18 @@ def test_every_code_of_the_dx_views(dicom_file, drawn, name):
         for meaning in (view.meaning, "Projektion"):
             path = dicom_file(drawn, ViewCodeSequence=[coded(value, scheme, meaning)])
             assert code_of(path) == expected_of(view.meaning), (value, scheme, view.meaning)
+
+
+def test_codes_that_are_long_or_a_urn(dicom_file, drawn):
+    for keyword, value in (
+        ("LongCodeValue", "399067008"),
+        ("URNCodeValue", "http://snomed.info/id/399067008"),
+        ("URNCodeValue", "urn:x:399067008"),
+    ):
+        item = pydicom.Dataset()
+        item.CodeMeaning = "Projektion"
+        setattr(item, keyword, value)
+        assert code_of(dicom_file(drawn, ViewCodeSequence=[item])) == "lateral"
 
 
 def test_codes_of_ones_own_by_their_meaning(dicom_file, drawn):
@@ -156,11 +175,15 @@ OTHERS = {
     "KNEE": "KNEE", "PELVIS": "PELVIS", "HIP": "HIP", "ANKLE": "ANKLE", "FOOT": "FOOT", "LSPINE": "SPINE", "C SPINE": "SPINE",
     "TSPINE": "SPINE", "THORACIC SPINE": "SPINE", "Lumbar spine": "SPINE", "SHOULDER": "SHOULDER", "CLAVICLE": "CLAVICLE",
     "WRIST": "WRIST", "ELBOW": "ELBOW", "EXTREMITY": "EXTREMITY", "UP_EXM FOREARM": "FOREARM", "JAW": "JAW", "BREAST": "BREAST",
-    "HEADNECK": "HEAD", "TOES": "TOE", "LEG": "LEG", "RIGHT HAND": "HAND", "Femur li": "FEMUR",
+    "HEADNECK": "HEAD", "TOES": "TOE", "LEG": "LEG", "RIGHT HAND": "HAND", "Femur li": "FEMUR", "HIPJOINT": "HIP", "EARL": "EAR",
+    "KNIE": "KNEE", "GENOU": "KNEE", "SCHÄDEL": "HEAD", "CRÂNE": "HEAD", "HÜFTE": "HIP", "LWS": "SPINE", "MANO": "HAND", "FUß": "FOOT",
+    "ABDOMINAL": "ABDOMEN", "Handgelenk li": "WRIST", "ABDPELVIS": "ABD",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("part", [*CHESTS, "", "PORTABLE", "PA", "ERECT", "UNKNOWN", "SUPINE", "DOE^SECRET"])
+@pytest.mark.parametrize(
+    "part", [*CHESTS, "", "PORTABLE", "PA", "ERECT", "UNKNOWN", "SUPINE", "DOE^SECRET", "HANDHELD", "HEADER", "EARLY", "LEGACY", "TEST"]
+)
 def test_chests_and_unknown_body_parts_are_read(dicom_file, drawn, part):
     path = dicom_file(drawn, BodyPartExamined=part)
     assert code_of(path) is None
@@ -169,10 +192,10 @@ def test_chests_and_unknown_body_parts_are_read(dicom_file, drawn, part):
 
 @pytest.mark.parametrize("part", list(OTHERS))
 def test_other_body_parts(dicom_file, drawn, part):
-    path = dicom_file(drawn, BodyPartExamined=part)
+    path = dicom_file(drawn, BodyPartExamined=as_written(part))
     assert code_of(path) == "examination"
     assert code_of(path, other_examinations=True) is None
-    assert code_of(dicom_file(drawn, BodyPartExamined=part, ViewPosition="LL")) == "examination"
+    assert code_of(dicom_file(drawn, BodyPartExamined=as_written(part), ViewPosition="LL")) == "examination"
     assert read_facts(path.read_bytes())["body_part"][:3] == OTHERS[part][:3]
 
 

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.cxr_reader import CXRReader
@@ -69,6 +70,13 @@ def test_orientation_of_animals_and_lateral_views_is_not_used(dicom_file, drawn)
     for pair in itertools.product("AP", "FH"):
         path = dicom_file(drawn, BitsStored=12, PatientOrientation=list(pair))
         np.testing.assert_array_equal(read_cxr(path, lateral=True), (drawn / 4095).astype(np.float32))
+
+
+def test_a_view_that_calls_itself_lateral_is_not_turned(dicom_file, drawn):
+    """PatientOrientation is then a default; an oblique view has a frontal plane."""
+    for view, expected in (("LL", drawn), ("LATERAL", drawn), ("LAO", drawn[:, ::-1]), ("PA", drawn[:, ::-1])):
+        path = dicom_file(drawn, BitsStored=12, ViewPosition=view, PatientOrientation=["R", "F"])
+        np.testing.assert_array_equal(read_cxr(path, lateral=True), (expected / 4095).astype(np.float32))
 
 
 def test_small_letters_and_spaces(dicom_file, drawn):
@@ -143,6 +151,35 @@ def test_shapes_of_square_pixels():
     assert square_shape((200, 100), 0.5, 10**6) == (200, 200)
     assert square_shape((100, 200), 2.0, 30_000) == (100, 100)
     assert square_shape((200, 100), 0.5, 30_000) == (100, 100)
+
+
+def test_pixels_of_pictures_are_made_square(tmp_path, drawn):
+    """Twice as many pixels an inch across as down, by pHYs or JFIF; without a unit JFIF may mean either."""
+    gray = (drawn >> 4).astype(np.uint8)
+    for suffix, options in ((".png", {}), (".jpg", {"quality": 98})):
+        path = tmp_path / f"a{suffix}"
+        for half, dpi in ((gray[::2], (200, 100)), (gray[:, ::2], (100, 200))):
+            Image.fromarray(np.ascontiguousarray(half)).save(path, dpi=dpi, **options)
+            image = read_cxr(path)
+            assert image.shape == drawn.shape
+            assert np.corrcoef(image.ravel(), drawn.ravel())[0, 1] > 0.98
+        Image.fromarray(gray).save(path, dpi=(100, 100), **options)
+        assert read_cxr(path).shape == drawn.shape
+        Image.fromarray(gray).save(path, dpi=(900, 100), **options)
+        with pytest.raises(ReadError) as caught:
+            read_cxr(path)
+        assert caught.value.code == "aspect"
+    data = bytearray(path.read_bytes())
+    start = data.index(b"JFIF\0") + 7
+    for density, code in ((b"\0\0\2\0\1", "aspect"), (b"\0\0\0\0\0", None), (b"\0\0\1\0\1", None)):
+        data[start : start + 5] = density
+        path.write_bytes(bytes(data))
+        if code is None:
+            assert read_cxr(path).shape == drawn.shape
+            continue
+        with pytest.raises(ReadError) as caught:
+            read_cxr(path)
+        assert caught.value.code == code
 
 
 def test_turned_and_resampled_together(dicom_file, drawn):

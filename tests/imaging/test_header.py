@@ -10,6 +10,8 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 
 from sga_monai.core.errors import ReadError
+from sga_monai.imaging.dicom import read_facts
+from sga_monai.imaging.head import read_head
 from sga_monai.imaging.read import read_cxr
 
 
@@ -58,6 +60,41 @@ def test_a_frames_own_group_comes_before_the_shared_one_and_before_the_data_set(
     shared, own = (group("PixelValueTransformationSequence", **values) for values in (plain, turned))
     path = dicom_file(4095 - drawn, BitsStored=12, SharedFunctionalGroupsSequence=[shared], PerFrameFunctionalGroupsSequence=[own], **plain)
     np.testing.assert_allclose(read_cxr(path), drawn / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_group_takes_the_place_of_all_that_it_speaks_of(dicom_file, drawn, place):
+    """No function, VOI LUT or Modality LUT of the data set, or of the shared groups, is left beside a frame's own window."""
+    window = group("FrameVOILUTSequence", WindowCenter=2000, WindowWidth=2001)
+    expected = np.clip((drawn - 999.5) / 2000, 0, 1)
+    fourth = item(LUTDescriptor=[4096, 0, 16], ModalityLUTType="US")
+    fourth.LUTData = (np.linspace(0, 1, 4096) ** 4 * 65535).astype(np.uint16).tobytes()
+    fourth["LUTData"].VR = "OW"
+    for own in ({"VOILUTFunction": "SIGMOID", "WindowCenter": 100, "WindowWidth": 3}, {"VOILUTSequence": [fourth]}):
+        np.testing.assert_allclose(read_cxr(dicom_file(drawn, BitsStored=12, **own, **{place: [window]})), expected, atol=1e-6)
+    sigmoid = group("FrameVOILUTSequence", WindowCenter=100, WindowWidth=3, VOILUTFunction="SIGMOID")
+    path = dicom_file(drawn, BitsStored=12, SharedFunctionalGroupsSequence=[sigmoid], PerFrameFunctionalGroupsSequence=[window])
+    np.testing.assert_allclose(read_cxr(path), expected, atol=1e-6)
+    lut = group("FrameVOILUTSequence", VOILUTSequence=[fourth])
+    path = dicom_file(drawn, BitsStored=12, WindowCenter=100, WindowWidth=3, **{place: [lut]})
+    np.testing.assert_allclose(read_cxr(path), (drawn / 4095.0) ** 4, atol=1e-3)
+    rescale = group("PixelValueTransformationSequence", RescaleSlope=-1, RescaleIntercept=4095)
+    path = dicom_file(4095 - drawn, BitsStored=12, ModalityLUTSequence=[fourth], **{place: [rescale]})
+    np.testing.assert_allclose(read_cxr(path), drawn / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_orientation_and_spacing_of_functional_groups_are_applied(dicom_file, drawn, place):
+    turned = group("PatientOrientationInFrameSequence", PatientOrientation=["F", "R"])
+    path = dicom_file(np.ascontiguousarray(drawn[:, ::-1].T), uid.ExplicitVRBigEndian, BitsStored=12, **{place: [turned]})
+    np.testing.assert_array_equal(read_cxr(path), (drawn / 4095).astype(np.float32))
+    assert read_facts(path.read_bytes())["orientation"] == "F\\R"
+    lateral = dicom_file(drawn, **{place: [group("PatientOrientationInFrameSequence", PatientOrientation=["A", "F"])]})
+    assert code_of(lateral) == "lateral"
+    # The header alone says the same, which a list of files is made of.
+    assert read_facts(read_head(lateral))["refusal"] == "lateral"
+    spacing = group("FramePixelDataPropertiesSequence", ImagerPixelSpacing=[0.2, 0.1])
+    assert read_cxr(dicom_file(drawn[::2], BitsStored=12, **{place: [spacing]})).shape == drawn.shape
 
 
 def test_each_frame_has_its_own_group(dicom_file, drawn):

@@ -239,3 +239,51 @@ def test_what_follows_the_end_marker(dicom_file, drawn):
         decode_cxr(stream + stream)
     deep = bytes(imagecodecs.jpeg2k_encode(drawn, codecformat="j2k", reversible=True))
     assert code_of(dicom_file(drawn, uid.JPEG2000Lossless, PixelData=encapsulate([deep + deep]))) == "multi_frame"
+
+
+DEEP = {
+    "12 bits": lambda a: imagecodecs.jpeg8_encode(a, level=98, bitspersample=12),
+    "lossless, 12 bits": lambda a: imagecodecs.jpeg8_encode(a, lossless=True, bitspersample=12),
+    "lossless, 16 bits": lambda a: imagecodecs.jpeg8_encode(a << 4, lossless=True, bitspersample=16),
+    "JPEG-LS": lambda a: imagecodecs.jpegls_encode(a << 4),
+    "JPEG-LS, 8 bits": lambda a: imagecodecs.jpegls_encode((a >> 4).astype(np.uint8)),
+    "lossless, color": lambda a: imagecodecs.jpeg8_encode(np.stack([(a >> 4).astype(np.uint8)] * 3, -1), lossless=True),
+}
+
+
+@pytest.mark.parametrize("kind", list(DEEP))
+def test_jpeg_files_that_browsers_do_not_show_are_read(drawn, kind):
+    data = bytes(DEEP[kind](drawn))
+    image = decode_cxr(data)
+    assert np.corrcoef(image.ravel(), drawn.ravel())[0, 1] > 0.999
+    assert image.max() == pytest.approx(drawn.max() / 4095, abs=0.01)
+    for share in (0.3, 0.9):
+        with pytest.raises(ReadError, match="cut short"):
+            decode_cxr(cut(data, share))
+    # Exif's orientation 6, behind the start of the image.
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    turned = decode_cxr(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
+    np.testing.assert_array_equal(turned, np.rot90(image, -1))
+
+
+def test_a_component_whose_scan_is_missing_is_missed(drawn):
+    """A sequential stream with a scan for each component, made of three gray ones."""
+    gray = (drawn >> 4).astype(np.uint8)
+    streams = []
+    for plane in (gray, 255 - gray // 2, gray // 2 + 60):
+        buffer = io.BytesIO()
+        Image.fromarray(plane).save(buffer, "JPEG", quality=90)
+        streams.append(buffer.getvalue())
+    tables = [data[: data.index(b"\xff\xc0")] for data in streams]
+    huffman = streams[0][streams[0].index(b"\xff\xc4") : streams[0].index(b"\xff\xda")]
+    rows, columns = gray.shape
+    frame = b"\xff\xc0\x00\x11\x08" + rows.to_bytes(2, "big") + columns.to_bytes(2, "big") + b"\3\1\x11\0\2\x11\0\3\x11\0"
+    scans = []
+    for number, data in enumerate(streams, 1):
+        start = data.index(b"\xff\xda")
+        scans.append(b"\xff\xda\0\x08\1" + bytes([number]) + b"\0\0\x3f\0" + data[start + 10 : -2])
+    whole = tables[0] + frame + huffman + b"".join(scans) + END
+    assert decode_cxr(whole).shape == gray.shape
+    for kept in (scans[:2], scans[:1], scans[1:]):
+        with pytest.raises(ReadError, match="cut short"):
+            decode_cxr(tables[0] + frame + huffman + b"".join(kept) + END)

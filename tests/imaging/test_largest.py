@@ -70,9 +70,14 @@ def write(kind: str, pixels: np.ndarray, folder: Path, dicom_file) -> Path:
         stream = bytes(imagecodecs.jpeg2k_encode(color, codecformat="j2k", reversible=True))
         return dicom_file(color, uid.JPEG2000Lossless, PixelData=encapsulate([stream]), PhotometricInterpretation="YBR_RCT")
     path = folder / kind
-    if kind == "NIfTI":
-        nib.save(nib.Nifti1Image(pixels.T.astype(np.float64), np.eye(4)), folder / "a.nii.gz")
+    if kind.startswith("NIfTI"):
+        affine = np.diag([1.0, 1.5 if kind == "NIfTI, resampled" else 1, 1, 1])
+        nib.save(nib.Nifti1Image(pixels.T.astype(np.float64), affine), folder / "a.nii.gz")
         path = folder / "a.nii.gz"
+    elif kind == "JPEG, 12 bits":
+        path.write_bytes(bytes(imagecodecs.jpeg8_encode(pixels, level=95, bitspersample=12)))
+    elif kind == "PNG, resampled":
+        Image.fromarray(color).save(path, "PNG", compress_level=0, dpi=(150, 100))
     elif kind == "PNG, 16 bits":
         Image.fromarray(pixels).save(path, "PNG", compress_level=1)
     else:
@@ -80,7 +85,10 @@ def write(kind: str, pixels: np.ndarray, folder: Path, dicom_file) -> Path:
     return path
 
 
-KINDS = ["native", "padded, turned", "resampled", "RLE", "RGB", "JPEG 2000, RGB", *STREAMS, "PNG", "PNG, 16 bits", "JPEG", "NIfTI"]
+KINDS = [
+    "native", "padded, turned", "resampled", "RLE", "RGB", "JPEG 2000, RGB", *STREAMS, "PNG", "PNG, 16 bits", "PNG, resampled", "JPEG",
+    "JPEG, 12 bits", "NIfTI", "NIfTI, resampled",
+]  # fmt: skip
 
 
 @pytest.mark.fuzz

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sga_monai.core.errors import ReadError
-from sga_monai.imaging.read import read_cxr
+from sga_monai.imaging.read import decode_cxr, read_cxr
 
 WORLD = {"L": (0, -1), "R": (0, 1), "P": (1, -1), "A": (1, 1), "I": (2, -1), "S": (2, 1)}
 
@@ -88,3 +88,35 @@ def test_depth_and_sign_do_not_matter(tmp_path, drawn):
     ):
         image = read(tmp_path / "a.nii.gz", array[::-1].T, affine_of("L", "A"))
         assert np.corrcoef(image.ravel(), drawn.ravel())[0, 1] > 0.999
+
+
+def test_steps_that_differ_are_made_square(tmp_path, drawn):
+    """By the affine, in either order of the axes; a plane four times as thick as long is no radiograph."""
+    for codes, array, steps in (
+        (("L", "P"), drawn[::2].T, (0.1, 0.2)), (("L", "A"), drawn[::-2].T, (0.1, 0.2)), (("P", "L"), drawn[::2], (0.2, 0.1)),
+        (("L", "I"), drawn[:, ::2].T, (0.2, 0.1)),
+    ):  # fmt: skip
+        image = read(tmp_path / "a.nii", array, affine_of(*codes) @ np.diag([steps[0] / 0.14, steps[1] / 0.14, 1, 1]))
+        assert image.shape == drawn.shape
+        assert np.corrcoef(image[1:-1].ravel(), drawn[1:-1].ravel())[0, 1] > 0.98
+    plain = nib.Nifti1Image(np.ascontiguousarray(drawn[::2].T), None)
+    plain.header["pixdim"][1:3] = 0.1, 0.2
+    nib.save(plain, tmp_path / "b.nii")
+    assert read_cxr(tmp_path / "b.nii").shape == drawn.shape
+    with pytest.raises(ReadError) as caught:
+        read(tmp_path / "a.nii", drawn.T, affine_of("L", "P") @ np.diag([1, 9, 1, 1]))
+    assert caught.value.code == "aspect"
+
+
+@pytest.mark.parametrize("endian", ["<", ">"])
+@pytest.mark.parametrize("form", ["sform", "qform"])
+def test_either_form_byte_order_and_a_slight_tilt(drawn, endian, form):
+    expected = ((drawn - drawn.min()) / np.ptp(drawn)).astype(np.float32)
+    tilt = np.eye(4)
+    tilt[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
+    for codes, array in ((("L", "A"), drawn[::-1].T), (("L", "P"), drawn.T)):
+        values = np.ascontiguousarray(array).astype(f"{endian}i2")
+        image = nib.Nifti1Image(values, tilt @ affine_of(*codes), header=nib.Nifti1Header(endianness=endian))
+        image.set_qform(image.affine, int(form == "qform"))
+        image.set_sform(image.affine, int(form == "sform"))
+        np.testing.assert_allclose(decode_cxr(image.to_bytes()), expected, atol=1e-6)

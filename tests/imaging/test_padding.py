@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import imagecodecs
 import numpy as np
+import pydicom
 import pytest
 from pydicom import uid
 from pydicom.encaps import encapsulate
@@ -151,3 +152,18 @@ def test_connected_along_edges():
     expected = words == 0
     expected[5, 5] = False
     np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("sign", ["US", "SS"])
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_the_padding_value_may_have_the_other_sign(dicom_file, drawn, syntax, sign):
+    """65535 written as SS -1 for unsigned pixels, -3000 as US 62536 for signed ones."""
+    for pixels, value in ((drawn + 1, 65535), (drawn.astype(np.int16) - 2048, -3000)):
+        path = dicom_file(padded(pixels, value), syntax)
+        dataset = pydicom.dcmread(path)
+        given = value & 0xFFFF if sign == "US" else value - 65536 if value > 32767 else value
+        dataset.add_new("PixelPaddingValue", sign, given)
+        dataset.save_as(path)
+        image = read_cxr(path)
+        assert (image[:HIGH] == image[HIGH:-HIGH, WIDE:-WIDE].min()).all()
+        np.testing.assert_array_equal(image[HIGH:-HIGH, WIDE:-WIDE], read_cxr(dicom_file(pixels, name="alone.dcm")))

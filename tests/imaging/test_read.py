@@ -656,6 +656,9 @@ def test_loadimaged_takes_the_reader_and_keeps_no_header(dicom_file):
     "attributes",
     [
         {"WindowCenter": 65530, "WindowWidth": 10},
+        {"WindowCenter": 65530, "WindowWidth": 10, "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": 65530, "WindowWidth": 3000, "VOILUTFunction": "SIGMOID"},
+        {"WindowCenter": 65530, "WindowWidth": 10, "PhotometricInterpretation": "MONOCHROME1"},
         {"WindowCenter": 4094, "WindowWidth": 2},
         {"WindowCenter": 2100, "WindowWidth": 1, "VOILUTFunction": "LINEAR_EXACT"},
         {"VOILUTSequence": [lut_item(np.arange(256, dtype=np.uint16) * 257, 16)]},
