@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
 import stat
@@ -26,6 +27,15 @@ from sga_monai.model.preparation import Preparation
 
 def our_chain(image_size: int):
     return preprocessing(Preparation(image_size))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_waits():
+    """How long torch waits for each process of a reader that was left before it ends it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+        yield
+        gc.collect()
 
 
 @pytest.fixture
@@ -174,7 +184,7 @@ def test_a_dead_worker_is_an_error(rows):
 
 def test_a_hanging_worker_is_an_error(rows, monkeypatch):
     assert reading.SECONDS_AN_IMAGE < 60
-    monkeypatch.setattr(reading, "SECONDS_AN_IMAGE", 3.0)
+    monkeypatch.setattr(reading, "SECONDS_AN_IMAGE", 2.0)
     began = time.monotonic()
     with pytest.raises(WorkerError, match="near image"):
         CXRDataset(rows[:3], functools.partial(hang, chain=our_chain(32)), num_workers=2)
