@@ -598,7 +598,8 @@ def test_hostile_bundles_run_nothing(bundle, phantom_dir, tmp_path):
         sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(copy).as_posix()}\n" for path in files)
         (copy / "SHA256SUMS").write_text(sums)
     assert len(copies) == 12
-    command = [sys.executable, "-c", ATTEMPT, f"{phantom_dir}/harbor.csv", str(phantom_dir), *map(str, copies.values())]
+    write_manifest(tmp_path / "site.csv", read_manifest(phantom_dir / "harbor.csv")[:8])
+    command = [sys.executable, "-c", ATTEMPT, str(tmp_path / "site.csv"), str(phantom_dir), *map(str, copies.values())]
     result = warm.run(command, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     outcomes = json.loads(result.stdout.splitlines()[-1])
