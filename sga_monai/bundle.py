@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import run as bundle_run
 from monai.utils import set_determinism
@@ -26,6 +27,7 @@ from sga_monai.data.manifest import check_external, load_manifest, read_manifest
 from sga_monai.data.sets import INTERNAL, VALIDATION
 from sga_monai.model.preparation import MIN_IMAGE_SIZE
 from sga_monai.sga.iteration import SGAIteration
+from sga_monai.training.distributed import say_when_a_process_is_lost
 
 logger = logging.getLogger(__name__)
 # The networks halve a picture five times: up to this size one pixel is left.
@@ -34,7 +36,8 @@ ONE_PIXEL = 32
 UNDECISIVE = (
     "bundle_root", "output_dir", "dataset_dir", "manifest", "external_manifests", "accepted_pairs", "cache_dir", "num_workers", "resume",
     "force_resume",
-    "max_epochs", "review_interval", "device", "imports", "hyper_parameters", "initialize", "training", "run", "test", "summary_writer",
+    "max_epochs", "review_interval", "device", "imports", "hyper_parameters", "initialize", "rank",
+    "training", "run", "test", "summary_writer",
 )  # fmt: skip
 
 
@@ -47,6 +50,7 @@ def prepare(
     positive: Mapping[str, float] | None = None,
     output_dir: str | None = None,
     num_workers: int = 0,
+    rank: int | None = None,
 ) -> None:
     """First step of every run: a check of the command line, the lock, seeds, the phantom.
 
@@ -62,6 +66,7 @@ def prepare(
         positive: named numbers that must be greater than zero.
         output_dir: locked until the process ends.
         num_workers: checked to be zero or more.
+        rank: of ``join_group``, in a run of several processes: the first one locks and writes.
 
     Raises:
         InputError: on an override that names nothing, a number that is not positive, or an ``output_dir`` in use.
@@ -70,6 +75,8 @@ def prepare(
         install_plain_errors()
         end_on_sigterm()
         quiet_monai()
+    if rank is not None:
+        say_when_a_process_is_lost()
     arguments = sys.argv if arguments is None else arguments
     check_overrides(arguments)
     paths: dict[str, Any] = {"manifest": manifest, "dataset_dir": dataset_dir, "pretrained_weights": pretrained_weights}
@@ -83,14 +90,16 @@ def prepare(
     if positive and positive.get("val_interval", 1) > positive.get("max_epochs", 1):
         raise InputError("val_interval must not be greater than max_epochs, or no model is ever chosen")
     check.whole("seed", seed, low=0)
-    if paths["output_dir"]:
+    if paths["output_dir"] and not rank:
         lock_output_dir(paths["output_dir"])
     set_determinism(seed=seed)
-    if paths["manifest"] and paths["dataset_dir"]:
+    if paths["manifest"] and paths["dataset_dir"] and not rank:
         phantom.ensure_phantom(paths["manifest"], paths["dataset_dir"])
+    if rank is not None:
+        idist.barrier()
     if paths["manifest"] and positive and {"max_epochs", "batch_size", "image_size"} <= set(positive):
         rows = sum(row["split"] == "train" for row in read_manifest(paths["manifest"]))
-        refuse_batch_of_one(rows, int(positive["batch_size"]), int(positive["image_size"]))
+        refuse_batch_of_one(-(-rows // int(idist.get_world_size())), int(positive["batch_size"]), int(positive["image_size"]))
     if positive and "max_epochs" in positive and not pretrained_weights:
         logger.info("no pretrained_weights: training starts from random weights")
 

@@ -6,7 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
+import numpy as np
 import pandas as pd
+import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 from torch import nn
@@ -78,12 +81,17 @@ class PredictionSaver:
             self.recorder.keep([is_internal(name) for name in columns["set"]])
 
     def save(self, engine: Engine) -> None:
-        """Write the files and show the table."""
-        scored = pd.concat(self.frames, ignore_index=True)
+        """Write the files and show the table; of several processes the first does, with what all have scored."""
+        features = None if self.recorder is None else self.recorder.finish()
+        parts = _of_all_processes((pd.concat(self.frames, ignore_index=True), features))
         self.frames = []
-        if self.recorder is not None:
+        if idist.get_rank() > 0:
+            return
+        scored = pd.concat([frame for frame, _ in parts], ignore_index=True)
+        if features is not None:
+            features = np.concatenate([part for _, part in parts if part.size] or [features])
             kept = scored[scored["set"].map(is_internal)]
-            write_embedding(self.output_dir / "embedding.json", self.recorder.finish(), kept["label"], kept["patient"])
+            write_embedding(self.output_dir / "embedding.json", features, kept["label"], kept["patient"])
         predictions = add_failures(scored, self.dataset.failures)
         if len(predictions) != len(self.dataset.data) + len(self.dataset.failures):
             raise InputError("some rows were neither scored nor failed; let the data loader give every row once (no drop_last)")
@@ -102,3 +110,12 @@ class PredictionSaver:
             for _, line in results.iterrows():
                 self.writer.add_scalar(f"final_auroc/{line['set']}", line["auroc"])
             self.writer.flush()
+
+
+def _of_all_processes(value: Any) -> list[Any]:
+    """``value`` of every process, in the order of their ranks."""
+    if idist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * int(idist.get_world_size())
+    torch.distributed.all_gather_object(values, value)
+    return values

@@ -14,6 +14,7 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import SimpleInferer
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sga_monai.core.errors import InputError, NumericError
 from sga_monai.sga.options import Domain, Terms
@@ -30,6 +31,8 @@ class Step:
     Attributes:
         image: ``[B, C, H, W]``, a plain tensor on the trainer's device.
         label: ``[B]``.
+        network: the trainer's, maybe wrapped in ``DistributedDataParallel``.
+        bare: the network without that wrapper, for gradients of images, which processes do not share.
 
     Raises:
         InputError: when the trainer asks for what this step cannot honor, or an image is outside ``value_range``.
@@ -42,6 +45,7 @@ class Step:
         if len(batch) != 2:
             raise InputError("SGAIteration takes batches of image and label only")
         self.engine, self.batchdata, self.network = engine, batchdata, engine.network
+        self.bare: nn.Module = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         self.image, self.label = (t.as_tensor() if isinstance(t, MetaTensor) else t for t in batch)
         self.output: dict[str, Any] = {}
         self.check_finite(image=self.image)

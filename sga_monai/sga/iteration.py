@@ -129,7 +129,7 @@ class SGAIteration:
         views = None
         if self.objective.kl_weight > 0:  # Steps 1 to 3, which natural training skips.
             with step.autocast(self.precision):
-                views = self.views(step.network, image, step.label, draw)
+                views = self.views(step.bare, image, step.label, draw)
             step.output["epsilon"] = views.epsilon.mean()
             step.check_finite(saliency=views.gradient, perturbation=views.adversarial)
 

@@ -10,6 +10,15 @@ if TYPE_CHECKING:
     from sga_monai.training.best_model import BestModelSaver
     from sga_monai.training.checkpoint import Checkpoints
     from sga_monai.training.curves import LearningCurves
+    from sga_monai.training.distributed import (
+        RankSampler,
+        data_parallel,
+        handlers_of_rank,
+        join_group,
+        local_device,
+        rank_summary_writer,
+        world_size,
+    )
     from sga_monai.training.epochs import EpochSampler, EpochSeeds
     from sga_monai.training.progress import TrainingProgress
     from sga_monai.training.review import ReviewPanel
@@ -27,13 +36,20 @@ __all__ = [
     "EpochSampler",
     "EpochSeeds",
     "LearningCurves",
+    "RankSampler",
     "ReviewPanel",
     "RobustOverfitting",
     "RunRecord",
     "ScalarWriter",
     "TrainingProgress",
+    "data_parallel",
+    "handlers_of_rank",
     "identify",
+    "join_group",
+    "local_device",
     "lr_scheduler",
+    "rank_summary_writer",
+    "world_size",
 ]
 _MODULES = {
     "BatchNormStatistics": "statistics",
@@ -43,12 +59,19 @@ _MODULES = {
     "EpochSampler": "epochs",
     "EpochSeeds": "epochs",
     "LearningCurves": "curves",
+    "RankSampler": "distributed",
     "ReviewPanel": "review",
     "RobustOverfitting": "stopping",
     "RunRecord": "run_record",
     "ScalarWriter": "scalars",
     "TrainingProgress": "progress",
+    "data_parallel": "distributed",
+    "handlers_of_rank": "distributed",
     "identify": "run_record",
+    "join_group": "distributed",
+    "local_device": "distributed",
     "lr_scheduler": "schedule",
+    "rank_summary_writer": "distributed",
+    "world_size": "distributed",
 }
 __getattr__, __dir__ = lazy_index(__name__, _MODULES)

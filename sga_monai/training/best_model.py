@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
@@ -50,6 +51,8 @@ class BestModelSaver:
         if not value > self.best:
             return
         self.best, self.epoch = value, engine.state.epoch
+        if idist.get_rank() > 0:
+            return
         state = {key: tensor.detach().cpu() for key, tensor in self.network.state_dict().items()}
         # By way of memory: torch's own writer would hide that a disk is full.
         buffer = io.BytesIO()

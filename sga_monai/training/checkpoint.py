@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
@@ -208,7 +209,12 @@ class Checkpoints:
             group.update({key: value for key, value in new.items() if key in group and old.get(key) != value})
 
     def save(self, engine: Engine) -> None:
-        """Write the checkpoint of the epoch that is complete."""
+        """Write the checkpoint of the epoch that is complete, in the first process; the others wait until it is on disk."""
+        if idist.get_rank() == 0:
+            self._write(engine)
+        idist.barrier()
+
+    def _write(self, engine: Engine) -> None:
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         state["trainer"] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         best: Any = self.evaluator.state if self.evaluator is not None else None

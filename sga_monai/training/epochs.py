@@ -1,4 +1,4 @@
-"""Every random draw of a training as a function of (seed, epoch), so that a resumed run draws the same."""
+"""Every random draw of a training as a function of (seed, epoch, rank), so that a resumed run draws the same."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sized
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -19,7 +20,10 @@ def epoch_seed(seed: int, epoch: int, stream: int = 0) -> int:
 
 
 class EpochSampler(Sampler[int]):
-    """A random order of the data that depends on (seed, epoch) alone.
+    """A random order of the data that depends on (seed, epoch) alone; of several processes each takes its part of it.
+
+    The n-th mini-batches of all processes are together the n-th of one process with as many images. Where the rows cannot be
+    divided evenly, the first of the order come again at its end.
 
     Args:
         data_source: its length is taken.
@@ -35,11 +39,12 @@ class EpochSampler(Sampler[int]):
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.data_source)
+        return -(-len(self.data_source) // int(idist.get_world_size()))
 
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng(epoch_seed(self.seed, self.epoch, 1))
-        return iter(generator.permutation(len(self.data_source)).tolist())
+        processes, order = int(idist.get_world_size()), generator.permutation(len(self.data_source))
+        return iter(np.resize(order, len(self) * processes)[idist.get_rank() :: processes].tolist())
 
 
 class EpochSeeds:
@@ -64,7 +69,9 @@ class EpochSeeds:
         """Seed everything for ``engine.state.epoch``."""
         epoch = engine.state.epoch
         self.sampler.epoch = epoch
-        seed = epoch_seed(self.seed, epoch)
+        # Stream 1 is the sampler's, and the same in all processes.
+        rank = int(idist.get_rank())
+        seed = epoch_seed(self.seed, epoch, rank + 1 if rank else 0)
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         torch.manual_seed(seed)

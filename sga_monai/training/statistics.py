@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -57,6 +58,8 @@ class BatchNormStatistics:
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer, before the ``ValidationHandler``."""
+        if idist.get_world_size() > 1:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.share)
         if self.active:
             engine.add_event_handler(Events.STARTED, self.start)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -66,11 +69,17 @@ class BatchNormStatistics:
         if engine.state.epoch == 0:
             self(engine)
 
+    def share(self, engine: Engine) -> None:
+        """Give the network of every process the mean of all processes' running statistics."""
+        share_statistics(self.network)
+
     def __call__(self, engine: Engine) -> None:
         """Estimate the statistics of the network as it is."""
         device = next(self.network.parameters()).device
         with self._autocast(device):
             recalibrate(self.network, self._batches(device))
+        # The same images in every process; a GPU may differ in the last bits.
+        share_statistics(self.network)
 
     def _batches(self, device: torch.device) -> Iterator[Tensor]:
         for first in range(0, len(self.chosen), self.batch_size):
@@ -79,3 +88,15 @@ class BatchNormStatistics:
 
     def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def share_statistics(network: nn.Module) -> None:
+    """Average the running statistics over all processes, so that they are equal to the bit; nothing happens in one process."""
+    buffers = [layer.get_buffer(name) for layer in norms(network) for name, value in layer.named_buffers() if value.is_floating_point()]
+    if idist.get_world_size() == 1 or not buffers:
+        return
+    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    torch.distributed.all_reduce(flat)
+    flat /= idist.get_world_size()
+    for buffer, part in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))
