@@ -156,3 +156,19 @@ def test_a_killed_rank_ends_all_and_the_run_goes_on(few, tmp_path):
     states = [load_checkpoint(folder / "checkpoints") for folder in (straight, out)]
     assert all(equal(states[0][part], states[1][part]) for part in ("network", "optimizer", "trainer", "best_model"))
     assert (straight / "predictions.csv").read_text() == (out / "predictions.csv").read_text()
+
+
+@pytest.mark.parametrize(("config", "overlay"), [("train.json", "multi_gpu_train.json"), ("evaluate.json", "multi_gpu_evaluate.json")])
+def test_an_overlay_names_what_is_in_its_configuration(config, overlay):
+    """Steps of ``initialize`` have numbers for ids, so that a new one must move them in the overlay."""
+    base, changes = (json.loads((ROOT / "bundles/sga" / name).read_text()) for name in (config, overlay))
+    targets = {}
+    for key in changes:
+        part, *path = key.split("#")
+        if part != "initialize":
+            continue
+        targets[key] = base[part][int(path[0])]["_target_"]
+    assert {key.split("#")[-1]: target for key, target in targets.items()} == {
+        "rank": "sga_monai.bundle.prepare",
+        "_disabled_": "sga_monai.core.archive_previous_run",
+    }
