@@ -15,6 +15,7 @@ from sga_monai.experiments.tables import set_title
 
 # Okabe and Ito's colors, which the color-blind can tell apart.
 COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a")
+MOST_COLUMNS = 4
 
 
 def svg(records: Sequence[Record]) -> Markup:
@@ -33,7 +34,7 @@ def learning_curves(records: Sequence[Record]) -> Markup | None:
         return None
     names = [name for name in dict.fromkeys(line["set"] for line in cells[0]["curves"]) if name != VALIDATION]
     methods = [method for method in records[0]["method"] if any(cell["method"] == method for cell in cells)]
-    columns, lines = min(len(names), 4), -(-len(names) // 4)
+    columns, lines = _grid(names)
     with figure_style(text=True):
         figure, axes = subplots(lines, columns, size=(2.5 * columns + 1.2, 2.4 * lines), sharey=True)
         for axis, name in zip(axes.flat, names, strict=False):
@@ -53,6 +54,11 @@ def learning_curves(records: Sequence[Record]) -> Markup | None:
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
         return inline_svg(figure)
+
+
+def _grid(names: Sequence[str]) -> tuple[int, int]:
+    """Columns and lines of one panel a set, so that a page shows the figure without shrinking it."""
+    return max(min(len(names), MOST_COLUMNS), 1), max(-(-len(names) // MOST_COLUMNS), 1)
 
 
 def _curves(records: Sequence[Record]) -> Figure:
@@ -85,9 +91,9 @@ def _intervals(records: Sequence[Record]) -> Figure:
     head, means = records[0], [record for record in records if record["kind"] == "mean" and record["set"] != VALIDATION]
     names = list(dict.fromkeys(mean["set"] for mean in means))
     rows = list(dict.fromkeys((mean["method"], mean["condition"]) for mean in means))
-    size = (2.3 * max(len(names), 1) + 1.2, 0.9 + 0.25 * len(rows))
-    figure, axes = subplots(1, max(len(names), 1), size=size, sharey=True)
-    for axis, name in zip(axes[0], names, strict=False):
+    columns, lines = _grid(names)
+    figure, axes = subplots(lines, columns, size=(2.3 * columns + 1.2, (0.9 + 0.25 * len(rows)) * lines), sharey=True)
+    for axis, name in zip(axes.flat, names, strict=False):
         for mean in (mean for mean in means if mean["set"] == name and mean["auroc"]["value"] is not None):
             y = len(rows) - rows.index((mean["method"], mean["condition"]))
             color = COLORS[head["method"].index(mean["method"]) % len(COLORS)]
@@ -98,5 +104,7 @@ def _intervals(records: Sequence[Record]) -> Figure:
             axis.plot(area["value"], y, "o", ms=4, color=color)
         axis.axvline(0.5, color="#dddddd", lw=1, zorder=0)
         axis.set(title=set_title(means, name), xlabel="AUROC", xlim=(-0.02, 1.03))
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
     axes[0][0].set_yticks(range(len(rows), 0, -1), [method if condition == ALL else f"{method}, {condition}" for method, condition in rows])
     return figure
