@@ -22,6 +22,7 @@ from sga_monai.evaluation.predictions import BASELINE_SCORE, FILE, GROUPS, read_
 from sga_monai.evaluation.results import summarize
 from sga_monai.hospital.checks import drift, embedding_distance, shortcut_audit, site_separability
 from sga_monai.hospital.formats import BASELINE, MODEL, REPORT, ROLES, THRESHOLDS
+from sga_monai.hospital.recalibration import local_recalibration
 from sga_monai.hospital.reference import FPR_GRID, read_reference, roc_on_grid
 from sga_monai.hospital.verdict import give_verdict, planning_half_width
 from sga_monai.model.networks import find_architecture
@@ -83,6 +84,7 @@ def make_report(output_dir: str | Path, prevalence: float | None = None) -> dict
         "shortcut_audit": shortcut_audit(scored),
         "planning": {"half_width_at_0.8": planning_half_width(summary)},
     }
+    report["recalibration"] = local_recalibration(scored, report["models"][MODEL])
     report["verdict"] = give_verdict(report)
     report = plain(report)
     write_json(out / "report.json", report, sort_keys=True)

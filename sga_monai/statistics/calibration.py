@@ -70,16 +70,63 @@ def assess_calibration(
     """
     p, y = np.clip(np.asarray(probability, dtype=np.float64), CLIP, 1 - CLIP), np.asarray(label, dtype=np.float64)
     patient = np.arange(len(y)) if patient is None else np.asarray(patient)
-    x = logit(p)
-    ones = np.ones_like(x)
-    slope = _coefficient(np.stack([ones, x], axis=1), y, np.zeros_like(x), patient, 1)
-    intercept = _coefficient(ones[:, None], y, x, patient, 0)
+    slope, intercept = calibration_line(p, y, patient)
     squared = (p - y) ** 2
     brier = cluster_bootstrap(lambda w: float(np.average(squared, weights=w)), patient, n_samples)
     ece = cluster_bootstrap(lambda w: expected_calibration_error(np.repeat(p, w), np.repeat(y, w), n_bins), patient, n_samples)
     rows = [i for i in np.array_split(np.argsort(p, kind="stable"), n_bins) if len(i)]
     bins = [Bin(float(p[i].mean()), share(y[i] == 1, patient[i]), len(i), len(np.unique(patient[i]))) for i in rows]
     return Calibration(slope, intercept, brier, ece, bins)
+
+
+def calibration_line(probability: ArrayLike, label: ArrayLike, patient: ArrayLike) -> tuple[Estimate, Estimate]:
+    """Slope and intercept in the large (with slope 1) of ``Calibration``, and no bootstrap: what a small part of a cohort needs.
+
+    Args:
+        probability: ``[N]``; clipped to [1e-6, 1 - 1e-6].
+        label: ``[N]``, 0 or 1.
+        patient: ``[N]``, any keys.
+    """
+    x, y, patient = log_odds(probability), np.asarray(label, dtype=np.float64), np.asarray(patient)
+    ones = np.ones_like(x)
+    slope = logistic_estimate(np.stack([ones, x], axis=1), y, np.zeros_like(x), patient, 1)
+    return slope, logistic_estimate(ones[:, None], y, x, patient, 0)
+
+
+def log_odds(probability: ArrayLike) -> NDArray[np.float64]:
+    """Logit of probabilities ``[N]``, clipped to [1e-6, 1 - 1e-6] so that it is finite."""
+    clipped: NDArray[np.float64] = logit(np.clip(np.asarray(probability, dtype=np.float64), CLIP, 1 - CLIP))
+    return clipped
+
+
+def observed_to_expected(probability: ArrayLike, label: ArrayLike, patient: ArrayLike | None = None) -> Estimate:
+    """Number of positives over the sum of probabilities, O:E; 1 is right, above 1 is too low a probability.
+
+    The interval is on the logarithmic scale (Debray et al., BMJ 356, 2017, i6460), with the variance of a ratio of two sums over
+    patients, linearized: both the labels and the probabilities vary between patients.
+
+    Args:
+        probability: ``[N]``.
+        label: ``[N]``, 0 or 1.
+        patient: ``[N]``, any keys; each image its own patient when ``None``.
+
+    Returns:
+        Ends are NaN with one patient or without a positive; all is NaN without an image.
+
+    Example:
+        >>> round(observed_to_expected([0.2, 0.3, 0.5, 0.6], [0, 0, 1, 1]).value, 2)
+        1.25
+    """
+    p, y = np.asarray(probability, dtype=np.float64), np.asarray(label, dtype=np.float64)
+    keys, cluster = np.unique(np.arange(len(y)) if patient is None else np.asarray(patient), return_inverse=True)
+    observed, expected = float(y.sum()), float(p.sum())
+    if not expected > 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    if len(keys) < 2 or observed == 0:
+        return Estimate(observed / expected, math.nan, math.nan)
+    influence = np.bincount(cluster, y / observed - p / expected, len(keys))
+    half = float(norm.ppf(0.975)) * math.sqrt(len(keys) / (len(keys) - 1) * float((influence**2).sum()))
+    return Estimate(observed / expected, observed / expected * math.exp(-half), observed / expected * math.exp(half))
 
 
 def expected_calibration_error(probability: ArrayLike, label: ArrayLike, n_bins: int = 10) -> float:
@@ -124,28 +171,43 @@ def fit_temperature(score: ArrayLike, label: ArrayLike) -> float:
     return 1.0 / float(brentq(slope, 0.0, high, xtol=1e-14 * high, rtol=1e-12))
 
 
-def _coefficient(
-    design: NDArray[np.float64], y: NDArray[np.float64], offset: NDArray[np.float64], patient: NDArray[np.generic], which: int
-) -> Estimate:
-    """One coefficient of a logistic regression by iteratively reweighted least squares, with a clustered variance."""
-    nothing = Estimate(math.nan, math.nan, math.nan)
+def logistic_coefficients(design: NDArray[np.float64], y: NDArray[np.float64], offset: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Maximum-likelihood coefficients ``[K]`` of a logistic regression by iteratively reweighted least squares.
+
+    Args:
+        design: ``[N, K]``.
+        y: ``[N]``, 0 or 1.
+        offset: ``[N]``, added to the linear predictor with a coefficient of 1.
+
+    Returns:
+        ``None`` where there are none: one class only, separated classes, or columns that are the same to rounding.
+    """
     if len(np.unique(y)) < 2:
-        return nothing
+        return None
     beta = np.zeros(design.shape[1])
     for _ in range(100):
         mean = expit(design @ beta + offset)
         information = design.T @ (design * (mean * (1 - mean))[:, None])
         if not np.linalg.cond(information) < 1e13:
-            return nothing
+            return None
         step = np.linalg.solve(information, design.T @ (y - mean))
         # Where nearly all probabilities are saturated a full Newton step overshoots.
         beta += np.clip(step, -2.0, 2.0)
         # Separated classes have no finite coefficient.
         if not np.isfinite(beta).all() or abs(beta).max() > 1e4:
-            return nothing
+            return None
         if abs(step).max() < 1e-10:
-            break
-    else:
+            return beta
+    return None
+
+
+def logistic_estimate(
+    design: NDArray[np.float64], y: NDArray[np.float64], offset: NDArray[np.float64], patient: NDArray[np.generic], which: int
+) -> Estimate:
+    """One of ``logistic_coefficients`` with an interval from a sandwich variance clustered by patient."""
+    nothing = Estimate(math.nan, math.nan, math.nan)
+    beta = logistic_coefficients(design, y, offset)
+    if beta is None:
         return nothing
     mean = expit(design @ beta + offset)
     bread = np.linalg.inv(design.T @ (design * (mean * (1 - mean))[:, None]))
