@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 EXIT_SOME_ROWS_FAILED = 2
+EXIT_ALARM = 2
 EXIT_INPUT_REFUSED = 3
 EXIT_DISK = 4
 EXIT_NUMERIC = 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # The field "schema" of each file. Schema 1 named the models after their methods; it is refused.
-REFERENCE, REPORT, RELEASE, POOLED = (f"sga_monai {name} 2" for name in ("reference", "report", "release", "pooled"))
+REFERENCE, REPORT, RELEASE, POOLED, MONITOR = (f"sga_monai {name} 2" for name in ("reference", "report", "release", "pooled", "monitor"))
 # Keys of "models" in all of them: the model that is validated and, where there is one, what it is compared with.
 MODEL, BASELINE = ROLES = ("model", "baseline")
 # Threshold probabilities of the decision curve that every site shows.

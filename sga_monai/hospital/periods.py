@@ -1,0 +1,104 @@
+"""The periods of a site's evaluations: several evaluations, or one whose manifest has a ``period``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sga_monai.core.errors import InputError
+from sga_monai.evaluation.predictions import FILE, read_predictions
+
+
+@dataclass(frozen=True)
+class Period:
+    """The rows of one period.
+
+    Attributes:
+        name: shown; never a folder's name, which may name a person.
+        rows: of ``predictions.csv``.
+        failure_limit: share of failed images above which the period has no figures.
+    """
+
+    name: str
+    rows: pd.DataFrame
+    failure_limit: float
+
+    def scored(self) -> pd.DataFrame:
+        """The rows with a score; none where too many failed."""
+        scored = self.rows[self.rows["score"].notna()]
+        return scored if self.reportable() else scored.iloc[:0]
+
+    def reportable(self) -> bool:
+        """Whether few enough images failed; one may, however small the period."""
+        return int(self.rows["score"].isna().sum()) <= max(1, self.failure_limit * len(self.rows))
+
+    def fewest_patients(self) -> int:
+        """Patients of the class that has fewer."""
+        scored = self.scored()
+        return min(int(scored.loc[scored["label"] == label, "patient"].nunique()) for label in (0, 1))
+
+
+def read_periods(evaluations: Sequence[str | Path]) -> tuple[list[Period], list[dict[str, Any]], list[str]]:
+    """The periods in the order of time, what ran, and what a reader should know.
+
+    Args:
+        evaluations: see ``make_monitor``.
+
+    Returns:
+        Periods, the ``run.json`` of each evaluation, and notes.
+
+    Raises:
+        InputError: see ``make_monitor``.
+    """
+    read = [_read(Path(folder), number) for number, folder in enumerate(evaluations, 1)]
+    runs = [run for run, _ in read]
+    if len({run["bundle"]["sha256sums"] for run in runs}) > 1:
+        raise InputError("the evaluations are of different bundles; monitor one model at a time")
+    if len({run["manifest_sha256"] for run in runs}) < len(runs):
+        raise InputError("two evaluations are of the same manifest; give each period once")
+    periods, notes = _by_column(*read[0]) if len(read) == 1 else (_by_evaluation(read), [])
+    if len({json.dumps(run["software"], sort_keys=True) for run in runs}) > 1:
+        notes.append("The evaluations were made with different versions of the software: run sga-monai selftest with each.")
+    return periods, runs, notes
+
+
+def _read(folder: Path, number: int) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What ran and the predictions of the evaluation that was given as number so and so."""
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
+        predictions = read_predictions(folder / FILE)
+    except (OSError, ValueError):
+        raise InputError(f"folder {number} holds no evaluation; run sga-monai evaluate first") from None
+    if run.get("finished") is None:
+        raise InputError(f"the evaluation in folder {number} is not finished; give its command again")
+    return run, predictions
+
+
+def _by_column(run: Mapping[str, Any], rows: pd.DataFrame) -> tuple[list[Period], list[str]]:
+    known = rows["period"].notna() if "period" in rows else np.zeros(len(rows), dtype=bool)
+    names = sorted(rows.loc[known, "period"].unique()) if known.any() else []
+    if len(names) < 2:
+        raise InputError("one evaluation needs two values of period in its manifest; fill it in, or give several evaluations")
+    missing = int((~known).sum())
+    notes = [f"{missing} images have no period and are in no figure."] if missing else []
+    return [Period(name, rows[rows["period"] == name], run["failure_limit"]) for name in names], notes
+
+
+def _by_evaluation(read: Sequence[tuple[Mapping[str, Any], pd.DataFrame]]) -> list[Period]:
+    spans = []
+    for _, rows in read:
+        known = sorted(rows["period"].dropna().unique()) if "period" in rows else []
+        spans.append((known[0], known[-1]) if known else None)
+    dated = [span for span in spans if span is not None]
+    if len(dated) == len(spans) and [span[0] for span in dated] != sorted(span[0] for span in dated):
+        raise InputError("the evaluations are not in the order of time; give the earliest first")
+    names = [a if a == b else f"{a}-{b}" for a, b in dated]
+    if len(set(names)) < len(spans):
+        names = [f"evaluation {number}" for number in range(1, len(spans) + 1)]
+    return [Period(name, rows, run["failure_limit"]) for name, (run, rows) in zip(names, read, strict=True)]
