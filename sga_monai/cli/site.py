@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, REASONS, InputError
+from sga_monai.core.errors import EXIT_ALARM, EXIT_SOME_ROWS_FAILED, REASONS, InputError
 
 app = typer.Typer()
 
@@ -140,6 +140,35 @@ def report(
     for note in verdict["notes"]:
         typer.echo(f"- {note}")
     typer.echo(f"wrote {page.name} and report.json")
+
+
+@app.command()
+def monitor(
+    evaluations: Annotated[
+        list[Path], typer.Argument(help="Folders of `sga-monai evaluate`, the earliest first; or one, split by period.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of monitor.html and monitor.json; it stays at the site.")],
+    run_length: Annotated[float, typer.Option(help="Unchanged, a false alarm is raised once in so many periods on average.")] = 200,
+) -> None:
+    """Compare periods at this site, and say with exit code 2 when something has changed."""
+    from sga_monai.core.display import estimate_text
+    from sga_monai.hospital.monitor import CHARTS, make_monitor
+    from sga_monai.hospital.monitor_page import write_monitor_page
+
+    content = make_monitor(evaluations, out, run_length)
+    page = write_monitor_page(content, out)
+    table = Table("period", "images", "n+", "AUROC", "alert rate", "O:E", "changed")
+    for line in content["periods"]:
+        figures = (line["auroc"], line["alert_rate"], line["observed_to_expected"])
+        changed = ", ".join(CHARTS[name] for name, point in line["chart"].items() if point["alarm"])
+        table.add_row(line["period"], str(line["images"]), str(line["positive_images"]), *map(estimate_text, figures), changed)
+    Console().print(table)
+    typer.echo(f"{content['status']['code']}: {content['status']['text']}")
+    for note in content["notes"]:
+        typer.echo(f"- {note}")
+    typer.echo(f"wrote {page.name} and monitor.json")
+    if content["status"]["code"] != "no alarm":
+        raise typer.Exit(EXIT_ALARM)
 
 
 @app.command()

@@ -9,6 +9,8 @@ from sga_monai.core.lazy import lazy_index
 if TYPE_CHECKING:
     from sga_monai.hospital.evaluate import evaluate_bundle, selftest_bundle
     from sga_monai.hospital.html import write_html
+    from sga_monai.hospital.monitor import make_monitor
+    from sga_monai.hospital.monitor_page import write_monitor_page
     from sga_monai.hospital.package import package_bundle
     from sga_monai.hospital.pool import pool_releases
     from sga_monai.hospital.release import make_release
@@ -21,6 +23,7 @@ __all__ = [
     "Validation",
     "evaluate_bundle",
     "lint_bundle",
+    "make_monitor",
     "make_release",
     "make_report",
     "package_bundle",
@@ -29,12 +32,14 @@ __all__ = [
     "verify_bundle",
     "verify_signature",
     "write_html",
+    "write_monitor_page",
 ]
 _MODULES = {
     "Site": "validate",
     "Validation": "validate",
     "evaluate_bundle": "evaluate",
     "lint_bundle": "verify",
+    "make_monitor": "monitor",
     "make_release": "release",
     "make_report": "report",
     "package_bundle": "package",
@@ -43,5 +48,6 @@ _MODULES = {
     "verify_bundle": "verify",
     "verify_signature": "verify",
     "write_html": "html",
+    "write_monitor_page": "monitor_page",
 }
 __getattr__, __dir__ = lazy_index(__name__, _MODULES)

@@ -8,11 +8,13 @@ from sga_monai.core.lazy import lazy_index
 
 if TYPE_CHECKING:
     from sga_monai.statistics.calibration import assess_calibration, fit_temperature
+    from sga_monai.statistics.control_charts import chart, ewma_limit
     from sga_monai.statistics.decisions import net_benefit, operating_point, predictive_values, youden_threshold
     from sga_monai.statistics.discrimination import auroc, auroc_difference, average_precision, paired_difference
     from sga_monai.statistics.estimates import Estimate, cluster_bootstrap
     from sga_monai.statistics.pooling import pool_aurocs
     from sga_monai.statistics.probes import metadata_auroc, site_probe
+    from sga_monai.statistics.recalibration import recalibrate
     from sga_monai.statistics.seeds import holm, mean_auroc, mean_difference
     from sga_monai.statistics.separability import site_auroc, site_scores, source_profile
     from sga_monai.statistics.shortcuts import frame_only_auroc, thumbnail_auroc
@@ -23,7 +25,9 @@ __all__ = [
     "auroc",
     "auroc_difference",
     "average_precision",
+    "chart",
     "cluster_bootstrap",
+    "ewma_limit",
     "fit_temperature",
     "frame_only_auroc",
     "holm",
@@ -35,6 +39,7 @@ __all__ = [
     "paired_difference",
     "pool_aurocs",
     "predictive_values",
+    "recalibrate",
     "site_auroc",
     "site_probe",
     "site_scores",
@@ -48,7 +53,9 @@ _MODULES = {
     "auroc": "discrimination",
     "auroc_difference": "discrimination",
     "average_precision": "discrimination",
+    "chart": "control_charts",
     "cluster_bootstrap": "estimates",
+    "ewma_limit": "control_charts",
     "fit_temperature": "calibration",
     "frame_only_auroc": "shortcuts",
     "holm": "seeds",
@@ -60,6 +67,7 @@ _MODULES = {
     "paired_difference": "discrimination",
     "pool_aurocs": "pooling",
     "predictive_values": "decisions",
+    "recalibrate": "recalibration",
     "site_auroc": "separability",
     "site_probe": "probes",
     "site_scores": "separability",

@@ -44,16 +44,16 @@ def mean_summary(values: ArrayLike, stratum: ArrayLike, patient: ArrayLike, shar
         if people < 2:
             return NOT_ESTIMABLE
         mean = float(values[chosen].mean())
-        part = np.bincount(cluster[chosen], share * (values[chosen] - mean) / n, len(keys))
+        part = np.bincount(cluster[chosen], share * (values[chosen] - mean) / n, len(keys)) * math.sqrt(people / (people - 1))
         influence += part
         value, inverse = value + share * mean, inverse + share**2 / n
-        variances.append(people / (people - 1) * float((part**2).sum()))
+        variances.append(float((part**2).sum()))
         degrees.append(people - 1)
     # Residuals of equal values may sum to a rounding error instead of zero.
     if np.abs(influence).max() <= 1e-12 * np.abs(values).max():
         return NOT_ESTIMABLE
     # Patients with images of several strata are in the variance together, and apart in the degrees of freedom (Satterthwaite's).
-    variance = len(keys) / (len(keys) - 1) * float((influence**2).sum())
+    variance = float((influence**2).sum())
     freedom = sum(variances) ** 2 / sum(part**2 / number for part, number in zip(variances, degrees, strict=True))
     return Summary(value, variance, freedom, 1 / inverse)
 

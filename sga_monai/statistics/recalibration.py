@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
-from sklearn.model_selection import StratifiedGroupKFold
 
 from sga_monai.statistics.calibration import log_odds, logistic_coefficients, logistic_estimate
 from sga_monai.statistics.estimates import Estimate
@@ -30,10 +29,11 @@ class Recalibration:
 
 
 def recalibrate(probability: ArrayLike, label: ArrayLike, patient: ArrayLike) -> Recalibration | None:
-    """Logistic recalibration (Cox, Biometrika 45, 1958), cross-fitted by patient in five folds stratified by label.
+    """Logistic recalibration (Cox, Biometrika 45, 1958), cross-fitted by patient in five folds.
 
     Fitted and judged on the same images, a slope of 1 and an intercept of 0 would be found whatever the model. Here each fold's
-    images are recalibrated by what the other folds' patients say.
+    images are recalibrated by what the other folds' patients say. Folds are drawn without regard to the label: with the same share
+    of positives in each, the others would give away that of the fold.
 
     Args:
         probability: ``[N]``; clipped to [1e-6, 1 - 1e-6].
@@ -48,10 +48,18 @@ def recalibrate(probability: ArrayLike, label: ArrayLike, patient: ArrayLike) ->
         return None
     design, offset = np.stack([np.ones_like(x), x], axis=1), np.zeros_like(x)
     crossed = np.empty_like(x)
-    for fitted, held_out in StratifiedGroupKFold(FOLDS).split(design, y, patient):
-        beta = logistic_coefficients(design[fitted], y[fitted], offset[fitted])
+    fold = patient_folds(patient)
+    for held_out in (fold == number for number in range(FOLDS)):
+        beta = logistic_coefficients(design[~held_out], y[~held_out], offset[~held_out])
         if beta is None:
             return None
         crossed[held_out] = expit(design[held_out] @ beta)
     intercept, slope = (logistic_estimate(design, y, offset, patient, which) for which in (0, 1))
     return Recalibration(intercept, slope, crossed)
+
+
+def patient_folds(patient: ArrayLike) -> NDArray[np.int64]:
+    """0 to 4 for each image, ``[N]``: the patients in five folds of nearly equal numbers, the same each time."""
+    keys, index = np.unique(np.asarray(patient), return_inverse=True)
+    fold: NDArray[np.int64] = (np.random.default_rng(0).permutation(len(keys)) % FOLDS)[index]
+    return fold
