@@ -18,7 +18,7 @@ from sga_monai.hospital.monitor import CHARTS
 
 COLUMNS = 3
 # More names would run into each other below a chart.
-MOST_NAMES = 6
+MOST_NAMES = 5
 
 
 def write_monitor_page(content: Mapping[str, Any], out: str | Path) -> Path:
@@ -68,6 +68,8 @@ def draw_charts(content: Mapping[str, Any]) -> Figure:
             axis.plot([x for x, _ in chosen], [y for _, y in chosen], marker, color=color, ms=size, ls="none", zorder=3)
         axis.set(title=CHARTS[name], xlim=(-0.5, len(periods) - 0.5), ylim=(-1.12 * highest, 1.12 * highest))
         axis.set_xticks(range(0, len(periods), step), [line["period"] for line in periods[::step]])
+    # Room between the last name of a chart and the first of the next.
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr]
     for axis in axes[:, 0]:
         axis.set_ylabel("EWMA, in its own SD")
     return figure

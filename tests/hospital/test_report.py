@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from sga_monai.core.display import p_text
+from sga_monai.core.display import estimate_text, p_text
 from sga_monai.core.errors import InputError
 from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION
 from sga_monai.hospital.html import FIGURES, write_html
@@ -205,3 +205,19 @@ def test_a_temperature_that_cannot_be_fitted_is_refused_and_names_the_option():
     inside = predictions({VALIDATION: 40, INTERNAL: 40}, 2.0, 1.0)
     with pytest.raises(InputError, match=r"the model's temperature cannot be fitted.*leave out --fit-temperature"):
         reference_of(inside.assign(score=inside["label"] * 2.0 - 1), True)
+
+
+def test_recalibration_is_beside_the_locked_figures_and_never_released(evaluation):
+    out = evaluation(baseline=False)
+    report = make_report(out)
+    page, again = text_of(write_html(report, out)), report["recalibration"]
+    for key, digits in (("slope", 2), ("intercept", 2), ("brier", 3), ("ece", 3), ("observed_to_expected", 2)):
+        for side in ("locked", "recalibrated"):
+            assert estimate_text(again[side][key], digits) in page[page.index("(exploratory)") :]
+        if key in report["models"]["model"]["calibration"]:
+            assert again["locked"][key] == report["models"]["model"]["calibration"][key]
+    release = make_release(out, out / "release.json")
+    without = report | {"recalibration": None}
+    (out / "report.json").write_text(json.dumps(without))
+    assert make_release(out, out / "release.json") == release
+    assert "(exploratory)" not in text_of(write_html(without, out))

@@ -104,11 +104,11 @@ def test_the_second_period_is_compared_by_welchs_test(n: tuple[int, int]) -> Non
 def test_differences_of_unequal_periods_are_independent_and_standard() -> None:
     rng, sizes = np.random.default_rng(1), (20, 200, 50, 50, 400, 10)
     deviates = []
-    for _ in range(1000):
+    for _ in range(500):
         summaries = [Summary(5 + rng.normal() / math.sqrt(n), 1 / n, 1e9, n) for n in sizes]
         deviates.append([z_score(summaries[i], summaries[:i]) for i in range(1, len(sizes))])
     # Four standard errors of a correlation.
-    assert np.cov(np.transpose(deviates)) == pytest.approx(np.eye(5), abs=4 * math.sqrt(2 / 1000))
+    assert np.cov(np.transpose(deviates)) == pytest.approx(np.eye(5), abs=4 * math.sqrt(2 / 500))
 
 
 def test_a_change_that_stays_keeps_its_alarm_and_does_not_become_normal() -> None:
