@@ -69,7 +69,7 @@ def draw_charts(content: Mapping[str, Any]) -> Figure:
         axis.set(title=CHARTS[name], xlim=(-0.5, len(periods) - 0.5), ylim=(-1.12 * highest, 1.12 * highest))
         axis.set_xticks(range(0, len(periods), step), [line["period"] for line in periods[::step]])
     # Room between the last name of a chart and the first of the next.
-    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr]
+    figure.set_layout_engine("constrained", wspace=0.06)
     for axis in axes[:, 0]:
         axis.set_ylabel("EWMA, in its own SD")
     return figure

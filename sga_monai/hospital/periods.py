@@ -14,6 +14,9 @@ import pandas as pd
 from sga_monai.core.errors import InputError
 from sga_monai.evaluation.predictions import FILE, read_predictions
 
+# Share of patients in several periods above which the reader is told.
+MANY_RETURN = 0.1
+
 
 @dataclass(frozen=True)
 class Period:
@@ -65,7 +68,19 @@ def read_periods(evaluations: Sequence[str | Path]) -> tuple[list[Period], list[
     periods, notes = _by_column(*read[0]) if len(read) == 1 else (_by_evaluation(read), [])
     if len({json.dumps(run["software"], sort_keys=True) for run in runs}) > 1:
         notes.append("The evaluations were made with different versions of the software: run sga-monai selftest with each.")
+    # Without a site key patients are numbers, which mean others in another evaluation.
+    if len(read) == 1 or not any(pd.api.types.is_numeric_dtype(rows["patient"]) for _, rows in read):
+        notes += _returning(periods)
     return periods, runs, notes
+
+
+def _returning(periods: Sequence[Period]) -> list[str]:
+    """A sentence where many patients are in several periods, which makes periods alike and then suddenly different."""
+    times = pd.concat([pd.Series(period.rows["patient"].unique()) for period in periods]).value_counts()
+    share = float((times > 1).mean())
+    if share <= MANY_RETURN:
+        return []
+    return [f"{share:.0%} of the patients are in more than one period: false alarms are more frequent than stated."]
 
 
 def _read(folder: Path, number: int) -> tuple[dict[str, Any], pd.DataFrame]:

@@ -222,15 +222,28 @@ def test_what_cannot_be_compared_is_refused(evaluation, tmp_path) -> None:
     assert not (tmp_path / "out").exists()
     third = evaluation("c", images(4).assign(period="2021H1"), software={"torch": "3"})
     content = make_monitor([first, second, third], tmp_path / "out")
+    returning = "100% of the patients are in more than one period: false alarms are more frequent than stated."
+    assert content["notes"].pop() == returning
     assert [line["period"] for line in content["periods"]] == ["evaluation 1", "evaluation 2", "evaluation 3"]
     assert content["notes"] == ["The evaluations were made with different versions of the software: run sga-monai selftest with each."]
 
 
 def test_rows_without_a_period_are_counted(evaluation, tmp_path) -> None:
-    rows = pd.concat([images(i).assign(period=period) for i, period in enumerate(("2020", "2021", None))], ignore_index=True)
+    frames = [images(i).assign(period=period) for i, period in enumerate(("2020", "2021", None))]
+    rows = pd.concat([frame.assign(patient=frame["patient"] + 90 * i) for i, frame in enumerate(frames)], ignore_index=True)
     content = make_monitor([evaluation("x", rows)], tmp_path / "out")
     assert content["notes"] == ["200 images have no period and are in no figure."]
     assert [line["images"] for line in content["periods"]] == [200, 200]
+
+
+def test_patients_who_come_again_are_counted(evaluation, tmp_path) -> None:
+    for shared, expected in (
+        (10, []),
+        (30, ["18% of the patients are in more than one period: false alarms are more frequent than stated."]),
+    ):
+        frames = [images(i).assign(period=f"202{i}") for i in range(2)]
+        rows = pd.concat([frame.assign(patient=frame["patient"] + (100 - shared) * i) for i, frame in enumerate(frames)])
+        assert make_monitor([evaluation(f"r{shared}", rows)], tmp_path / "out")["notes"] == expected
 
 
 def test_charts_show_every_point_and_the_alarms_in_red() -> None:
