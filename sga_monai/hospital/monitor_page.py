@@ -55,6 +55,8 @@ def draw_charts(content: Mapping[str, Any]) -> Figure:
     points = {name: [line["chart"][name] for line in periods] for name in control["charts"]}
     highest = max([limit, *(abs(point["ewma"]) for line in points.values() for point in line if point["ewma"] is not None)])
     step = math.ceil(len(periods) / MOST_NAMES)
+    longest = max(len(line["period"]) for line in periods)
+    slant: dict[str, Any] = {"rotation": 30, "ha": "right"} if longest > len("2021H1") else {}
     for axis in axes.flat[len(points) :]:
         axis.set_visible(False)
     for axis, (name, line) in zip(axes.flat, points.items(), strict=False):
@@ -67,7 +69,7 @@ def draw_charts(content: Mapping[str, Any]) -> Figure:
             chosen = [(x, y) for x, y, raised in shown if raised == alarm]
             axis.plot([x for x, _ in chosen], [y for _, y in chosen], marker, color=color, ms=size, ls="none", zorder=3)
         axis.set(title=CHARTS[name], xlim=(-0.5, len(periods) - 0.5), ylim=(-1.12 * highest, 1.12 * highest))
-        axis.set_xticks(range(0, len(periods), step), [line["period"] for line in periods[::step]])
+        axis.set_xticks(range(0, len(periods), step), [line["period"] for line in periods[::step]], **slant)
     # Room between the last name of a chart and the first of the next.
     figure.set_layout_engine("constrained", wspace=0.06)
     for axis in axes[:, 0]:
