@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.special import expit
 
 from sga_monai.statistics.calibration import assess_calibration, observed_to_expected
-from sga_monai.statistics.recalibration import recalibrate
+from sga_monai.statistics.logistic_recalibration import recalibrate
 
 
 def local_recalibration(scored: pd.DataFrame, model: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from sga_monai.statistics.decisions import net_benefit, operating_point, predictive_values, youden_threshold
     from sga_monai.statistics.discrimination import auroc, auroc_difference, average_precision, paired_difference
     from sga_monai.statistics.estimates import Estimate, cluster_bootstrap
+    from sga_monai.statistics.logistic_recalibration import recalibrate
     from sga_monai.statistics.pooling import pool_aurocs
     from sga_monai.statistics.probes import metadata_auroc, site_probe
-    from sga_monai.statistics.recalibration import recalibrate
     from sga_monai.statistics.seeds import holm, mean_auroc, mean_difference
     from sga_monai.statistics.separability import site_auroc, site_scores, source_profile
     from sga_monai.statistics.shortcuts import frame_only_auroc, thumbnail_auroc
@@ -67,7 +67,7 @@ _MODULES = {
     "paired_difference": "discrimination",
     "pool_aurocs": "pooling",
     "predictive_values": "decisions",
-    "recalibrate": "recalibration",
+    "recalibrate": "logistic_recalibration",
     "site_auroc": "separability",
     "site_probe": "probes",
     "site_scores": "separability",

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from sga_monai.hospital.recalibration import local_recalibration
 from sga_monai.statistics.calibration import assess_calibration
-from sga_monai.statistics.recalibration import recalibrate
+from sga_monai.statistics.logistic_recalibration import recalibrate
 
 TEMPERATURE = 2.0
 

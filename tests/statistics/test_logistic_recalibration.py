@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 
 from sga_monai.statistics.calibration import assess_calibration, calibration_line, observed_to_expected
 from sga_monai.statistics.estimates import cluster_bootstrap
-from sga_monai.statistics.recalibration import patient_folds, recalibrate
+from sga_monai.statistics.logistic_recalibration import patient_folds, recalibrate
 
 
 def cohort(patients: int, intercept: float, slope: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
