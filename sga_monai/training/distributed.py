@@ -50,6 +50,11 @@ def join_group(device: torch.device) -> int:
     return rank
 
 
+def leave_group() -> None:
+    """Leave the group of processes at the end of a run."""
+    idist.finalize()
+
+
 def world_size(rank: int) -> int:  # noqa: ARG001
     """Number of processes; ``rank``, of ``join_group``, makes sure that they have joined."""
     return int(idist.get_world_size())
