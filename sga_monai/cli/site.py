@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,13 +25,14 @@ def validate(
     public_key: Annotated[Path | None, typer.Option(help="The sender's public key, which came by another way.")] = None,
     site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`; default OUT/site.key, made when absent.")] = None,
     num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
+    protocol: Annotated[Path | None, typer.Option(help="File of `sga-monai protocol`, written before the results.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read headers only; say what would be done and how long it takes.")] = False,
 ) -> None:
     """Do the whole external validation, up to the report: verify, manifest, check, evaluate, report. Goes on after a stop."""
     from sga_monai.cli.manifest import show_listing
     from sga_monai.hospital.validate import STEPS, Site, Validation
 
-    given = Site(bundle, images, labels, site, out, prevalence, public_key, site_key, num_workers)
+    given = Site(bundle, images, labels, site, out, prevalence, public_key, site_key, num_workers, protocol)
     validation = Validation(given)
     for number, (name, what) in enumerate(STEPS, 1):
         typer.echo(f"{number}. {name}: {what}")
@@ -111,12 +112,14 @@ def evaluate(
     site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`.")] = None,
     failure_limit: Annotated[float, typer.Option(help="Share of failed images above which there is no headline figure.")] = 0.01,
     num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
+    protocol: Annotated[Path | None, typer.Option(help="File of `sga-monai protocol`; its hash and a copy are kept.")] = None,
 ) -> None:
     """Score a site's images with a bundle: offline, and without running anything of the bundle."""
     from sga_monai.evaluation.results import render, summarize
     from sga_monai.hospital.evaluate import evaluate_bundle
 
-    predictions = evaluate_bundle(bundle, manifest, dataset_dir, output_dir, public_key, site_key, failure_limit, num_workers)
+    given = (bundle, manifest, dataset_dir, output_dir, public_key, site_key, failure_limit, num_workers)
+    predictions = evaluate_bundle(*given, protocol=protocol)
     failed = int(predictions["score"].isna().sum())
     typer.echo(render(summarize(predictions, failure_limit=failure_limit)))
     typer.echo(f"{len(predictions)} rows: {len(predictions) - failed} scored, {failed} failed. Next: sga-monai report")
@@ -126,14 +129,34 @@ def evaluate(
 
 @app.command()
 def report(
-    output_dir: Annotated[Path, typer.Argument(help="Folder of `sga-monai evaluate`.")],
+    output_dir: Annotated[
+        Path | None, typer.Argument(help="Folder of `sga-monai evaluate`; with --scores the folder of the report, default `report`.")
+    ] = None,
     prevalence: Annotated[float | None, typer.Option(help="Of the population, for PPV, NPV and net benefit.")] = None,
+    protocol: Annotated[Path | None, typer.Option(help="File of `sga-monai protocol`; default the one that was evaluated with.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="Table of any model: label, patient, score or probability; no images.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="With --scores: positive from this score, or probability, on.")] = None,
+    name: Annotated[str | None, typer.Option(help="With --scores: of the model.")] = None,
+    failure_limit: Annotated[float | None, typer.Option(help="With --scores: share without a score; default 0.01.")] = None,
 ) -> None:
-    """Write report.html and report.json for the hospital."""
+    """Write report.html and report.json for the hospital: of an evaluation, or of a table of scores."""
     from sga_monai.hospital.html import write_html
-    from sga_monai.hospital.report import make_report
 
-    figures = make_report(output_dir, prevalence)
+    if scores is not None:
+        from sga_monai.hospital.scores import ScoresReport, report_scores
+
+        chosen: dict[str, Any] = {key: value for key, value in {"name": name, "failure_limit": failure_limit}.items() if value is not None}
+        options = ScoresReport(prevalence=prevalence, threshold=threshold, protocol=protocol, **chosen)
+        output_dir = output_dir or Path("report")
+        figures = report_scores(scores, output_dir, options)
+    else:
+        from sga_monai.hospital.report import make_report
+
+        if output_dir is None:
+            raise InputError("give the folder of sga-monai evaluate, or a table with --scores")
+        if (threshold, name, failure_limit) != (None, None, None):
+            raise InputError("--threshold, --name and --failure-limit belong to --scores; those of an evaluation are locked")
+        figures = make_report(output_dir, prevalence, protocol)
     page = write_html(figures, output_dir)
     verdict = figures["verdict"]
     typer.echo(f"{verdict['code']}: {verdict['text']}")
@@ -169,6 +192,37 @@ def monitor(
     typer.echo(f"wrote {page.name} and monitor.json")
     if content["status"]["code"] != "no alarm":
         raise typer.Exit(EXIT_ALARM)
+
+
+@app.command()
+def protocol(
+    out: Annotated[Path, typer.Argument(help="The new JSON file; a page to read is written beside it.")],
+    question: Annotated[str, typer.Option(help="What the validation shall answer.")],
+    labels: Annotated[str, typer.Option(help="Who counts as positive, and who as negative.")],
+    label_source: Annotated[str, typer.Option(help="How and when that is found out.")],
+    prevalence: Annotated[float | None, typer.Option(help="Of the population in whom the model would be used.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Of a model given by its scores; a bundle has its own.")] = None,
+    endpoint: Annotated[str, typer.Option(help="The primary one: auroc, sensitivity, specificity, ...")] = "auroc",
+    limit: Annotated[list[str] | None, typer.Option(help='Acceptance limit, as "auroc>=0.80"; again for further ones.')] = None,
+    subgroup: Annotated[list[str] | None, typer.Option(help="sex, age, view, ...; again for further ones.")] = None,
+    expected_auroc: Annotated[float, typer.Option(help="For the sample size.")] = 0.8,
+    positive_share: Annotated[float | None, typer.Option(help="Of the cohort, for the sample size; default the prevalence.")] = None,
+    half_width: Annotated[float, typer.Option(help="Wanted, of the AUROC's 95 % interval.")] = 0.05,
+) -> None:
+    """Write down, before there are results, what will be asked and what would be enough."""
+    from sga_monai.hospital.protocol import Plan, write_protocol
+
+    texts = (question, labels, label_source)
+    plan = Plan(*texts, prevalence, threshold, endpoint, limit or (), subgroup or (), expected_auroc, positive_share, half_width)
+    written = write_protocol(plan, out)
+    size = written.content["sample_size"]
+    table = Table("patients", "positive", "half-width of the AUROC's interval")
+    for line in size["table"]:
+        table.add_row(str(line["patients"]), str(line["positive"]), f"{line['half_width']:.3f}")
+    Console().print(table)
+    enough = "more than a million" if size["patients"] is None else size["patients"]
+    typer.echo(f"patients for +/- {size['half_width']:g} at an AUROC of {size['expected_auroc']:g}: {enough}")
+    typer.echo(f"wrote {out.name} and {out.with_suffix('.html').name}; SHA-256 {written.sha256}")
 
 
 @app.command()

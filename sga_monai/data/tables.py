@@ -18,17 +18,18 @@ REMEDY = "save it as CSV UTF-8, with commas"
 
 
 def read_cells(
-    path: Path, known: Sequence[str], require: Sequence[str], few: Sequence[str] = (), ragged: list[str] | None = None
+    path: Path, known: Sequence[str], require: Sequence[str], few: Sequence[str] = (), ragged: list[str] | None = None, separator: str = ","
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a table one by one, so that a million of them needs no second copy in memory.
 
     Args:
-        path: UTF-8, with or without a byte order mark, cells separated by commas, the first row naming the columns.
+        path: UTF-8, with or without a byte order mark, the first row naming the columns.
         known: the columns that may be there.
         require: the columns that must be there.
         few: columns with few different values, which are kept once each.
         ragged: gets a sentence for each row with another number of cells than the header, which is then left out; such a
             row is an error when ``None``.
+        separator: between cells; a header with another one is refused.
 
     Yields:
         The number of the row, as a spreadsheet shows it, and its cells, stripped, by column. Empty rows are left out.
@@ -42,7 +43,7 @@ def read_cells(
             raise InputError(f"{name} is not a file; give the path of a CSV file")
         with path.open(encoding="utf-8-sig", newline="") as stream:
             # No cell of ours is longer than the reader's limit; an unclosed quote would otherwise swallow the file.
-            reader = csv.reader(stream, strict=True)
+            reader = csv.reader(stream, strict=True, delimiter=separator)
             header: list[str] = []
             for number, cells in enumerate(reader, 1):
                 if any("\0" in cell for cell in cells):

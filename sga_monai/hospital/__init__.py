@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from sga_monai.hospital.monitor_page import write_monitor_page
     from sga_monai.hospital.package import package_bundle
     from sga_monai.hospital.pool import pool_releases
+    from sga_monai.hospital.protocol import Plan, read_protocol, write_protocol
     from sga_monai.hospital.release import make_release
     from sga_monai.hospital.report import make_report
+    from sga_monai.hospital.scores import ScoresReport, report_scores
     from sga_monai.hospital.validate import Site, Validation
     from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
 
 __all__ = [
+    "Plan",
+    "ScoresReport",
     "Site",
     "Validation",
     "evaluate_bundle",
@@ -28,13 +32,18 @@ __all__ = [
     "make_report",
     "package_bundle",
     "pool_releases",
+    "read_protocol",
+    "report_scores",
     "selftest_bundle",
     "verify_bundle",
     "verify_signature",
     "write_html",
     "write_monitor_page",
+    "write_protocol",
 ]
 _MODULES = {
+    "Plan": "protocol",
+    "ScoresReport": "scores",
     "Site": "validate",
     "Validation": "validate",
     "evaluate_bundle": "evaluate",
@@ -44,10 +53,13 @@ _MODULES = {
     "make_report": "report",
     "package_bundle": "package",
     "pool_releases": "pool",
+    "read_protocol": "protocol",
+    "report_scores": "scores",
     "selftest_bundle": "evaluate",
     "verify_bundle": "verify",
     "verify_signature": "verify",
     "write_html": "html",
     "write_monitor_page": "monitor_page",
+    "write_protocol": "protocol",
 }
 __getattr__, __dir__ = lazy_index(__name__, _MODULES)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, write_csv, write_json
+from sga_monai.core.files import file_sha256, write_csv, write_json, write_whole
 from sga_monai.core.folders import archive_previous_run, lock_output_dir
 from sga_monai.core.provenance import code_digest, versions
 from sga_monai.data.dataset import CXRDataset
@@ -25,8 +25,9 @@ from sga_monai.evaluation.cohort import Cohort, list_cohort, read_cohorts
 from sga_monai.evaluation.embedding import write_embedding
 from sga_monai.evaluation.predictions import BASELINE_SCORE, FILE, GROUPS, SITE_SCORE, add_failures
 from sga_monai.evaluation.scoring import score_dataset
-from sga_monai.hospital.formats import BASELINE, MODEL, weights_file
+from sga_monai.hospital.formats import BASELINE, MODEL, PROTOCOL_FILE, weights_file
 from sga_monai.hospital.heatmaps import write_heat_maps
+from sga_monai.hospital.protocol import read_protocol
 from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.selftest import Comparison, run_selftest
 from sga_monai.hospital.verify import SUMS, verify_bundle, verify_signature
@@ -47,13 +48,14 @@ def evaluate_bundle(
     failure_limit: float = 0.01,
     num_workers: int = 0,
     batch_size: int = 32,
+    protocol: str | Path | None = None,
 ) -> pd.DataFrame:
     """Score a site's images with a bundle's models. Nothing of the bundle is executed: weights, and plain numbers.
 
     Writes to ``output_dir``: ``predictions.csv`` (one line for each row of the manifest; stays at the site),
     ``embedding.json`` (mean and variance of all images' features), ``reference.json``, ``run.json``, ``heatmaps/``,
-    ``tensorboard/`` and ``cache/``. After a kill give the same command again: what was read lies in the
-    cache.
+    ``tensorboard/``, ``cache/``, and ``protocol.json`` where there is one. After a kill give the same command again: what
+    was read lies in the cache.
 
     Args:
         bundle: folder of ``package_bundle``.
@@ -65,6 +67,7 @@ def evaluate_bundle(
         failure_limit: see ``summarize``; recorded for the report.
         num_workers: processes that read.
         batch_size: images at once; changes no score.
+        protocol: of ``write_protocol``; its hash is recorded with the time when scoring began, and a copy is kept.
 
     Returns:
         The predictions.
@@ -77,13 +80,19 @@ def evaluate_bundle(
     if public_key is not None:
         verify_signature(bundle, public_key)
     reference = read_reference(bundle / "reference.json")
+    plan = None if protocol is None else read_protocol(protocol)
     networks = load_models(bundle, reference)
     lock_output_dir(out)
     cohort = list_cohort(manifest, dataset_dir, _preparation(reference), site_key=site_key)
     facts = _facts(bundle, manifest, reference, public_key, failure_limit)
-    if not _same_evaluation(out / "run.json", facts):
+    facts["protocol"] = plan.sha256 if plan else None
+    started = _start_of_same(out / "run.json", facts)
+    if started is None:
         archive_previous_run(str(out))
-    facts["started"] = _now()
+    # An evaluation that goes on began when it first began.
+    facts["started"] = started or _now()
+    if plan is not None:
+        write_whole(out / PROTOCOL_FILE, lambda path: path.write_bytes(plan.data))
     write_json(out / "run.json", facts | {"finished": None}, sort_keys=True)
     (dataset,) = read_cohorts([cohort], out / "cache", num_workers)
     predictions, features = _score(networks, dataset, cohort, batch_size, reference)
@@ -159,13 +168,14 @@ def _facts(bundle: Path, manifest: str | Path, reference: Mapping[str, Any], pub
     }
 
 
-def _same_evaluation(path: Path, facts: Mapping[str, Any]) -> bool:
-    """Whether an unfinished evaluation of the same inputs is there, whose cache can be used."""
+def _start_of_same(path: Path, facts: Mapping[str, Any]) -> str | None:
+    """When an unfinished evaluation of the same inputs began, whose cache can be used; ``None`` where there is none."""
     try:
         earlier = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
-        return False
-    return earlier.get("finished") is None and all(earlier.get(key) == value for key, value in facts.items())
+        return None
+    same = earlier.get("finished") is None and all(earlier.get(key) == value for key, value in facts.items())
+    return str(earlier["started"]) if same and "started" in earlier else None
 
 
 def _now() -> str:

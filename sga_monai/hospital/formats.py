@@ -4,6 +4,9 @@ from __future__ import annotations
 
 # The field "schema" of each file. Schema 1 named the models after their methods; it is refused.
 REFERENCE, REPORT, RELEASE, POOLED, MONITOR = (f"sga_monai {name} 2" for name in ("reference", "report", "release", "pooled", "monitor"))
+PROTOCOL = "sga_monai protocol 1"
+# The copy that an evaluation keeps of its protocol.
+PROTOCOL_FILE = "protocol.json"
 # Keys of "models" in all of them: the model that is validated and, where there is one, what it is compared with.
 MODEL, BASELINE = ROLES = ("model", "baseline")
 # Threshold probabilities of the decision curve that every site shows.

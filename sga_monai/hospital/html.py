@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from sga_monai.core.display import estimate_text, figure_text, p_text, page_templates
 from sga_monai.core.figures import figure_style, inline_svg, subplots
 from sga_monai.core.files import write_whole
+from sga_monai.hospital.acceptance import limit_text
 from sga_monai.hospital.formats import MODEL
+from sga_monai.hospital.protocol import MEASURES
 
 BLUE, GRAY, RED = "#1f5a99", "#8a8a8a", "#b3402a"
 
@@ -28,13 +30,15 @@ def write_html(report: Mapping[str, Any], output_dir: str | Path) -> Path:
     environment = page_templates("hospital")
     environment.filters["figure"] = figure_text
     environment.filters["p_value"] = p_text
+    environment.filters["limit"] = limit_text
     environment.filters["probability"] = probability_text
     environment.filters["interval"] = partial(estimate_text, absent="not estimable", absent_interval="[not estimable]")
     with figure_style():
         drawn = {name: draw(report) for name, draw in FIGURES.items()}
         figures = {name: inline_svg(figure) for name, figure in drawn.items() if figure is not None}
+    names = {name: label for name, (_, _, label) in MEASURES.items()}
     heat_maps = [base64.b64encode(path.read_bytes()).decode() for path in sorted((out / "heatmaps").glob("row_*.png"))]
-    page = environment.get_template("report.html.jinja").render(report=report, figures=figures, heat_maps=heat_maps)
+    page = environment.get_template("report.html.jinja").render(report=report, figures=figures, heat_maps=heat_maps, names=names)
     write_whole(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
     return out / "report.html"
 
@@ -55,7 +59,8 @@ def _roc(report: Mapping[str, Any]) -> Figure | None:
         return None
     figure, ((axis,),) = subplots(size=(3.1, 2.9))
     axis.plot([0, 1], [0, 1], color="#dddddd", lw=1)
-    axis.plot(*zip(*model["internal_roc"], strict=True), color=GRAY, lw=1.2, ls="--", label="internal")
+    if model["internal_roc"] is not None:
+        axis.plot(*zip(*model["internal_roc"], strict=True), color=GRAY, lw=1.2, ls="--", label="internal")
     axis.plot(*zip(*model["roc"], strict=True), color=BLUE, lw=1.6, label="this site")
     axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
     axis.legend(frameon=False, loc="lower right")
@@ -85,12 +90,13 @@ def _decision(report: Mapping[str, Any]) -> Figure | None:
     axis.axhline(0, color=GRAY, lw=1, label="treat none")
     axis.plot(thresholds, treat_all, color=GRAY, ls="--", lw=1.2, label="treat all")
     axis.plot(thresholds, model, color=BLUE, lw=1.6, label="by the model")
-    axis.axvline(locked, color=RED, ls=":", lw=1.2, label=f"locked threshold ({probability_text(locked)})")
-    axis.plot(locked, model[thresholds.index(locked)], "o", color=RED, ms=4)
-    prevalence = report["models"][MODEL]["operating_point"]["prevalence"]
+    if locked is not None:
+        axis.axvline(locked, color=RED, ls=":", lw=1.2, label=f"locked threshold ({probability_text(locked)})")
+        axis.plot(locked, model[thresholds.index(locked)], "o", color=RED, ms=4)
+    prevalence = report["cohort"]["prevalence"] if report["prevalence"] is None else report["prevalence"]
     # Treating all falls without limit towards a threshold of 1, and with it nothing else would be seen.
     bottom, top = max(min(-0.05, *model), -prevalence), max(*model, *treat_all, 0.02)
-    axis.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, max(0.5, locked) + 0.02))
+    axis.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, max(0.5, locked or 0) + 0.02))
     # Room for the legend above the curves.
     axis.set_ylim(bottom - 0.05 * (top - bottom), top + 0.45 * (top - bottom))
     axis.legend(frameon=False, loc="upper right")

@@ -82,6 +82,10 @@ SCHEMA = _record(
     shortcut_audit=_record(center_blank=ESTIMATE, border_blank=ESTIMATE, metadata_only={"anyOf": [ESTIMATE, {"type": "null"}]}),
     verdict=TEXT,
 )
+# Where there was one; a release of before has no such field.
+SCHEMA["properties"]["protocol"] = _record(
+    sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"}, status={"enum": ["before", "changed", "after"]}
+)
 
 
 def make_release(output_dir: str | Path, path: str | Path, site: str = "site", min_cell: int = MIN_CELL) -> dict[str, Any]:
@@ -112,6 +116,8 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
         raise InputError("no report.json in this folder; run sga-monai report first") from None
     if report.get("schema") != REPORT:
         raise InputError("report.json is of another version; run sga-monai report again")
+    if report["bundle"] is None:
+        raise InputError("the report is of a table of scores; only the report of a bundle's evaluation can be released")
     if not report["failures"]["reportable"]:
         raise InputError("the report is not reportable: too many images failed")
     cohort = {key: report["cohort"][key] for key in ("patients", "positive_patients", "negative_patients")}
@@ -139,6 +145,8 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
         "shortcut_audit": {key: _estimate(audit[key], digits) for key in ("center_blank", "border_blank", "metadata_only")},
         "verdict": report["verdict"]["code"],
     }
+    if report.get("protocol", {}).get("sha256"):
+        release["protocol"] = {key: report["protocol"][key] for key in ("sha256", "status")}
     check_release(release)
     write_json(Path(path), release, sort_keys=True)
     return release

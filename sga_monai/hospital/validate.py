@@ -22,6 +22,7 @@ from sga_monai.core.folders import lock_output_dir
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.hospital.evaluate import evaluate_bundle, load_models, selftest_bundle
 from sga_monai.hospital.html import write_html
+from sga_monai.hospital.protocol import read_protocol
 from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.report import make_report
 from sga_monai.hospital.selftest import refuse_failures
@@ -55,6 +56,7 @@ class Site:
         public_key: of the bundle's sender.
         site_key: file of ``new_site_key``; ``None`` makes or takes ``site.key`` in ``out``.
         num_workers: processes that read.
+        protocol: of ``write_protocol``; ``None`` where there is none.
     """
 
     bundle: Path
@@ -66,11 +68,14 @@ class Site:
     public_key: Path | None = None
     site_key: Path | None = None
     num_workers: int = 0
+    protocol: Path | None = None
 
     def __post_init__(self) -> None:
         if self.prevalence is not None:
             check.number("prevalence", self.prevalence, above=0, below=1)
         check.whole("num_workers", self.num_workers, low=0)
+        if self.protocol is not None:
+            read_protocol(self.protocol)
         for name, path in (("images", self.images), ("bundle", self.bundle)):
             if not path.is_dir():
                 raise InputError(f"{name} is not a folder; check its path")
@@ -189,7 +194,8 @@ class Validation:
         same = earlier.get("manifest_sha256") == file_sha256(site.out / MANIFEST)
         same &= earlier.get("bundle", {}).get("sha256sums") == file_sha256(site.bundle / SUMS)
         if not (same and earlier.get("finished")):
-            evaluate_bundle(site.bundle, site.out / MANIFEST, site.images, folder, site.public_key, num_workers=site.num_workers)
+            given: dict[str, Any] = {"num_workers": site.num_workers, "protocol": site.protocol}
+            evaluate_bundle(site.bundle, site.out / MANIFEST, site.images, folder, site.public_key, **given)
             earlier = _read_json(folder / "run.json")
         counts: dict[str, int] = earlier["counts"]
         return counts
@@ -202,7 +208,7 @@ class Validation:
             checked: of ``check_images``.
         """
         folder = self.site.out / EVALUATION
-        figures = make_report(folder, self.site.prevalence)
+        figures = make_report(folder, self.site.prevalence, self.site.protocol)
         write_html(figures, folder)
         template = page_templates("hospital").get_template("index.html.jinja")
         sheet = (self.site.out / SHEET).is_file()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from sga_monai.hospital.acceptance import LATE, limit_text
 from sga_monai.hospital.formats import MODEL
 from sga_monai.statistics.discrimination import hanley_mcneil_half_width
 
@@ -27,35 +28,26 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     """The conclusion of a report, the cautious reading first.
 
     Args:
-        report: of ``make_report``, without its verdict.
+        report: of ``make_report`` or ``report_scores``, without its verdict.
 
     Returns:
-        ``code`` ("not reportable", "inconclusive", "worse" or "holds"), ``text`` and further ``notes``.
+        ``code``, ``text`` and further ``notes``. The code is "not reportable"; with a protocol's acceptance limits "met", "not
+        met" or "inconclusive"; else "worse", "holds" or "inconclusive" against the internal test set, and "no criterion"
+        where there is neither.
     """
     model, cohort, audit = report["models"][MODEL], report["cohort"], report["shortcut_audit"]
-    area, internal = model["auroc"], model["internal"]
-    drop_low, drop_high = _drop_interval(model)
-    half = (area["high"] - area["low"]) / 2
+    protocol = report.get("protocol", {})
     notes = []
     if not report["failures"]["reportable"]:
         code, text = "not reportable", "Too many images failed; no figure of this report is reliable."
-    elif unmet := _unmet(cohort, half):
-        code, text = "inconclusive", f"The site is too small for a conclusion: {' and '.join(unmet)}. The figures below are indications."
-    elif drop_high < 0:
-        code = "worse"
-        text = f"The site's AUROC is significantly lower than the internal one: {area['value']:.2f} against {internal['auroc']:.2f}."
-    elif drop_low > -ENOUGH_PRECISION:
-        code = "holds"
-        text = (
-            f"The site's AUROC is not lower than the internal one by {ENOUGH_PRECISION:.2f} or more: {area['value']:.2f} against "
-            f"{internal['auroc']:.2f}."
-        )
+    elif protocol.get("limits"):
+        code, text = _by_limits(protocol["limits"])
+        if model["internal"] is not None:
+            notes.append(f"Beside the protocol: {_against_internal(report)[1]}")
     else:
-        code = "inconclusive"
-        text = (
-            "The site's AUROC is not significantly different from the internal one. A drop of "
-            f"{ENOUGH_PRECISION:.2f} or more is not excluded."
-        )
+        code, text = _against_internal(report)
+    if protocol.get("status") in LATE:
+        notes.append(protocol["text"])
     blanked = audit["lungs_blank"] or audit["center_blank"]
     enough = min(cohort["positive_patients"], cohort["negative_patients"]) >= ENOUGH_FOR_CONTROLS
     if enough and _differs_from_chance(blanked):
@@ -68,6 +60,45 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     if report["prevalence"] is None:
         notes.append(f"PPV, NPV and net benefit are at the cohort's prevalence, {cohort['prevalence']:.3f}, not at a clinical one.")
     return {"code": code, "text": text, "notes": notes}
+
+
+def _against_internal(report: Mapping[str, Any]) -> tuple[str, str]:
+    """Code and text by the difference from the internal test set."""
+    model, cohort = report["models"][MODEL], report["cohort"]
+    area, internal = model["auroc"], model["internal"]
+    if unmet := _unmet(cohort, (area["high"] - area["low"]) / 2):
+        text = f"The site is too small for a conclusion: {' and '.join(unmet)}. The figures below are indications."
+        return "inconclusive", text
+    if internal is None:
+        text = (
+            f"The AUROC is {area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]. Nothing says what would be enough: there is "
+            "no internal figure to compare it with, and no protocol with acceptance limits."
+        )
+        return "no criterion", text
+    drop_low, drop_high = _drop_interval(model)
+    values = f"{area['value']:.2f} against {internal['auroc']:.2f}" if internal["auroc"] is not None else ""
+    if drop_high < 0:
+        return "worse", f"The site's AUROC is significantly lower than the internal one: {values}."
+    if drop_low > -ENOUGH_PRECISION:
+        return "holds", f"The site's AUROC is not lower than the internal one by {ENOUGH_PRECISION:.2f} or more: {values}."
+    text = (
+        f"The site's AUROC is not significantly different from the internal one. A drop of {ENOUGH_PRECISION:.2f} or more is not excluded."
+    )
+    return "inconclusive", text
+
+
+def _by_limits(limits: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Code and text by a protocol's acceptance limits, all of which must be met."""
+    by_outcome = {name: [line for line in limits if line["outcome"] == name] for name in ("not met", "undecided", "met")}
+
+    def listed(lines: Sequence[Mapping[str, Any]]) -> str:
+        return "; ".join(map(limit_text, lines))
+
+    if by_outcome["not met"]:
+        return "not met", f"Not met of the protocol's acceptance limits: {listed(by_outcome['not met'])}."
+    if by_outcome["undecided"]:
+        return "inconclusive", f"Neither met nor missed of the protocol's acceptance limits: {listed(by_outcome['undecided'])}."
+    return "met", f"The protocol's acceptance limits are met: {listed(limits)}."
 
 
 def _unmet(cohort: Mapping[str, Any], half: float) -> list[str]:

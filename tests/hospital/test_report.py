@@ -19,7 +19,8 @@ from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION
 from sga_monai.hospital.html import FIGURES, write_html
 from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.release import make_release
-from sga_monai.hospital.report import decision_thresholds, make_report
+from sga_monai.hospital.performance import decision_thresholds
+from sga_monai.hospital.report import make_report
 from sga_monai.model.preparation import Preparation
 
 # Word of each item, from the published checklists: TRIPOD+AI (BMJ 385, 2024, e078378, table 2), CLAIM (Radiology: Artificial
