@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -78,6 +79,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory):
             return picture.copy()
 
     return show
+
+
+@pytest.fixture
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bootstrap intervals of a report from 20 samples instead of 1,000, for tests that look at other figures."""
+    from sga_monai.hospital import performance
+
+    for name in ("average_precision", "assess_calibration"):
+        monkeypatch.setattr(performance, name, functools.partial(getattr(performance, name), n_samples=20))
 
 
 def equal(a: object, b: object) -> bool:

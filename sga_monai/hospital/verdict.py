@@ -50,7 +50,7 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         notes.append(protocol["text"])
     blanked = audit["lungs_blank"] or audit["center_blank"]
     enough = min(cohort["positive_patients"], cohort["negative_patients"]) >= ENOUGH_FOR_CONTROLS
-    if enough and _differs_from_chance(blanked):
+    if enough and blanked and _differs_from_chance(blanked):
         notes.append(f"Shortcut suspected: with the lungs blanked the AUROC is {blanked['value']:.2f}; about 0.5 is expected.")
     metadata = audit["metadata_only"]
     if metadata and _differs_from_chance(metadata):

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
-from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import expit
+from fixtures.evaluations import predictions, reference_of, text_of, write_evaluation
 
 from sga_monai.core.display import estimate_text, p_text
 from sga_monai.core.errors import InputError
-from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION
+from sga_monai.evaluation.predictions import INTERNAL, VALIDATION
 from sga_monai.hospital.html import FIGURES, write_html
-from sga_monai.hospital.reference import make_reference
-from sga_monai.hospital.release import make_release
 from sga_monai.hospital.performance import decision_thresholds
+from sga_monai.hospital.release import make_release
 from sga_monai.hospital.report import make_report
-from sga_monai.model.preparation import Preparation
 
 # Word of each item, from the published checklists: TRIPOD+AI (BMJ 385, 2024, e078378, table 2), CLAIM (Radiology: Artificial
 # Intelligence 2, 2020, e200029) and its update (6, 2024, e240300).
@@ -45,57 +41,10 @@ CLAIM_2024 = {
 }  # fmt: skip
 
 
-FACTS = {"name": "cxr", "version": "1.0", **asdict(Preparation(image_size=32))}
-
-
-def predictions(sets: dict[str, int], gap: float, scale: float, seed: int = 0) -> pd.DataFrame:
-    """Two images a patient, alike; scores that are ``scale`` times too far from 0."""
-    rng = np.random.default_rng(seed)
-    frames: list[pd.DataFrame] = []
-    for name, patients in sets.items():
-        patient = np.repeat(np.arange(patients), 2)
-        label = patient % 2
-        truth = gap * (label - 0.5) + 0.8 * rng.normal(size=patients)[patient] + 0.6 * rng.normal(size=len(patient))
-        frames.append(pd.DataFrame({"set": name, "patient": [f"{name}{i}" for i in patient], "label": label, "score": scale * gap * truth}))
-    table = pd.concat(frames, ignore_index=True)
-    table["row"] = np.arange(len(table)) + 2
-    table["probability"] = expit(table["score"])
-    return table.assign(**{name: rng.random(len(table)) for name in FEATURES})
-
-
-def reference_of(table: pd.DataFrame, fit: bool) -> dict:
-    weights = {"model": {"network": "resnet18", "sha256": "0" * 64}}
-    return make_reference({"model": table}, weights, temperature=fit, **FACTS)
-
-
 @pytest.fixture
 def evaluation(tmp_path: Path):
     """A function that writes an evaluation with a temperature and a baseline, and returns its folder."""
-
-    def write(scale: float = 4.0, baseline: bool = True) -> Path:
-        inside = predictions({VALIDATION: 150, INTERNAL: 150}, 2.0, scale)
-        reference = reference_of(inside, True)
-        if baseline:
-            other = inside.assign(score=np.random.default_rng(5).normal(size=len(inside)) + 0.2 * inside["label"])
-            weights = {role: {"network": "resnet18", "sha256": "0" * 64} for role in ("model", "baseline")}
-            reference = make_reference({"model": inside, "baseline": other}, weights, temperature=True, **FACTS)
-        site = predictions({"site": 240}, 2.0, scale, 1)
-        noise = np.random.default_rng(2)
-        for name in ("score_center_blank", "score_border_blank", "score_tag", "score_baseline"):
-            site[name] = noise.normal(size=len(site))
-        site = site.assign(error="", sex=np.where(site.index % 8 < 4, "F", "M"))
-        site.to_csv(tmp_path / "predictions.csv", index=False)
-        (tmp_path / "reference.json").write_text(json.dumps(reference))
-        bundle = {"name": "cxr", "version": "1.0", "sha256sums": "0" * 64, "signature_verified": False}
-        run = {"finished": "now", "failure_limit": 0.01, "bundle": bundle, "software": {"torch": "2"}, "manifest_sha256": "0" * 64}
-        (tmp_path / "run.json").write_text(json.dumps(run))
-        return tmp_path
-
-    return write
-
-
-def text_of(page: Path) -> str:
-    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<svg.*?</svg>", "", page.read_text(), flags=re.DOTALL))))
+    return lambda **options: write_evaluation(tmp_path, **options)
 
 
 def test_items_of_the_checklists_are_the_published_ones(evaluation):
