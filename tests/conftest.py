@@ -84,10 +84,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bootstrap intervals of a report from 20 samples instead of 1,000, for tests that look at other figures."""
-    from sga_monai.hospital import performance
+    from sga_monai.hospital import performance, reference
 
-    for name in ("average_precision", "assess_calibration"):
-        monkeypatch.setattr(performance, name, functools.partial(getattr(performance, name), n_samples=20))
+    for module, name in ((performance, "average_precision"), (performance, "assess_calibration"), (reference, "assess_calibration")):
+        monkeypatch.setattr(module, name, functools.partial(getattr(module, name), n_samples=20))
 
 
 def equal(a: object, b: object) -> bool:

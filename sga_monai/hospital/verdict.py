@@ -95,10 +95,10 @@ def _by_limits(limits: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         return "; ".join(map(limit_text, lines))
 
     if by_outcome["not met"]:
-        return "not met", f"Not met of the protocol's acceptance limits: {listed(by_outcome['not met'])}."
+        return "not met", f"The site misses acceptance limits of the protocol: {listed(by_outcome['not met'])}."
     if by_outcome["undecided"]:
-        return "inconclusive", f"Neither met nor missed of the protocol's acceptance limits: {listed(by_outcome['undecided'])}."
-    return "met", f"The protocol's acceptance limits are met: {listed(limits)}."
+        return "inconclusive", f"Acceptance limits of the protocol lie within the intervals: {listed(by_outcome['undecided'])}."
+    return "met", f"All acceptance limits of the protocol are met: {listed(limits)}."
 
 
 def _unmet(cohort: Mapping[str, Any], half: float) -> list[str]:

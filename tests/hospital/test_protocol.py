@@ -11,11 +11,13 @@ import pytest
 from fixtures.evaluations import text_of, write_evaluation
 
 from sga_monai.core.errors import InputError
+from sga_monai.hospital import validate
 from sga_monai.hospital.acceptance import compare_with_protocol, status_of_evaluation
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.protocol import Plan, read_limit, read_protocol, sample_size, write_protocol
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.report import make_report
+from sga_monai.hospital.validate import Site
 from sga_monai.hospital.verdict import give_verdict
 from sga_monai.statistics.discrimination import auroc, hanley_mcneil_half_width
 
@@ -153,6 +155,29 @@ def test_a_report_says_whether_its_protocol_came_first(tmp_path):
     # A copy that was edited is another protocol, too.
     (out / "protocol.json").write_text(first.data.decode().replace("0.7", "0.6"))
     assert make_report(out)["protocol"]["status"] == "changed"
+
+
+def test_a_validation_passes_its_protocol_on(tmp_path, monkeypatch):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "images").mkdir()
+    given = {name: tmp_path / name for name in ("bundle", "images", "labels", "out")}
+    with pytest.raises(InputError, match="the protocol is missing"):
+        Site(**given, name="here", protocol=tmp_path / "absent.json")
+    write_protocol(Plan(*TEXTS), tmp_path / "plan.json")
+    (tmp_path / "bundle/SHA256SUMS").write_text("")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/site.csv").write_text("")
+    seen = []
+
+    def evaluate(*_: object, protocol: object, **__: object) -> None:
+        seen.append(protocol)
+        (tmp_path / "out/evaluation").mkdir()
+        (tmp_path / "out/evaluation/run.json").write_text('{"counts": {"rows": 3}}')
+
+    monkeypatch.setattr(validate, "evaluate_bundle", evaluate)
+    site = Site(**given, name="here", protocol=tmp_path / "plan.json")
+    assert validate.Validation(site).evaluate() == {"rows": 3}
+    assert seen == [tmp_path / "plan.json"]
 
 
 def test_status_by_hash(tmp_path):

@@ -42,6 +42,7 @@ from sga_monai.hospital.evaluate import evaluate_bundle
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.package import package_bundle
 from sga_monai.hospital.pool import pool_releases
+from sga_monai.hospital.protocol import Plan, write_protocol
 from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.release import check_release, make_release, numbers, suppress
 from sga_monai.hospital.report import make_report
@@ -315,6 +316,27 @@ def test_a_killed_evaluation_goes_on_to_the_same_predictions(bundle, phantom_dir
         run("sga_monai", "report", name, cwd=tmp_path)
         reports.append((tmp_path / name / "report.json").read_text())
     assert reports[0] == reports[1]
+
+
+def test_a_protocol_is_recorded_when_scoring_begins(bundle, phantom_dir, tmp_path):
+    write_manifest(tmp_path / "site.csv", read_manifest(phantom_dir / "summit.csv")[:6])
+    plan = write_protocol(Plan("Does it work?", "1: disease", "drawn", limits=["auroc>=0.99"]), tmp_path / "plan.json")
+    out, inputs = tmp_path / "out", (bundle, tmp_path / "site.csv", phantom_dir)
+    evaluate_bundle(*inputs, out, protocol=tmp_path / "plan.json")
+    run = json.loads((out / "run.json").read_text())
+    assert run["protocol"] == plan.sha256
+    assert (out / "protocol.json").read_bytes() == plan.data
+    report = make_report(out)
+    assert (report["protocol"]["status"], report["protocol"]["began"]) == ("before", run["started"])
+    # One that was stopped and goes on began when it first began; with another protocol it is another evaluation.
+    (out / "run.json").write_text(json.dumps(run | {"finished": None, "started": "2021-03-04T05:06:07+00:00"}))
+    evaluate_bundle(*inputs, out, protocol=tmp_path / "plan.json")
+    assert json.loads((out / "run.json").read_text())["started"] == "2021-03-04T05:06:07+00:00"
+    assert not (tmp_path / "out.1").exists()
+    evaluate_bundle(*inputs, out)
+    assert json.loads((out / "run.json").read_text())["protocol"] is None
+    assert not (out / "protocol.json").exists()
+    assert make_report(out)["protocol"]["status"] == "none"
 
 
 def test_the_report_in_a_browser(bundle, phantom_dir, tmp_path, browser):
