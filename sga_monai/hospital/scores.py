@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sga_monai.core import checks as check
@@ -18,32 +16,16 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, plain, write_json
 from sga_monai.core.provenance import code_digest, versions
 from sga_monai.core.text import plain_text
-from sga_monai.data.identity import same_id
-from sga_monai.data.tables import SEPARATORS, read_cells
-from sga_monai.evaluation.predictions import BASELINE_SCORE, FEATURES, GROUPS, SITE_SCORE, control_column
+from sga_monai.evaluation.predictions import BASELINE_SCORE
 from sga_monai.evaluation.results import FAILURE_LIMIT, summarize
 from sga_monai.hospital.acceptance import compare_with_protocol
 from sga_monai.hospital.formats import BASELINE, MODEL, REPORT
 from sga_monai.hospital.performance import cohort_figures, failure_figures, flow, given_threshold, model_figures, subgroups
 from sga_monai.hospital.protocol import Protocol, read_protocol
+from sga_monai.hospital.score_table import BASELINE_PROBABILITY, PROBABILITY, read_scores
 from sga_monai.hospital.verdict import give_verdict, planning_half_width
-from sga_monai.interpret.controls import BORDER_BLANK, CENTER_BLANK, LUNGS_BLANK, ONLY_LUNGS, TAG
 from sga_monai.statistics.discrimination import paired_difference
 from sga_monai.statistics.probes import METADATA, metadata_auroc
-
-PROBABILITY, BASELINE_PROBABILITY = "probability", "probability_baseline"
-NUMBERS = ("score", PROBABILITY, BASELINE_SCORE, BASELINE_PROBABILITY)
-COLUMNS = ("case", "label", "patient", *NUMBERS, *GROUPS, "error")
-# Of our own predictions.csv; what images would be needed for is not taken.
-UNUSED = (
-    "set",
-    "row",
-    SITE_SCORE,
-    *FEATURES,
-    *(control_column(one.name) for one in (CENTER_BLANK, BORDER_BLANK, TAG, LUNGS_BLANK, ONLY_LUNGS)),
-)
-NO_SCORE = "no score"
-MOST_ERRORS = 5
 
 
 @dataclass(frozen=True)
@@ -72,48 +54,6 @@ class ScoresReport:
         if self.threshold is not None:
             check.number("threshold", self.threshold)
         check.number("failure_limit", self.failure_limit, low=0, high=1)
-
-
-def read_scores(path: str | Path) -> pd.DataFrame:
-    """A table of scores, of which one row is one case.
-
-    Args:
-        path: CSV in UTF-8 with commas, semicolons or tabs. Columns: ``label`` (0 or 1), ``patient``, and ``score`` or
-            ``probability`` or both; ``case`` is compared for duplicates. A second model's are ``score_baseline`` and
-            ``probability_baseline``. Columns of ``GROUPS`` divide the report. A case without a score counts as failed,
-            with the reason in ``error``. Decimal commas are read where no decimal point is in the column. The columns of
-            our own ``predictions.csv`` are known.
-
-    Returns:
-        ``set, patient, label, score, error``, and the other columns that there are; ``score`` is the probability where
-        there is no score. No column ``case``.
-
-    Raises:
-        InputError: naming the column or the rows, and no cell.
-    """
-    path = Path(path)
-    separator = _separator(path)
-    rows = list(read_cells(path, (*COLUMNS, *UNUSED), ("label", "patient"), GROUPS, separator=separator))
-    if not rows:
-        raise InputError(f"{path.name} has no rows")
-    table = pd.DataFrame([cells for _, cells in rows], index=pd.Index([number for number, _ in rows]))
-    if not {"score", PROBABILITY} & set(table):
-        raise InputError(f"{path.name}: column score or probability is missing; the first row must name the columns")
-    for name in (name for name in NUMBERS if name in table):
-        table[name] = _numbers(table[name], path.name)
-    _refuse(table, path.name)
-    result = pd.DataFrame({"set": "scores", "patient": table["patient"].map(same_id), "label": table["label"].astype(int)})
-    for name in (name for name in NUMBERS if name in table):
-        result[name] = table[name]
-    if "score" not in table:
-        result["score"] = table[PROBABILITY]
-    if BASELINE_SCORE not in table and BASELINE_PROBABILITY in table:
-        result[BASELINE_SCORE] = table[BASELINE_PROBABILITY]
-    reasons = table["error"].map(plain_text) if "error" in table else pd.Series("", index=table.index)
-    result["error"] = reasons.where(result["score"].isna(), "").mask(result["score"].isna() & (reasons == ""), NO_SCORE)
-    for name in (name for name in GROUPS if name in table):
-        result[name] = table[name].map(lambda text: plain_text(text) or None)
-    return result.reset_index(drop=True)
 
 
 def report_scores(path: str | Path, output_dir: str | Path, options: ScoresReport | None = None) -> dict[str, Any]:
@@ -170,65 +110,6 @@ def report_scores(path: str | Path, output_dir: str | Path, options: ScoresRepor
     report = plain(report)
     write_json(out / "report.json", report, sort_keys=True)
     return report
-
-
-def _separator(path: Path) -> str:
-    """The separator by which most of the header's cells are known names; a comma where none is."""
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            header = next((line for line in stream if line.strip()), "")
-    except (OSError, UnicodeDecodeError):
-        return ","
-    known = {*COLUMNS, *UNUSED}
-    return max((",", *SEPARATORS), key=lambda separator: len({cell.strip().strip('"') for cell in header.split(separator)} & known))
-
-
-def _numbers(texts: pd.Series, name: str) -> pd.Series:
-    """A column as numbers, NaN where empty; a comma is the decimal sign where there is no point in the column."""
-    commas, points = (texts.str.contains(sign, regex=False) for sign in (",", "."))
-    if commas.any() and points.any():
-        raise InputError(f"{name}: column {texts.name} has decimal commas and decimal points; use one of them")
-    numbers = pd.Series([_number(text.replace(",", ".")) for text in texts], index=texts.index, dtype=float)
-    wrong = numbers.index[np.isinf(numbers)]
-    if len(wrong):
-        raise InputError(f"{name}: {texts.name} is not a number{_in_rows(wrong)}; leave the cell empty where there is none")
-    return numbers
-
-
-def _number(text: str) -> float:
-    """Infinite where the text is no finite number."""
-    if not text:
-        return math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        return math.inf
-    return value if math.isfinite(value) and "_" not in text else math.inf
-
-
-def _refuse(table: pd.DataFrame, name: str) -> None:
-    """Refuse rows that cannot be counted."""
-    problems = {
-        "label must be 0 or 1": ~table["label"].isin(["0", "1"]),
-        "patient is empty; give the case's own number where it is unknown": table["patient"] == "",
-    }
-    for column in (column for column in (PROBABILITY, BASELINE_PROBABILITY) if column in table):
-        problems[f"{column} must be in [0, 1]; name the column {column.replace(PROBABILITY, 'score')} if it is none"] = (
-            table[column] < 0
-        ) | (table[column] > 1)
-    if "case" in table:
-        problems["case is there twice"] = (table["case"] != "") & table["case"].map(same_id).duplicated()
-    missing = table["score" if "score" in table else PROBABILITY].isna()
-    for column in (column for column in NUMBERS if column in table):
-        problems[f"{column} is empty where the case has a score"] = table[column].isna() & ~missing
-    for sentence, wrong in problems.items():
-        if wrong.any():
-            raise InputError(f"{name}: {sentence}{_in_rows(table.index[wrong])}")
-
-
-def _in_rows(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:MOST_ERRORS])) + (", ..." if len(numbers) > MOST_ERRORS else "")
-    return f" ({'row' if len(numbers) == 1 else 'rows'} {shown})"
 
 
 def _has_own_score(scored: pd.DataFrame) -> bool:

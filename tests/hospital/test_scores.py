@@ -23,7 +23,8 @@ from sga_monai.hospital.performance import given_threshold
 from sga_monai.hospital.protocol import Plan, write_protocol
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.report import make_report
-from sga_monai.hospital.scores import ScoresReport, read_scores, report_scores
+from sga_monai.hospital.score_table import read_scores
+from sga_monai.hospital.scores import ScoresReport, report_scores
 
 PLAN = ("Is the model good enough here?", "pneumonia", "RT-PCR within two days")
 
