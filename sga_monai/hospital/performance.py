@@ -54,7 +54,7 @@ def given_threshold(value: float, score: NDArray[np.float64], probability: NDArr
         Without a probability where there are none, where they do not rise with the scores, and outside of the scores.
 
     Example:
-        >>> given_threshold(0.0, np.array([-1.0, 1.0]), np.array([0.2, 0.8])).probability
+        >>> round(given_threshold(0.0, np.array([-1.0, 1.0]), np.array([0.2, 0.8])).probability, 6)
         0.5
     """
     if probability is None or not score.min() <= value <= score.max():

@@ -151,8 +151,8 @@ def fit_temperature(score: ArrayLike, label: ArrayLike) -> float:
             with the label, and T would be infinite.
 
     Example:
-        >>> round(fit_temperature([4.0, 4.0, 4.0, -4.0, -4.0, -4.0], [1, 1, 0, 0, 0, 1]), 3)
-        2.485
+        >>> round(fit_temperature([4.0, 4.0, 4.0, -4.0, -4.0, -4.0], [1, 1, 0, 0, 0, 1]), 3)  # two of three are right: 4 / log 2
+        5.771
     """
     s, y = np.asarray(score, dtype=np.float64), np.asarray(label, dtype=np.float64)
     if len(np.unique(y)) < 2:
