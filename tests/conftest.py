@@ -27,20 +27,18 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // WORKERS, 1)))
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 ROOT = Path(__file__).resolve().parents[1]
-# Groups that take longest, in this order: begun last, one worker would wait for the other.
-LONGEST = ("hospital", "test_faults", "test_bundle", "test_experiment", "bundle", "test_privacy", "test_checkpoint", "test_accounting")
+# Files that take longest, in this order: begun last, one worker would wait for the other.
+LONGEST = (
+    "test_site", "test_faults", "test_export", "test_bundle", "test_experiment", "test_inspection", "test_wheel", "test_privacy",
+    "test_accounting",
+)  # fmt: skip
 MOST_SECONDS = 300
 BEGAN = time.monotonic()
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A group's tests stay in one process, since they share what its fixtures made: those of a file, unless it names groups."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    groups = {item: item.get_closest_marker("xdist_group").args[0] for item in items}
-    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
+    """The longest files first; the tests of a file stay in one process, since they share what its fixtures made."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

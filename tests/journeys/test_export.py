@@ -17,7 +17,6 @@ from fixtures import warm
 from sga_monai.data.manifest import read_manifest
 from sga_monai.hospital.package import package_bundle
 
-pytestmark = pytest.mark.xdist_group("hospital")
 BUNDLE = "sga_cxr-0.1.0"
 UNLABELED, WITHOUT_IMAGE = 2, 2
 
