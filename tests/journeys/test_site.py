@@ -407,6 +407,7 @@ def test_a_perfect_internal_auroc_has_no_interval_and_still_a_verdict(bundle, ph
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_the_journey_on_real_radiographs(real_data, tmp_path):
     """Hannover and NIH inside, Cohen's collection outside: the whole way with a model of one epoch at 32 pixels."""
     manifests = [ROOT / f"data_manifests/{name}.csv" for name in ("hannover_nih", "cohen_nih", "cohen")]
