@@ -92,7 +92,9 @@ def selftest(bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")
     """Read and score the eight drawn files of a bundle, and compare with what its packaging found."""
     from sga_monai.hospital.evaluate import selftest_bundle
     from sga_monai.hospital.selftest import refuse_failures
+    from sga_monai.hospital.verify import verify_bundle
 
+    verify_bundle(bundle)
     found = selftest_bundle(bundle)
     table = Table("transfer syntax", "image", "logits differ by", title=f"self-test of {bundle.name}")
     for comparison in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from sga_monai.core.errors import REASONS, InputError
 from sga_monai.core.files import file_sha256, write_json, write_whole
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.data.pseudonyms import new_site_key
-from sga_monai.hospital.evaluate import evaluate_bundle, load_models, selftest_bundle
+from sga_monai.hospital.evaluate import evaluate_bundle, load_models, read_earlier, selftest_bundle
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.protocol import read_protocol
 from sga_monai.hospital.reference import read_reference
@@ -173,7 +172,7 @@ class Validation:
         """
         out, reference = self.site.out, read_reference(self.site.bundle / "reference.json")
         inputs = {"manifest_sha256": file_sha256(out / MANIFEST), "voi": reference["voi"]}
-        earlier = _read_json(out / CHECKED)
+        earlier = read_earlier(out / CHECKED)
         if inputs.items() <= earlier.items():
             return earlier
         found = inspect_manifest(out / MANIFEST, self.site.images, True, reference["voi"], self.site.num_workers, True)
@@ -190,13 +189,13 @@ class Validation:
             The numbers of ``rows``, ``scored`` and ``failed``.
         """
         site, folder = self.site, self.site.out / EVALUATION
-        earlier = _read_json(folder / "run.json")
+        earlier = read_earlier(folder / "run.json")
         same = earlier.get("manifest_sha256") == file_sha256(site.out / MANIFEST)
         same &= earlier.get("bundle", {}).get("sha256sums") == file_sha256(site.bundle / SUMS)
         if not (same and earlier.get("finished")):
             given: dict[str, Any] = {"num_workers": site.num_workers, "protocol": site.protocol}
             evaluate_bundle(site.bundle, site.out / MANIFEST, site.images, folder, site.public_key, **given)
-            earlier = _read_json(folder / "run.json")
+            earlier = read_earlier(folder / "run.json")
         counts: dict[str, int] = earlier["counts"]
         return counts
 
@@ -255,12 +254,3 @@ def _summary(found: Inspection) -> dict[str, Any]:
         reasons.setdefault(code, []).append(row)
     facts = {name: dict(counter.most_common()) for name, counter in found.facts.items()}
     return {"flow": found.flow, "facts": facts, "failed": reasons, "pairs": found.pairs, "warnings": list(found.warnings)}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A file of an earlier call; empty where it is absent or was cut."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
