@@ -60,7 +60,8 @@ def run(folder: Path, completed: int, epochs: int, kill_at: tuple[int, int] | No
 def steps(folder: Path, tag: str) -> list[int]:
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
-    return [event.step for event in events.Scalars(tag)]
+    # Files are read in the order of their names, which within one second and one process is that of a number without leading zeros.
+    return sorted(event.step for event in events.Scalars(tag))
 
 
 def test_no_step_is_there_twice_after_kills_and_resumes(tmp_path):
