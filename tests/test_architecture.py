@@ -10,15 +10,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
 from conftest import ROOT
+from fixtures.evaluations import small_report
 
 from sga_monai.cli.main import app
 from sga_monai.core.files import file_sha256
-from sga_monai.hospital.release import REPORT, SCHEMA, make_release
+from sga_monai.hospital.release import make_release
 
 PACKAGES = sorted(path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in (ROOT / "sga_monai").rglob("__init__.py"))
 JSON = "".join(path.read_text() for path in sorted((ROOT / "bundles/sga").glob("*.json")))
@@ -108,31 +108,6 @@ def test_release_and_pool_do_without_torch(tmp_path: Path) -> None:
     pooled = json.loads((tmp_path / "pooled.json").read_text())
     assert pooled["n_sites"] == 3
     assert all(0.7 < model["pooled"]["auroc"] < 0.9 for model in pooled["models"].values())
-
-
-def small_report(value: float) -> dict[str, Any]:
-    """What ``make_release`` reads of a report, with one model."""
-    estimate = {"value": value, "low": value - 0.06, "high": value + 0.05}
-    key = SCHEMA["properties"]["models"]["required"][0]
-    figures = dict.fromkeys(SCHEMA["properties"]["models"]["properties"][key]["properties"], estimate)
-    model = figures | {"operating_point": figures, "calibration": figures, "roc": [[0.0, 0.0], [0.5, 0.9], [1.0, 1.0]], "net_benefit": []}
-    bundle = {"name": "cxr", "version": "1.0", "sha256sums": "0" * 64, "signature_verified": False}
-    counts = {"patients": 80, "positive_patients": 30, "negative_patients": 50}
-    return {
-        "schema": REPORT,
-        "bundle": bundle,
-        "software": {"torch": "2"},
-        "prevalence": None,
-        "flow": [{"step": "scored", **counts}],
-        "failures": {"reportable": True},
-        "cohort": counts | {"prevalence": 0.375},
-        "models": {key: model},
-        "comparison": None,
-        "subgroups": [{"by": "sex", "level": level, "auroc": estimate, **{k: v // 2 for k, v in counts.items()}} for level in "FM"],
-        "drift": [{"feature": "mean", "psi": 0.123, "flag": False}],
-        "shortcut_audit": dict.fromkeys(("center_blank", "border_blank", "metadata_only"), estimate),
-        "verdict": {"code": "holds"},
-    }
 
 
 def test_importing_changes_nothing_global() -> None:

@@ -233,26 +233,32 @@ def release(
     out: Annotated[Path, typer.Option(help="The file that may leave.")],
     site: Annotated[str, typer.Option(help="Alias of the site.")] = "site",
     min_cell: Annotated[int, typer.Option(help="Smallest number of patients that is shown, at least 10.")] = 10,
+    approved_by: Annotated[
+        str | None, typer.Option(help="Who has read what the same command printed without this option, and approves it.")
+    ] = None,
 ) -> None:
-    """Write the aggregates that may leave the site, and print every one of them."""
+    """Write the aggregates that may leave the site, and print every one of them; with --approved-by record the approval."""
     from sga_monai.hospital.release import make_release, numbers
 
-    content = make_release(output_dir, out, site, min_cell)
+    content = make_release(output_dir, out, site, min_cell, approved_by)
     for place, value in numbers(content):
         typer.echo(f"{place}: {value}")
     typer.echo(f"wrote {out.name}; this is all that leaves")
+    if approved_by is None:
+        typer.echo("not approved yet: read it, then give the same command with --approved-by")
 
 
 @app.command()
 def pool(
     releases: Annotated[list[Path], typer.Argument(help="release.json of each site.")],
     out: Annotated[Path, typer.Option(help="Folder of pooled.html and pooled.json.")],
+    require_approval: Annotated[bool, typer.Option("--require-approval", help="Refuse a release without a recorded approval.")] = False,
 ) -> None:
-    """Pool the sites' releases: random effects, heterogeneity, forest plot."""
+    """Pool the sites' releases: random effects, heterogeneity, forest plot; approvals are checked."""
     from sga_monai.core.display import interval_text
     from sga_monai.hospital.pool import pool_releases
 
-    pooled = pool_releases(releases, out)
+    pooled = pool_releases(releases, out, require_approval)
     table = Table("model", "sites", "AUROC", "95 % CI", "I2")
     for key, model in pooled["models"].items():
         figure = model["pooled"]
@@ -260,4 +266,7 @@ def pool(
             key, str(figure["n_sites"]), f"{figure['auroc']:.3f}", interval_text(figure["low"], figure["high"]), f"{figure['i2']:.0%}"
         )
     Console().print(table)
+    for line in pooled["approvals"]:
+        if line["approval"] is None:
+            typer.echo(f"no approval is recorded in the release of {line['site']}")
     typer.echo("wrote pooled.html and pooled.json")

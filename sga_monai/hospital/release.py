@@ -14,6 +14,7 @@ from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
+from sga_monai.hospital import approval
 from sga_monai.hospital.formats import BASELINE, MODEL, RELEASE, REPORT, THRESHOLDS, is_schema_1
 
 MIN_CELL = 10
@@ -86,9 +87,12 @@ SCHEMA = _record(
 SCHEMA["properties"]["protocol"] = _record(
     sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"}, status={"enum": ["before", "changed", "after"]}
 )
+SCHEMA["properties"][approval.FIELD] = approval.SCHEMA
 
 
-def make_release(output_dir: str | Path, path: str | Path, site: str = "site", min_cell: int = MIN_CELL) -> dict[str, Any]:
+def make_release(
+    output_dir: str | Path, path: str | Path, site: str = "site", min_cell: int = MIN_CELL, approved_by: str | None = None
+) -> dict[str, Any]:
     """Write the aggregates of a report that may leave the site.
 
     Patients are counted, not images. A level of a subgroup is hidden when its patients, positives or negatives are fewer
@@ -101,10 +105,11 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
         path: the new file.
         site: an alias without identifiers; umlauts are spelled out, accents dropped.
         min_cell: smallest number of patients that is shown, at least 10.
+        approved_by: who has read the values of an earlier call with the same arguments, and approves that they leave.
 
     Raises:
-        InputError: when there is no report, it is not reportable, a class has fewer than ``min_cell`` patients, or
-            ``min_cell`` is below 10.
+        InputError: when there is no report, it is not reportable, a class has fewer than ``min_cell`` patients,
+            ``min_cell`` is below 10, or the values that are approved are not those that ``path`` holds.
     """
     check.whole("min_cell", min_cell, low=MIN_CELL)
     alias = plain_text(site)
@@ -148,8 +153,21 @@ def make_release(output_dir: str | Path, path: str | Path, site: str = "site", m
     if report.get("protocol", {}).get("sha256"):
         release["protocol"] = {key: report["protocol"][key] for key in ("sha256", "status")}
     check_release(release)
+    if approved_by is not None:
+        values = sum(1 for _ in numbers(release))
+        release[approval.FIELD] = approval.make_approval(release, _shown(Path(path)), approved_by, values)
+        check_release(release)
     write_json(Path(path), release, sort_keys=True)
     return release
+
+
+def _shown(path: Path) -> dict[str, Any] | None:
+    """The release that an earlier call wrote; ``None`` where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def check_release(release: Any) -> None:

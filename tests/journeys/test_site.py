@@ -109,8 +109,8 @@ def evaluated(hospital: Path) -> Path:
         if "--baseline-checkpoint" in arguments:
             continue
         if arguments[0] == "pool":
-            release = json.loads((hospital / "release.json").read_text())
-            (hospital / "release_b.json").write_text(json.dumps(release | {"site": "site-B"}))
+            for approved_by in (None, "IRB"):
+                make_release(hospital / "out", hospital / "release_b.json", "site-B", approved_by=approved_by)
         if name == "unzip":
             with zipfile.ZipFile(hospital / arguments[-1]) as archive:
                 assert all(not info.filename.startswith(("/", "..")) for info in archive.infolist())
@@ -128,6 +128,7 @@ def evaluated(hospital: Path) -> Path:
         "manifest",
         "evaluate",
         "report",
+        "release",
         "release",
         "pool",
     ]
@@ -165,7 +166,7 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert "SGA" not in html
     assert [sorted(line) for line in report["drift"]] == [["feature", "flag", "ks", "psi"]] * 3
     assert not re.search("embedding|distance|probe|axes|site_score|tag|only_lungs|lungs_blank", (hospital / "release.json").read_text())
-    assert (hospital / "pooled/pooled.html").is_file()
+    assert "data-protection-officer" in (hospital / "pooled/pooled.html").read_text()
     # Again with the same inputs: the same predictions; a third time the second is set aside.
     for _ in range(2):
         again = ("--manifest", "site.csv", "--dataset-dir", "images", "--output-dir", "again")
@@ -724,6 +725,7 @@ def test_pooling_against_statsmodels(seed):
 
 def test_pooling_refuses_what_does_not_belong(evaluated, hospital, tmp_path):
     release = json.loads((hospital / "release.json").read_text())
+    assert release.pop("approval")["approved_by"] == "data-protection-officer"
     paths = []
     other_bundle = release["bundle"] | {"sha256sums": "0" * 64}
     for i, change in enumerate(({}, {"site": "site-B"}, {"site": "site-C", "bundle": other_bundle}, {"x": 1})):
