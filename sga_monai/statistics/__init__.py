@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sga_monai.statistics.logistic_recalibration import recalibrate
     from sga_monai.statistics.pooling import pool_aurocs
     from sga_monai.statistics.probes import metadata_auroc, site_probe
+    from sga_monai.statistics.readers import average_readers, compare_with_readers
     from sga_monai.statistics.seeds import holm, mean_auroc, mean_difference
     from sga_monai.statistics.separability import site_auroc, site_scores, source_profile
     from sga_monai.statistics.shortcuts import frame_only_auroc, thumbnail_auroc
@@ -25,8 +26,10 @@ __all__ = [
     "auroc",
     "auroc_difference",
     "average_precision",
+    "average_readers",
     "chart",
     "cluster_bootstrap",
+    "compare_with_readers",
     "ewma_limit",
     "fit_temperature",
     "frame_only_auroc",
@@ -53,8 +56,10 @@ _MODULES = {
     "auroc": "discrimination",
     "auroc_difference": "discrimination",
     "average_precision": "discrimination",
+    "average_readers": "readers",
     "chart": "control_charts",
     "cluster_bootstrap": "estimates",
+    "compare_with_readers": "readers",
     "ewma_limit": "control_charts",
     "fit_temperature": "calibration",
     "frame_only_auroc": "shortcuts",
