@@ -140,6 +140,8 @@ def report(
     threshold: Annotated[float | None, typer.Option(help="With --scores: positive from this score, or probability, on.")] = None,
     name: Annotated[str | None, typer.Option(help="With --scores: of the model.")] = None,
     failure_limit: Annotated[float | None, typer.Option(help="With --scores: share without a score; default 0.01.")] = None,
+    cutoff: Annotated[float | None, typer.Option(help="With --scores: readers call a case positive from this rating on.")] = None,
+    imrmc: Annotated[Path | None, typer.Option(help="With --scores: new file of readers' ratings for the program iMRMC.")] = None,
 ) -> None:
     """Write report.html and report.json for the hospital: of an evaluation, or of a table of scores."""
     from sga_monai.hospital.html import write_html
@@ -148,7 +150,7 @@ def report(
         from sga_monai.hospital.scores import ScoresReport, report_scores
 
         chosen: dict[str, Any] = {key: value for key, value in {"name": name, "failure_limit": failure_limit}.items() if value is not None}
-        options = ScoresReport(prevalence=prevalence, threshold=threshold, protocol=protocol, **chosen)
+        options = ScoresReport(prevalence=prevalence, threshold=threshold, protocol=protocol, cutoff=cutoff, imrmc=imrmc, **chosen)
         output_dir = output_dir or Path("report")
         figures = report_scores(scores, output_dir, options)
     else:
@@ -156,8 +158,8 @@ def report(
 
         if output_dir is None:
             raise InputError("give the folder of sga-monai evaluate, or a table with --scores")
-        if (threshold, name, failure_limit) != (None, None, None):
-            raise InputError("--threshold, --name and --failure-limit belong to --scores; those of an evaluation are locked")
+        if {threshold, name, failure_limit, cutoff, imrmc} != {None}:
+            raise InputError("--threshold, --name, --failure-limit, --cutoff and --imrmc belong to --scores; an evaluation's are locked")
         figures = make_report(output_dir, prevalence, protocol)
     page = write_html(figures, output_dir)
     verdict = figures["verdict"]

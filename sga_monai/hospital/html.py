@@ -16,6 +16,7 @@ from sga_monai.core.files import write_whole
 from sga_monai.hospital.acceptance import limit_text
 from sga_monai.hospital.formats import MODEL
 from sga_monai.hospital.protocol import MEASURES
+from sga_monai.hospital.readers_figure import readers_roc
 
 BLUE, GRAY, RED = "#1f5a99", "#8a8a8a", "#b3402a"
 
@@ -120,4 +121,4 @@ def _forest(report: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-FIGURES = {"roc": _roc, "calibration": _calibration, "decision": _decision, "forest": _forest}
+FIGURES = {"roc": _roc, "calibration": _calibration, "decision": _decision, "forest": _forest, "readers": readers_roc}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.text import plain_text
+from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
 from sga_monai.data.identity import same_id
 from sga_monai.data.tables import SEPARATORS, read_cells
 from sga_monai.evaluation.predictions import BASELINE_SCORE, FEATURES, GROUPS, SITE_SCORE, control_column
@@ -27,6 +28,8 @@ UNUSED = (
     *FEATURES,
     *(control_column(one.name) for one in (CENTER_BLANK, BORDER_BLANK, TAG, LUNGS_BLANK, ONLY_LUNGS)),
 )
+# One column for each reader: "reader_" and any name.
+READER = "reader_"
 NO_SCORE = "no score"
 MOST_ERRORS = 5
 
@@ -39,28 +42,31 @@ def read_scores(path: str | Path) -> pd.DataFrame:
             ``probability`` or both; ``case`` is compared for duplicates. A second model's are ``score_baseline`` and
             ``probability_baseline``. Columns of ``GROUPS`` divide the report. A case without a score counts as failed,
             with the reason in ``error``. Decimal commas are read where no decimal point is in the column. The columns of
-            our own ``predictions.csv`` are known.
+            our own ``predictions.csv`` are known. Columns ``reader_<name>`` have ratings of readers, on any scale on which
+            higher is more likely positive, and are empty where a reader did not rate the case.
 
     Returns:
         ``set, patient, label, score, error``, and the other columns that there are; ``score`` is the probability where
-        there is no score. No column ``case``.
+        there is no score. No column ``case``. The rows of the file in their order.
 
     Raises:
         InputError: naming the column or the rows, and no cell.
     """
     path = Path(path)
-    separator = _separator(path)
-    rows = list(read_cells(path, (*COLUMNS, *UNUSED), ("label", "patient"), GROUPS, separator=separator))
+    separator, readers = _header(path)
+    # Where there is none, a refusal names one as an example of what is known.
+    known = (*COLUMNS, *UNUSED, *(readers or (f"{READER}1",)))
+    rows = list(read_cells(path, known, ("label", "patient"), GROUPS, separator=separator))
     if not rows:
         raise InputError(f"{path.name} has no rows")
     table = pd.DataFrame([cells for _, cells in rows], index=pd.Index([number for number, _ in rows]))
     if not {"score", PROBABILITY} & set(table):
         raise InputError(f"{path.name}: column score or probability is missing; the first row must name the columns")
-    for name in (name for name in NUMBERS if name in table):
+    for name in (name for name in (*NUMBERS, *readers) if name in table):
         table[name] = _numbers(table[name], path.name)
     _refuse(table, path.name)
     result = pd.DataFrame({"set": "scores", "patient": table["patient"].map(same_id), "label": table["label"].astype(int)})
-    for name in (name for name in NUMBERS if name in table):
+    for name in (name for name in (*NUMBERS, *readers) if name in table):
         result[name] = table[name]
     if "score" not in table:
         result["score"] = table[PROBABILITY]
@@ -73,15 +79,36 @@ def read_scores(path: str | Path) -> pd.DataFrame:
     return result.reset_index(drop=True)
 
 
-def _separator(path: Path) -> str:
-    """The separator by which most of the header's cells are known names; a comma where none is."""
+def reader_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of a table of ``read_scores`` that have readers' ratings, in their order."""
+    return [name for name in table if name.startswith(READER)]
+
+
+def reader_name(column: str) -> str:
+    """The name of the reader of a column."""
+    return column.removeprefix(READER)
+
+
+def _header(path: Path) -> tuple[str, list[str]]:
+    """The separator by which most of the header's cells are known names, a comma where none is; and the readers' columns.
+
+    Raises:
+        InputError: when a reader's name is empty, or not in the alphabet of names.
+    """
     try:
         with path.open(encoding="utf-8-sig") as stream:
             header = next((line for line in stream if line.strip()), "")
     except (OSError, UnicodeDecodeError):
-        return ","
+        return ",", []
     known = {*COLUMNS, *UNUSED}
-    return max((",", *SEPARATORS), key=lambda separator: len({cell.strip().strip('"') for cell in header.split(separator)} & known))
+    separator = max((",", *SEPARATORS), key=lambda separator: len({cell.strip().strip('"') for cell in header.split(separator)} & known))
+    cells = [cell.strip() for cell in next(csv.reader([header], delimiter=separator), [])]
+    readers = [cell for cell in cells if cell.startswith(READER)]
+    for number, cell in enumerate(cells, 1):
+        name = cell.removeprefix(READER)
+        if cell in readers and (not name or plain_text(name) != name):
+            raise InputError(f"{path.name}: column {number}: a reader's name must be of {ALPHABET_IN_WORDS}; a number is enough")
+    return separator, readers
 
 
 def _numbers(texts: pd.Series, name: str) -> pd.Series:

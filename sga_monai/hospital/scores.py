@@ -22,6 +22,7 @@ from sga_monai.hospital.acceptance import compare_with_protocol
 from sga_monai.hospital.formats import BASELINE, MODEL, REPORT
 from sga_monai.hospital.performance import cohort_figures, failure_figures, flow, given_threshold, model_figures, subgroups
 from sga_monai.hospital.protocol import Protocol, read_protocol
+from sga_monai.hospital.reader_study import reader_study, write_imrmc
 from sga_monai.hospital.score_table import BASELINE_PROBABILITY, PROBABILITY, read_scores
 from sga_monai.hospital.verdict import give_verdict, planning_half_width
 from sga_monai.statistics.discrimination import paired_difference
@@ -38,6 +39,8 @@ class ScoresReport:
         threshold: from which score on, or from which probability where there is no score, a case is called positive.
         failure_limit: share of cases without a score above which nothing is reportable.
         protocol: file of ``write_protocol``.
+        cutoff: from which rating on a reader calls a case positive; see ``reader_study``.
+        imrmc: the new file of ``write_imrmc``; none is written when ``None``.
     """
 
     name: str = "a model given by its scores"
@@ -45,6 +48,8 @@ class ScoresReport:
     threshold: float | None = None
     failure_limit: float = FAILURE_LIMIT
     protocol: Path | None = None
+    cutoff: float | None = None
+    imrmc: Path | None = None
 
     def __post_init__(self) -> None:
         if not plain_text(self.name):
@@ -53,6 +58,8 @@ class ScoresReport:
             check.number("prevalence", self.prevalence, above=0, below=1)
         if self.threshold is not None:
             check.number("threshold", self.threshold)
+        if self.cutoff is not None:
+            check.number("cutoff", self.cutoff)
         check.number("failure_limit", self.failure_limit, low=0, high=1)
 
 
@@ -103,6 +110,10 @@ def report_scores(path: str | Path, output_dir: str | Path, options: ScoresRepor
         "shortcut_audit": _audit(scored),
         "planning": {"half_width_at_0.8": planning_half_width(summary)},
     }
+    if (study := reader_study(scored, threshold, options.cutoff)) is not None:
+        report["readers"] = study
+    if options.imrmc is not None:
+        write_imrmc(scored, options.imrmc)
     first = _first_protocol(out, sha256)
     report["protocol"] = compare_with_protocol(report, protocol, _status(protocol, first), None)
     report["protocol"]["first_sha256"] = report["protocol"]["sha256"] if first is None else first["first_sha256"]

@@ -1,0 +1,140 @@
+"""The model beside readers who rated the same cases: operating points, AUROCs, and differences for a population of readers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+
+from sga_monai.core.errors import InputError
+from sga_monai.core.files import write_whole
+from sga_monai.hospital.score_table import reader_columns, reader_name
+from sga_monai.statistics.discrimination import auroc
+from sga_monai.statistics.estimates import share
+from sga_monai.statistics.readers import auroc_covariances, compare_with_readers, share_covariances
+
+# Names of the two modalities in the export.
+READERS, MODEL = "readers", "model"
+
+
+def reader_study(scored: pd.DataFrame, threshold: float | None, cutoff: float | None) -> dict[str, Any] | None:
+    """The model against the readers of a table of scores.
+
+    Only cases that every reader rated are compared, so that all figures are of the same cases.
+
+    Args:
+        scored: of ``read_scores``, the rows with a score.
+        threshold: of the model; without one its sensitivity and specificity are not compared.
+        cutoff: rating from which on a reader calls a case positive; 1 where every rating is 0 or 1.
+
+    Returns:
+        ``None`` without readers. Else ``cutoff``, ``cases, patients, positive, negative, left_out``, ``model`` and each of
+        ``readers`` with ``auroc, sensitivity, specificity``, and in ``comparison`` for each of these three what
+        ``compare_with_readers`` found, ``None`` where it cannot be had.
+
+    Raises:
+        InputError: when readers rated no case of a class together, or ``cutoff`` would call all cases of all readers alike.
+    """
+    columns = reader_columns(scored)
+    if not columns:
+        if cutoff is not None:
+            raise InputError("--cutoff is for readers' ratings; the table has no column reader_<name>")
+        return None
+    rated = scored[scored[columns].notna().all(axis=1)]
+    if rated["label"].nunique() < 2:
+        raise InputError("no positive, or no negative case was rated by every reader; leave out the readers who rated few")
+    ratings = rated[columns].to_numpy(dtype=np.float64).T
+    cutoff = _cutoff(ratings, cutoff)
+    label, patient = rated["label"].to_numpy(), rated["patient"].to_numpy()
+    model = rated["score"].to_numpy(dtype=np.float64)
+    calls = None if cutoff is None else ratings >= cutoff
+    own = None if threshold is None else model >= threshold
+    observers = [_observer(model, own, label, patient)]
+    observers += [_observer(one, None if calls is None else calls[i], label, patient) for i, one in enumerate(ratings)]
+    comparison: dict[str, Any] = {"auroc": _compare(observers, "auroc", auroc_covariances([model, *ratings], label, patient))}
+    for name, value in (("sensitivity", 1), ("specificity", 0)):
+        comparison[name] = None
+        if calls is not None and own is not None:
+            hits = np.stack([own, *calls])[:, label == value] == bool(value)
+            comparison[name] = _compare(observers, name, share_covariances(hits, patient[label == value]))
+    return {
+        "cutoff": cutoff,
+        "cases": len(rated),
+        "patients": int(rated["patient"].nunique()),
+        "positive": int((label == 1).sum()),
+        "negative": int((label == 0).sum()),
+        "left_out": len(scored) - len(rated),
+        "model": observers[0] | {"roc": _roc(model, label)},
+        "readers": [{"name": reader_name(name), **one} for name, one in zip(columns, observers[1:], strict=True)],
+        "comparison": comparison,
+    }
+
+
+def write_imrmc(scored: pd.DataFrame, path: str | Path) -> int:
+    """Write ratings and scores for iMRMC, the FDA's program for such studies: ``readerID,caseID,modalityID,score``.
+
+    The model's score stands once for each reader, as a second modality that all readers share: iMRMC then compares readers and
+    model case by case. Cases are numbered; no key of a patient is written. The file stays at the site.
+
+    Args:
+        scored: of ``read_scores``, the rows with a score.
+        path: the new file.
+
+    Returns:
+        The number of lines of ratings.
+
+    Raises:
+        InputError: when there are no readers.
+    """
+    columns = reader_columns(scored)
+    if not columns:
+        raise InputError("--imrmc needs readers' ratings; the table has no column reader_<name>")
+    lines = ["sga_monai: readers' ratings, and the model's score repeated for each reader", "BEGIN DATA:"]
+    lines += [f"-1,{case},truth,{label}" for case, label in enumerate(scored["label"], 1)]
+    before = len(lines)
+    for column in columns:
+        for case, (rating, score) in enumerate(zip(scored[column], scored["score"], strict=True), 1):
+            if not math.isnan(rating):
+                lines += [f"{reader_name(column)},{case},{READERS},{rating!r}", f"{reader_name(column)},{case},{MODEL},{score!r}"]
+    write_whole(Path(path), lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="ascii"))
+    return len(lines) - before
+
+
+def _cutoff(ratings: NDArray[np.float64], cutoff: float | None) -> float | None:
+    if cutoff is None:
+        return 1.0 if set(np.unique(ratings)) <= {0.0, 1.0} else None
+    if not ratings.min() < cutoff <= ratings.max():
+        raise InputError(f"--cutoff calls every case alike: the ratings are {ratings.min():g} to {ratings.max():g}")
+    return cutoff
+
+
+def _observer(rating: NDArray[np.float64], called: Any, label: NDArray[Any], patient: NDArray[Any]) -> dict[str, Any]:
+    """AUROC of one observer, and sensitivity and specificity of its calls, where there are any."""
+    figure = auroc(rating, label, patient)
+    rates: dict[str, Any] = {"sensitivity": None, "specificity": None}
+    if called is not None:
+        rates["sensitivity"] = asdict(share(called[label == 1], patient[label == 1]))
+        rates["specificity"] = asdict(share(~called[label == 0], patient[label == 0]))
+    return {"auroc": {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high}, **rates}
+
+
+def _compare(observers: Sequence[dict[str, Any]], figure: str, covariance: NDArray[np.float64]) -> dict[str, Any]:
+    values = [one[figure]["value"] for one in observers]
+    found = asdict(compare_with_readers(values[0], values[1:], covariance))
+    # No rate and no AUROC is outside of 0 to 1.
+    average = found["average"]
+    average["low"], average["high"] = float(np.maximum(average["low"], 0)), float(np.minimum(average["high"], 1))
+    return found | {"each": list(found["each"])}
+
+
+def _roc(score: NDArray[np.float64], label: NDArray[Any]) -> list[list[float]]:
+    """Corners of the ROC: false-positive rate and sensitivity."""
+    fpr, tpr, _ = roc_curve(label, score)
+    return [[float(x), float(y)] for x, y in zip(fpr, tpr, strict=True)]
