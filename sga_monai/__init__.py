@@ -8,6 +8,7 @@ from sga_monai.core.lazy import lazy_index
 
 if TYPE_CHECKING:
     from sga_monai.data import CXRDataset, CXRReader, load_manifest
+    from sga_monai.hospital import load
     from sga_monai.imaging import read_cxr
     from sga_monai.model import CXRResNet18
     from sga_monai.sga import Attack, Domain, Masking, Objective, SGAIteration
@@ -22,6 +23,7 @@ __all__ = [
     "Masking",
     "Objective",
     "SGAIteration",
+    "load",
     "load_manifest",
     "read_cxr",
 ]
@@ -34,6 +36,7 @@ _MODULES = {
     "Masking": "sga",
     "Objective": "sga",
     "SGAIteration": "sga",
+    "load": "hospital",
     "load_manifest": "data",
     "read_cxr": "imaging",
 }

@@ -133,3 +133,31 @@ def package(
 
     folder = package_bundle(checkpoint, out, source, baseline_checkpoint, site_manifest or (), name, fit_temperature)
     typer.echo(f"wrote {folder.name}/ and {folder.name}.zip")
+
+
+@app.command()
+def share(
+    bundle: Annotated[Path, typer.Argument(help="Folder of sga-monai package.")],
+    out: Annotated[Path, typer.Option(help="The new folder; nothing is uploaded.")],
+    to: Annotated[str, typer.Option(help="model-zoo or hugging-face.")],
+    name: Annotated[str | None, typer.Option(help="With model-zoo: of the model there, as chest_xray_classification.")] = None,
+    url: Annotated[str | None, typer.Option(help="With model-zoo: where files above 25 MB will be.")] = None,
+    license_id: Annotated[str | None, typer.Option("--license", help="With hugging-face: default that of the bundle's LICENSE.")] = None,
+) -> None:
+    """Write a bundle as MONAI's model zoo or a Hugging Face repository wants it."""
+    from sga_monai.core import checks as check
+    from sga_monai.hospital.sharing import LARGE_FILES, write_hugging_face, write_model_zoo
+
+    check.choice("to", to, ("model-zoo", "hugging-face"))
+    if to == "hugging-face":
+        if (name, url) != (None, None):
+            raise InputError("--name and --url belong to --to model-zoo")
+        write_hugging_face(bundle, out, license_id)
+        typer.echo(f"wrote {out.name}/: upload its content to an empty repository")
+        return
+    if name is None or license_id is not None:
+        raise InputError("--to model-zoo needs --name, and takes no --license")
+    folder = write_model_zoo(bundle, out, name, url)
+    typer.echo(f"wrote {out.name}/models/{name}/: copy it to models/ of the zoo's repository")
+    if (folder / LARGE_FILES).is_file():
+        typer.echo(f"upload the content of {out.name}/upload/ to {url}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from sga_monai.core.errors import InputError
@@ -42,12 +43,21 @@ def content_sha256(release: Mapping[str, Any]) -> str:
     return hashlib.sha256(data.encode("ascii")).hexdigest()
 
 
+def read_shown(path: str | Path) -> dict[str, Any] | None:
+    """The release that an earlier call wrote and printed; ``None`` where there is none."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def make_approval(release: Mapping[str, Any], shown: Mapping[str, Any] | None, approved_by: str, values: int) -> dict[str, Any]:
     """The approval of a release that was shown before.
 
     Args:
         release: what would be written now.
-        shown: what an earlier call wrote and printed; ``None`` where there was none.
+        shown: of ``read_shown``.
         approved_by: person, role or committee, in the alphabet of a release once it is spelled plainly.
         values: how many of its values were printed.
 

@@ -18,16 +18,17 @@ import torch
 
 from sga_monai import __version__
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, write_json, write_whole
+from sga_monai.core.files import file_sha256, write_json
 from sga_monai.core.source import source_bundle
 from sga_monai.data.manifest import OPTIONAL, REQUIRED, read_manifest
 from sga_monai.evaluation.embedding import read_embedding
 from sga_monai.evaluation.predictions import FILE, INTERNAL, read_predictions
 from sga_monai.evaluation.results import render, summarize
+from sga_monai.hospital.checksums import write_sums
 from sga_monai.hospital.formats import BASELINE, MODEL, weights_file
 from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.selftest import write_selftest
-from sga_monai.hospital.verify import SUMS, verify_bundle
+from sga_monai.hospital.verify import verify_bundle
 from sga_monai.model.networks import build_network, find_architecture
 from sga_monai.model.preparation import trained_preparation
 from sga_monai.model.weights import load_best_model, trained_network
@@ -173,7 +174,7 @@ def _write_draft(draft: Path, runs: Mapping[str, _Run], reference: Mapping[str, 
         read_manifest(manifest)
         _copy(manifest, draft / "manifests" / manifest.name)
     write_json(draft / "reference.json", reference, sort_keys=True)
-    _write_sums(draft)
+    write_sums(draft)
 
 
 def write_torchscript(draft: str | Path, image_size: int, network: str) -> None:
@@ -255,12 +256,6 @@ def _model_card(run: _Run, folder: str) -> str:
         "    python -m monai.bundle run evaluating --config_file configs/evaluate.json --manifest ../site.csv --dataset_dir ../images "
         "--output_dir ../out_monai\n"
     )
-
-
-def _write_sums(draft: Path) -> None:
-    files = sorted(path for path in draft.rglob("*") if path.is_file())
-    lines = [f"{file_sha256(path)}  {path.relative_to(draft).as_posix()}\n" for path in files]
-    write_whole(draft / SUMS, lambda temporary: temporary.write_text("".join(lines), encoding="utf-8"))
 
 
 def _write_zip(draft: Path, archive: Path) -> None:

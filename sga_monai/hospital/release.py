@@ -155,19 +155,10 @@ def make_release(
     check_release(release)
     if approved_by is not None:
         values = sum(1 for _ in numbers(release))
-        release[approval.FIELD] = approval.make_approval(release, _shown(Path(path)), approved_by, values)
+        release[approval.FIELD] = approval.make_approval(release, approval.read_shown(path), approved_by, values)
         check_release(release)
     write_json(Path(path), release, sort_keys=True)
     return release
-
-
-def _shown(path: Path) -> dict[str, Any] | None:
-    """The release that an earlier call wrote; ``None`` where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def check_release(release: Any) -> None:

@@ -16,6 +16,8 @@ from sga_monai.core.errors import InputError
 SUMS, SIGNATURE = "SHA256SUMS", "model.sig"
 LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_./-]*)")
 MAX_SUMS_BYTES = 1 << 20
+# What Hugging Face's tools leave in a download: regular files that nothing of ours opens.
+LEFT_BY_DOWNLOADS = re.compile(r"\.gitattributes|\.cache/huggingface/.+")
 OURS = ("monai.", "torch.", "ignite.", "sga_monai.")
 
 
@@ -34,7 +36,7 @@ def verify_bundle(folder: str | Path) -> int:
     if SUMS not in found:
         raise InputError(f"the bundle has no {SUMS}; give the folder that sga-monai package wrote, unpacked")
     listed = _read_sums(root / SUMS)
-    present = set(found) - {SUMS, SIGNATURE}
+    present = {name for name in found if not LEFT_BY_DOWNLOADS.fullmatch(name)} - {SUMS, SIGNATURE}
     problems = [f"{name} is not in {SUMS}" for name in sorted(present - set(listed))]
     problems += [f"{name} is missing" for name in sorted(set(listed) - present)]
     problems += [f"{name} was changed" for name in sorted(present & set(listed)) if _digest(root / name) != listed[name]]

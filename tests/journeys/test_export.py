@@ -5,28 +5,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pydicom
 import pytest
-from conftest import ROOT
 from fixtures import warm
 
 from sga_monai.data.manifest import read_manifest
-from sga_monai.hospital.package import package_bundle
 
-BUNDLE = "sga_cxr-0.1.0"
 UNLABELED, WITHOUT_IMAGE = 2, 2
-
-
-@pytest.fixture(scope="module")
-def bundle(once: Callable[..., Path], runs: Path, phantom_dir: Path) -> Path:
-    def package(out: Path) -> None:
-        package_bundle(runs / "sga/model.pt", out, ROOT / "bundles/sga", runs / "nt/model.pt", [phantom_dir / "harbor.csv"])
-
-    return once("dist", package) / BUNDLE
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from conftest import ROOT
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from fixtures import warm
+from fixtures.artifacts import BUNDLE
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
@@ -53,8 +54,6 @@ from sga_monai.statistics.feature_shift import frechet_distance
 from sga_monai.statistics.pooling import pool_effects
 from sga_monai.statistics.separability import site_auroc
 
-BUNDLE = "sga_cxr-0.1.0"
-
 
 def run(*arguments: str, cwd: Path, prefix: tuple[str, ...] = (), code: int = 0) -> str:
     environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
@@ -68,14 +67,6 @@ def run(*arguments: str, cwd: Path, prefix: tuple[str, ...] = (), code: int = 0)
     assert "Traceback" not in result.stderr
     assert "nvImageCodec" not in result.stderr
     return result.stdout + result.stderr
-
-
-@pytest.fixture(scope="session")
-def bundle(once, runs: Path, phantom_dir: Path) -> Path:
-    def package(out: Path) -> None:
-        package_bundle(runs / "sga/model.pt", out, ROOT / "bundles/sga", runs / "nt/model.pt", [phantom_dir / "harbor.csv"])
-
-    return once("dist", package) / BUNDLE
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +90,12 @@ def commands(page: Path) -> list[str]:
     return [line.strip() for line in page.read_text().splitlines() if re.match(r"    (sga-monai|unzip) ", line)]
 
 
+def contents(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of the last change of every file."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
 @pytest.fixture(scope="session")
 def evaluated(hospital: Path) -> Path:
     """The folder after every command of docs/hospital.md, without network where the system lets us cut it."""
@@ -117,7 +114,11 @@ def evaluated(hospital: Path) -> Path:
             subprocess.run([sys.executable, "-m", "zipfile", "-e", arguments[-1], "."], cwd=hospital, check=True)
         else:
             done.append(arguments[0])
+            before = contents(hospital)
             run("sga_monai", *arguments, cwd=hospital, prefix=isolated)
+            if arguments[0] == "validate":
+                # Nothing is written outside of --out, nor into an input.
+                assert {path: facts for path, facts in contents(hospital).items() if path.parts[0] != "validation"} == before
     assert done == [
         "verify",
         "selftest",

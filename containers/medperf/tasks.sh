@@ -1,0 +1,36 @@
+#!/bin/sh
+# The tasks of MedPerf's data preparator by commands of sga-monai. Volumes are where container_config.yaml mounts them.
+set -eu
+volumes=${VOLUMES:-/mlcommons/volumes}
+bundle=${BUNDLE:-$volumes/parameters/bundle}
+work=$(mktemp -d)
+trap 'rm -r "$work"' EXIT
+
+case "${1:-}" in
+prepare)
+    # The images as they are, and the manifest, which has pseudonyms, labels and half-years. The key is made and forgotten.
+    mkdir -p "$volumes/data/images"
+    cp -R "$volumes/raw_data/." "$volumes/data/images/"
+    sga-monai manifest key "$work/site.key"
+    code=0
+    sga-monai manifest from-dicom "$volumes/data/images" --labels "$volumes/raw_labels/labels.csv" --site "${SITE:-site}" \
+        --site-key "$work/site.key" --out "$volumes/labels/site.csv" || code=$?
+    # 2: some files have no label, or some labels no file; both are listed above.
+    [ "$code" -eq 2 ] || exit "$code"
+    ;;
+sanity_check)
+    sga-monai manifest check "$volumes/labels/site.csv" --dataset-dir "$volumes/data/images"
+    ;;
+statistics)
+    # MedPerf shows this file to its user, and sends it when the user agrees: aggregates, small cells hidden.
+    sga-monai evaluate "$bundle" --manifest "$volumes/labels/site.csv" --dataset-dir "$volumes/data/images" --output-dir "$work/out"
+    sga-monai report "$work/out"
+    sga-monai release "$work/out" --out "$work/release.json" --site "${SITE:-site}"
+    # JSON is YAML. The mounted file is written into; it cannot be replaced.
+    cat "$work/release.json" >"$volumes/statistics/statistics.yaml"
+    ;;
+*)
+    echo "give one of prepare, sanity_check, statistics" >&2
+    exit 3
+    ;;
+esac
