@@ -2,7 +2,7 @@
 # The tasks of MedPerf's data preparator by commands of sga-monai. Volumes are where container_config.yaml mounts them.
 set -eu
 volumes=${VOLUMES:-/mlcommons/volumes}
-bundle=${BUNDLE:-$volumes/parameters/bundle}
+bundle=${BUNDLE:-/bundle}
 work=$(mktemp -d)
 trap 'rm -r "$work"' EXIT
 
