@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from sga_monai.model.scores import logit_difference
 
 # A bundle of two networks is below 1 GB.
 MOST_BYTES = 8 << 30
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_./-]*")
 
 
 @dataclass(frozen=True)
@@ -118,15 +121,20 @@ class _Preprocess:
 
 
 def _unpack(archive: Path, folder: Path) -> Path:
-    """The one folder of a zip, unpacked; names that lead out of it are refused."""
+    """The one folder of a zip, unpacked into ``folder``; only names that a bundle's files may have are written."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            entries = opened.infolist()
-            tops = {entry.filename.split("/")[0] for entry in entries}
-            wrong = any(entry.filename.startswith("/") or {"..", "\\"} & {*entry.filename.split("/"), *entry.filename} for entry in entries)
+            entries = [entry for entry in opened.infolist() if not entry.is_dir()]
+            names = [entry.filename for entry in entries]
+            tops = {name.split("/")[0] for name in names}
+            wrong = any(not NAME.fullmatch(name) or ".." in name.split("/") for name in names)
             if len(tops) != 1 or wrong or sum(entry.file_size for entry in entries) > MOST_BYTES:
                 raise InputError(f"{archive.name} is not the zip of a bundle; give the one that sga-monai package wrote")
-            opened.extractall(folder)
+            for entry in entries:
+                target = folder / entry.filename
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with opened.open(entry) as source, target.open("wb") as stream:
+                    shutil.copyfileobj(source, stream)
     except (OSError, zipfile.BadZipFile):
         raise InputError(f"{archive.name} is missing or no zip; check the path") from None
     return folder / tops.pop()

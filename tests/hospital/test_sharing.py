@@ -115,6 +115,8 @@ def test_what_is_not_the_packaged_model_is_not_loaded(bundle, tmp_path):
     (tmp_path / "no.zip").write_text("no zip")
     with zipfile.ZipFile(tmp_path / "out.zip", "w") as archive:
         archive.writestr("a/../../b.txt", "x")
+    with zipfile.ZipFile(tmp_path / "root.zip", "w") as archive:
+        archive.writestr("/etc/b.txt", "x")
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.writestr("a/b.txt", "x")
         archive.writestr("c/b.txt", "x")
@@ -122,7 +124,8 @@ def test_what_is_not_the_packaged_model_is_not_loaded(bundle, tmp_path):
         ("no.zip", "missing or no zip"),
         ("absent.zip", "missing or no zip"),
         ("out.zip", "is not the zip"),
-        ("two.zip", "is not"),
+        ("two.zip", "is not the zip"),
+        ("root.zip", "is not the zip"),
     ):
         with pytest.raises(InputError, match=message):
             sga_monai.load(tmp_path / name)
