@@ -6,24 +6,28 @@ bundle=${BUNDLE:-/bundle}
 work=$(mktemp -d)
 trap 'rm -r "$work"' EXIT
 
+# Exit code 2 is "finished, and some files have no label, or no score": they are counted in the report.
+finish() {
+    code=0
+    "$@" || code=$?
+    [ "$code" -eq 0 ] || [ "$code" -eq 2 ] || exit "$code"
+}
+
 case "${1:-}" in
 prepare)
     # The images as they are, and the manifest, which has pseudonyms, labels and half-years. The key is made and forgotten.
     mkdir -p "$volumes/data/images"
     cp -R "$volumes/raw_data/." "$volumes/data/images/"
     sga-monai manifest key "$work/site.key"
-    code=0
-    sga-monai manifest from-dicom "$volumes/data/images" --labels "$volumes/raw_labels/labels.csv" --site "${SITE:-site}" \
-        --site-key "$work/site.key" --out "$volumes/labels/site.csv" || code=$?
-    # 2: some files have no label, or some labels no file; both are listed above.
-    [ "$code" -eq 2 ] || exit "$code"
+    finish sga-monai manifest from-dicom "$volumes/data/images" --labels "$volumes/raw_labels/labels.csv" --site "${SITE:-site}" \
+        --site-key "$work/site.key" --out "$volumes/labels/site.csv"
     ;;
 sanity_check)
     sga-monai manifest check "$volumes/labels/site.csv" --dataset-dir "$volumes/data/images"
     ;;
 statistics)
     # MedPerf shows this file to its user, and sends it when the user agrees: aggregates, small cells hidden.
-    sga-monai evaluate "$bundle" --manifest "$volumes/labels/site.csv" --dataset-dir "$volumes/data/images" --output-dir "$work/out"
+    finish sga-monai evaluate "$bundle" --manifest "$volumes/labels/site.csv" --dataset-dir "$volumes/data/images" --output-dir "$work/out"
     sga-monai report "$work/out"
     sga-monai release "$work/out" --out "$work/release.json" --site "${SITE:-site}"
     # JSON is YAML. The mounted file is written into; it cannot be replaced.
