@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import importlib.util
 import json
 import re
 import tomllib
@@ -50,7 +51,8 @@ def test_the_architectures_names_are_public() -> None:
     for row in (row for row in table(ARCHITECTURE) if row[0].isdigit()):
         module = importlib.import_module(f"sga_monai.{row[1].strip('`')}")
         for name in re.findall(r"`(\w+)`", row[3]):
-            assert hasattr(module, name), f"{row[1]}: {name}"
+            # Of cli the files are named, which are there whether something has imported them or not.
+            assert hasattr(module, name) or importlib.util.find_spec(f"{module.__name__}.{name}"), f"{row[1]}: {name}"
 
 
 @pytest.mark.parametrize("page", [ROOT / "docs/architecture.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
