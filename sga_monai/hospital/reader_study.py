@@ -96,8 +96,10 @@ def write_imrmc(scored: pd.DataFrame, path: str | Path) -> int:
     columns = reader_columns(scored)
     if not columns:
         raise InputError("--imrmc needs readers' ratings; the table has no column reader_<name>")
-    lines = ["sga_monai: readers' ratings, and the model's score repeated for each reader", "BEGIN DATA:"]
-    lines += [f"-1,{case},truth,{label}" for case, label in enumerate(scored["label"], 1)]
+    label = scored["label"]
+    lines = ["sga_monai: readers' ratings, and the model's score repeated for each reader"]
+    lines += [f"NR: {len(columns)}", f"N0: {(label == 0).sum()}", f"N1: {(label == 1).sum()}", "NM: 2", "BEGIN DATA:"]
+    lines += [f"-1,{case},truth,{value}" for case, value in enumerate(label, 1)]
     before = len(lines)
     for column in columns:
         for case, (rating, score) in enumerate(zip(scored[column], scored["score"], strict=True), 1):
@@ -128,8 +130,9 @@ def _observer(rating: NDArray[np.float64], called: Any, label: NDArray[Any], pat
 def _compare(observers: Sequence[dict[str, Any]], figure: str, covariance: NDArray[np.float64]) -> dict[str, Any]:
     values = [one[figure]["value"] for one in observers]
     found = asdict(compare_with_readers(values[0], values[1:], covariance))
-    # No rate and no AUROC is outside of 0 to 1.
+    # No rate and no AUROC is outside of 0 to 1, and none is tested against 0.
     average = found["average"]
+    del average["p"]
     average["low"], average["high"] = float(np.maximum(average["low"], 0)), float(np.minimum(average["high"], 1))
     return found | {"each": list(found["each"])}
 

@@ -89,10 +89,19 @@ def test_the_export_holds_the_study_and_another_estimator_agrees(table, tmp_path
     assert write_imrmc(scored, tmp_path / "study.imrmc") == 2 * 5 * 114
     text = (tmp_path / "study.imrmc").read_text()
     assert "P1" not in text
-    assert text.splitlines()[1:4] == ["BEGIN DATA:", "-1,1,truth,0", "-1,2,truth,0"]
+    assert text.splitlines()[1:8] == ["NR: 5", "N0: 69", "N1: 45", "NM: 2", "BEGIN DATA:", "-1,1,truth,0", "-1,2,truth,0"]
     found, study = analyze(tmp_path / "study.imrmc"), reader_study(scored, None, None)
     # As MRMCaov 0.3.0 prints them for covariances without bias.
     assert found["readers"] == (pytest.approx(0.8970370, abs=6e-8), pytest.approx(0.0330712, abs=6e-8), pytest.approx(12.58802, abs=6e-6))
+    # As iMRMC 4.0.3 prints them for this file: statAnalysis.csv, Ustat, model and readers; AUCperReader.csv.
+    value, error, df = found["difference"]
+    assert (value, error**2, df) == (
+        pytest.approx(-0.170789050, abs=6e-10),
+        pytest.approx(3.06453216e-3, rel=1e-8),
+        pytest.approx(98.8293505),
+    )
+    each = [line["value"] for line in study["comparison"]["auroc"]["each"]]
+    assert each == pytest.approx([-0.193397746, -0.132528180, -0.177616747, -0.246859903, -0.103542673], abs=6e-10)
     for name, ours in (("readers", "average"), ("difference", "difference")):
         value, error, df = found[name]
         line = study["comparison"]["auroc"][ours]
