@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -133,8 +132,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
             for entry in entries:
                 target = folder / entry.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with opened.open(entry) as source, target.open("wb") as stream:
-                    shutil.copyfileobj(source, stream)
+                target.write_bytes(opened.read(entry))
     except (OSError, zipfile.BadZipFile):
         raise InputError(f"{archive.name} is missing or no zip; check the path") from None
     return folder / tops.pop()
