@@ -21,7 +21,7 @@ from torch import nn
 from sga_monai.cohorts.anatomy import ScannerStyle, draw_chest
 from sga_monai.sga import Attack, Augmentation, Domain, GroupWeights, Masking, Objective, SGAIteration
 
-pytest_plugins = ["fixtures.artifacts"]
+pytest_plugins = ["fixtures.artifacts", "fixtures.orthanc"]
 # As many threads in all as there would be without pytest-xdist's workers, which would otherwise wait for each other.
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // WORKERS, 1)))

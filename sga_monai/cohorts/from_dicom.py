@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -162,9 +162,22 @@ def _read(path: str) -> tuple[dict[str, str], str]:
         head = read_head(path)
         if not is_dicom(head):
             return {}, "" if is_picture(head) or is_nifti(head) else "not an image"
-        header, facts = read_header(head, TAGS), read_facts(head)
+        return examine_header(head)
     except ReadError as error:
         return {}, error.code
+
+
+def examine_header(data: bytes, keywords: Sequence[str] = TAGS) -> tuple[dict[str, str], str]:
+    """The header of a DICOM file with its ``view``, and why it is no frontal chest radiograph for presentation, or "".
+
+    Args:
+        data: the file, at least to its pixels.
+        keywords: the elements of the header; ``TAGS`` must be among them.
+
+    Raises:
+        ReadError: "unreadable", when the header cannot be parsed.
+    """
+    header, facts = read_header(data, keywords), read_facts(data)
     raw = "FOR PROCESSING" in header.get("PresentationIntentType", "").upper() or header.get("SOPClassUID") == FOR_PROCESSING_STORAGE
     several = header.get("NumberOfFrames", "").isdecimal() and int(header["NumberOfFrames"]) > 1
     reason = facts["refusal"] or ("for_processing" if raw else "multi_frame" if several else "")

@@ -19,6 +19,8 @@ KEYS = ("image", "accession", "patient_id")
 COLUMNS = (*KEYS, "label", "label_date", "negative_type")
 # In a DICOM header each key goes by this keyword.
 KEYWORDS = {"accession": "AccessionNumber", "patient_id": "PatientID"}
+IMPOSSIBLE = "label_date is no possible day, taken as empty"
+RESPELLED = f"negative_type is written in {ALPHABET_IN_WORDS}"
 
 
 @dataclass(frozen=True)
@@ -125,25 +127,15 @@ def read_labels(path: Path) -> Labels:
         InputError: when the table is malformed, or gives one key two labels.
     """
     labels = Labels()
-    impossible, respelled = [], []
+    changed: dict[str, list[int]] = {}
     ids: dict[str, list[tuple[int, str]]] = {kind: [] for kind in KEYWORDS}
     for number, cells in read_cells(path, COLUMNS, ("label",)):
         if not set(KEYS) & set(cells):
             raise InputError(f"{path.name}: the columns must be label, one of {', '.join(KEYS)}, and may be label_date, negative_type")
         row = {name: cells.get(name, "") for name in COLUMNS}
-        if row["label"] not in ("0", "1"):
-            raise InputError(f"{path.name}: row {number}: label must be 0 or 1")
-        day = parse_date(row["label_date"])
-        if row["label_date"] and day is None:
-            raise InputError(f"{path.name}: row {number}: label_date must be YYYY-MM-DD")
-        if day is not None and not is_possible(day):
-            impossible.append(number)
-            day = None
-        negative_type = plain_text(row["negative_type"])
-        if row["negative_type"] and not negative_type:
-            raise InputError(f"{path.name}: row {number}: negative_type must be written in {ALPHABET_IN_WORDS}")
-        if negative_type != row["negative_type"]:
-            respelled.append(number)
+        label, sentences = parse_label(row, f"{path.name}: row {number}")
+        for sentence in sentences:
+            changed.setdefault(sentence, []).append(number)
         kind = next((kind for kind in KEYS if row[kind]), None)
         if kind is None:
             raise InputError(f"{path.name}: row {number} has no {', '.join(KEYS)}")
@@ -151,17 +143,50 @@ def read_labels(path: Path) -> Labels:
             known += [(number, row[column])] if row[column] else []
         # The most particular key that the row has; a patient's label is not that of each of the accessions.
         key = kind, same_name(row[kind]) if kind == "image" else same_id(row[kind])
-        label = Label(int(row["label"]), row["patient_id"], day, negative_type)
         if labels.table.setdefault(key, label).label != label.label:
             raise InputError(f"{path.name}: row {number} gives another label than an earlier row of the same {kind}; keep one")
     if not labels.table:
         raise InputError(f"{path.name} has no rows")
-    for numbers, what in (
-        (impossible, "label_date is no possible day, taken as empty"),
-        (respelled, f"negative_type is written in {ALPHABET_IN_WORDS}"),
-    ):
-        if numbers:
-            labels.warnings.append(f"{what} (row {', '.join(map(str, numbers[:5]))}{', ...' if len(numbers) > 5 else ''})")
+    labels.warnings += changes(changed)
     for column, given in ids.items():
         labels.warnings += damaged_ids(given, column)
     return labels
+
+
+def parse_label(row: Mapping[str, str], where: str) -> tuple[Label, list[str]]:
+    """The label of one row, and sentences that say what of it was changed.
+
+    Args:
+        row: its cells; ``label`` must be there.
+        where: table and row, for messages.
+
+    Raises:
+        InputError: when a cell is not as it must be. Cells are not quoted.
+    """
+    changed = []
+    if row["label"] not in ("0", "1"):
+        raise InputError(f"{where}: label must be 0 or 1")
+    text = row.get("label_date", "")
+    day = parse_date(text)
+    if text and day is None:
+        raise InputError(f"{where}: label_date must be YYYY-MM-DD")
+    if day is not None and not is_possible(day):
+        changed.append(IMPOSSIBLE)
+        day = None
+    given = row.get("negative_type", "")
+    negative_type = plain_text(given)
+    if given and not negative_type:
+        raise InputError(f"{where}: negative_type must be written in {ALPHABET_IN_WORDS}")
+    if negative_type != given:
+        changed.append(RESPELLED)
+    return Label(int(row["label"]), row.get("patient_id", ""), day, negative_type), changed
+
+
+def changes(changed: Mapping[str, Sequence[int]]) -> list[str]:
+    """One sentence for each kind of change, with the first of its rows.
+
+    Args:
+        changed: rows by the sentences of ``parse_label``.
+    """
+    rows = {what: changed[what] for what in (IMPOSSIBLE, RESPELLED) if what in changed}
+    return [f"{what} (row {', '.join(map(str, numbers[:5]))}{', ...' if len(numbers) > 5 else ''})" for what, numbers in rows.items()]

@@ -1,0 +1,1 @@
+"""Studies are found in an archive over DICOMweb or DIMSE and pulled into a folder with their manifest."""

@@ -1,0 +1,137 @@
+"""The table of studies, the credentials and the addresses: what is refused, and that nothing of it is quoted."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from sga_monai.core.errors import InputError
+from sga_monai.integrations.pacs.address import Dicomweb, Dimse
+from sga_monai.integrations.pacs.credentials import Credentials, Tls, read_credentials
+from sga_monai.integrations.pacs.query import read_query
+
+HEADER = "accession,patient_id,date_from,date_to,label,label_date,negative_type\n"
+
+
+def table(tmp_path: Path, *lines: str) -> Path:
+    path = tmp_path / "query.csv"
+    path.write_text(HEADER + "".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_rows_by_accession_and_by_patient_and_dates(tmp_path):
+    query = read_query(table(tmp_path, "A1,,,,1,2021-03-02,", ",P7,2021-03-01,2021-03-04,0,,Lungenödem", ",P8,2021-03-01,,0,,", ",,,,,,"))
+    first, second, third = query.rows
+    assert (first.row, first.accession, first.dates, first.label.label, first.label.label_date) == (2, "A1", "", 1, date(2021, 3, 2))
+    assert (second.patient_id, second.dates, second.label.negative_type) == ("P7", "20210301-20210304", "Lungenoedem")
+    assert third.dates == "20210301-20210301"
+    assert [warning for warning in query.warnings if "negative_type" in warning]
+
+
+def test_what_an_archive_gives_beside_what_was_asked_for_does_not_fit(tmp_path):
+    accession, window, both = read_query(
+        table(tmp_path, "A1,,,,1,,", ",P7,2021-03-01,2021-03-04,0,,", "A2,P7,2021-03-01,2021-03-04,0,,")
+    ).rows
+    assert accession.fits("a1 ", "anybody", "")
+    assert not accession.fits("A10", "", "")
+    assert window.fits("", "p7", "20210304")
+    assert not window.fits("", "P7", "20210305")
+    assert not window.fits("", "P7", "")
+    assert not window.fits("", "P8", "20210302")
+    # Accession numbers are those of one department: another patient's is another study.
+    assert both.fits("A2", "P7", "20210302")
+    assert not both.fits("A2", "P8", "20210302")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (",,,,1,,", "row 2 needs accession, or patient_id with date_from"),
+        (",SECRET-P,,,1,,", "row 2 needs accession, or patient_id with date_from"),
+        ("SECRET*,,,,1,,", "accession holds"),
+        (",SECRET?,2021-01-01,,1,,", "patient_id holds"),
+        ("SECRET,,2021-02-01,2021-01-01,1,,", "date_to is before date_from"),
+        ("SECRET,,,2021-01-01,1,,", "date_to needs date_from"),
+        ("SECRET,,2021-13-01,,1,,", "date_from must be a possible day"),
+        ("SECRET,,,,2,,", "label must be 0 or 1"),
+        ("SECRET,,,,1,soon,", "label_date must be YYYY-MM-DD"),
+        ("SECRET,,,,1,,\nsecret,,,,0,,", "row 3 gives another label than an earlier row"),
+    ],
+)
+def test_refused_rows_are_named_and_not_quoted(tmp_path, line, sentence):
+    with pytest.raises(InputError, match="row") as caught:
+        read_query(table(tmp_path, line))
+    assert sentence in str(caught.value)
+    assert "secret" not in str(caught.value).lower()
+
+
+def test_credentials_of_a_file_that_others_can_read_are_refused(tmp_path):
+    path = tmp_path / "credentials.toml"
+    path.write_text('user = "sga"\npassword = "SECRET"\n')
+    path.chmod(0o640)
+    with pytest.raises(InputError, match="chmod 600"):
+        read_credentials(path, {})
+    path.chmod(0o600)
+    assert read_credentials(path, {"SGA_PACS_USER": "other"}) == Credentials("sga", "SECRET")
+    assert "SECRET" not in repr(read_credentials(path))
+
+
+@pytest.mark.parametrize(
+    "content", ["user = SECRET", 'user = "SECRET"', 'pin = "SECRET"', "password = 12", 'user="a"\npassword="b"\ntoken="c"']
+)
+def test_what_is_no_credentials_is_refused_without_a_quote(tmp_path, content):
+    path = tmp_path / "credentials.toml"
+    path.write_text(content)
+    path.chmod(0o600)
+    with pytest.raises(InputError, match="credentials") as caught:
+        read_credentials(path, {})
+    assert "SECRET" not in str(caught.value)
+
+
+def test_credentials_of_the_environment():
+    assert read_credentials(None, {"SGA_PACS_USER": "u", "SGA_PACS_PASSWORD": "p"}) == Credentials("u", "p")
+    assert read_credentials(None, {"SGA_PACS_TOKEN": "t"}) == Credentials(token="t")
+    assert not read_credentials(None, {})
+    with pytest.raises(InputError, match="both user and password"):
+        read_credentials(None, {"SGA_PACS_USER": "u"})
+
+
+def test_addresses():
+    for url in ("http://localhost:8042/dicom-web", "http://127.0.0.1/x", "https://pacs.example.org/dicom-web"):
+        assert Dicomweb(url).url == url
+    assert Dicomweb("http://pacs.example.org/", plain_http=True)
+    with pytest.raises(InputError, match="--plain-http"):
+        Dicomweb("http://pacs.example.org/")
+    with pytest.raises(InputError, match="--credentials") as caught:
+        Dicomweb("https://sga:SECRET@pacs.example.org/")
+    assert "SECRET" not in str(caught.value)
+    for url in ("pacs.example.org", "ftp://x", "https://", "https://x:99999/", "https://x/?a=b"):
+        with pytest.raises(InputError, match="DICOMweb address"):
+            Dicomweb(url)
+
+
+def test_dimse_options():
+    assert Dimse("pacs:104", "PACS", retrieve="move", listen="11112").listen == "11112"
+    for options in (
+        {"address": "pacs"},
+        {"called_aet": "SEVENTEEN LETTERS"},
+        {"calling_aet": ""},
+        {"retrieve": "take"},
+        {"retrieve": "move"},
+    ):
+        with pytest.raises(InputError):
+            Dimse(**({"address": "pacs:104", "called_aet": "PACS"} | options))
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path):
+    for name in ("cert.pem", "key.pem"):
+        (tmp_path / name).write_text("no certificate")
+        (tmp_path / name).chmod(0o644)
+    with pytest.raises(InputError, match="chmod 600"):
+        Tls(certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    with pytest.raises(InputError, match="no certificate"):
+        Tls(ca=tmp_path / "cert.pem")
+    with pytest.raises(InputError, match="no such file"):
+        Tls(ca=tmp_path / "absent.pem")

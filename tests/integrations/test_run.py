@@ -1,0 +1,186 @@
+"""Plan, retries and accounting of a pull, with a server in memory that fails as it is told to."""
+
+from __future__ import annotations
+
+import csv
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pydicom
+import pytest
+from fixtures.orthanc import query, radiograph
+from pydicom import uid
+
+from sga_monai.core.errors import InputError
+from sga_monai.integrations.pacs.accounting import Accounting, Line, remedy
+from sga_monai.integrations.pacs.pull import Order, Pulled, pull
+from sga_monai.integrations.pacs.query import Wanted
+from sga_monai.integrations.pacs.retry import Retry
+from sga_monai.integrations.pacs.server import FAILURES, Image, ServerRefusal, Study, TransferError
+
+NOW = Retry(attempts=3, first_s=0)
+
+
+class Memory:
+    """A server of files; ``failures`` has codes to raise, by number of the file, before it is given."""
+
+    def __init__(self, files: list[bytes], failures: dict[int, list[str]] | None = None) -> None:
+        self.files = {}
+        for data in files:
+            header = pydicom.dcmread(pydicom.filebase.DicomBytesIO(data), stop_before_pixels=True)
+            self.files[str(header.SOPInstanceUID)] = (header, data)
+        self.failures = {f"1.2.826.0.1.3680043.9.7777.3.{n}": codes for n, codes in (failures or {}).items()}
+        self.asked: Counter[str] = Counter()
+        self.together = self.most = 0
+        self.lock = threading.Lock()
+
+    def find(self, wanted: Wanted) -> list[Study]:
+        # Ignores the keys, as some archives do.
+        return list(
+            {
+                h.StudyInstanceUID: Study(h.StudyInstanceUID, h.AccessionNumber, h.PatientID, h.StudyDate) for h, _ in self.files.values()
+            }.values()
+        )
+
+    def images(self, study: Study) -> list[Image]:
+        headers = [header for header, _ in self.files.values() if header.StudyInstanceUID == study.uid and header.Modality in ("CR", "DX")]
+        return [Image(study.uid, header.SeriesInstanceUID, str(header.SOPInstanceUID)) for header in headers]
+
+    def fetch(self, image: Image) -> bytes:
+        with self.lock:
+            self.asked[image.instance] += 1
+            self.together += 1
+            self.most = max(self.most, self.together)
+        try:
+            codes = self.failures.get(image.instance, [])
+            if codes:
+                code = codes.pop(0)
+                raise ServerRefusal("no") if code == "401" else TransferError(code)
+            return self.files[image.instance][1]
+        finally:
+            self.together -= 1
+
+    def close(self) -> None:
+        pass
+
+
+def do(tmp_path: Path, server: Memory, numbers: list[int], **options) -> Pulled:
+    order = Order(query(tmp_path / "query.csv", numbers), tmp_path / "out", "harbor", retry=NOW, **options)
+    return pull(order, lambda: server)
+
+
+def outcomes(tmp_path: Path) -> list[tuple[str, str, str]]:
+    with (tmp_path / "out/accounting.csv").open() as stream:
+        return [(line["row"], line["outcome"], line["reasons"]) for line in csv.DictReader(stream)]
+
+
+def test_every_row_is_accounted_for(tmp_path):
+    lateral = radiograph(3, ViewPosition="LL")
+    other = radiograph(4, Modality="CT", SOPClassUID=uid.CTImageStorage)
+    damaged = radiograph(5)[:-500]
+    hand = radiograph(6, BodyPartExamined="HAND")
+    second = radiograph(2, SOPInstanceUID="1.2.826.0.1.3680043.9.7777.3.22", ViewPosition="LATERAL")
+    server = Memory([radiograph(1), radiograph(2), second, lateral, other, damaged, hand], {1: ["busy", "cut"], 2: []})
+    found = do(tmp_path, server, [1, 2, 3, 4, 5, 6, 9])
+    assert outcomes(tmp_path) == [
+        ("2", "complete", ""),
+        ("3", "complete", "lateral 1"),
+        ("4", "rejected: lateral", "lateral 1"),
+        ("5", "rejected: modality", ""),
+        ("6", "failed: truncated", "truncated 1"),
+        ("7", "rejected: examination", "examination 1"),
+        ("8", "not found", ""),
+    ]
+    assert not found.complete
+    assert found.listing.files == {"listed": [2, 1, 1]}
+    assert found.accounting.studies()["complete"] == (2, 1, 1)
+    assert sum(number for number, *_ in found.accounting.studies().values()) == 7
+    for result in found.accounting.studies():
+        assert result == "complete" or remedy(result)
+    # What was fetched and is not wanted is not asked for again; what was damaged is.
+    before = server.asked.copy()
+    again = do(tmp_path, server, [1, 2, 3, 4, 5, 6, 9])
+    assert {key[-2:].strip("."): number for key, number in (server.asked - before).items()} == {"5": 1}
+    assert again.accounting.objects()["there already"] == 2
+    assert [line[:2] for line in outcomes(tmp_path)][2] == ("4", "rejected: lateral")
+
+
+def test_a_whole_pull_needs_no_second_look(tmp_path):
+    found = do(tmp_path, Memory([radiograph(n) for n in range(8)]), list(range(8)))
+    assert found.complete
+    files = list((tmp_path / "out/images").rglob("*.dcm"))
+    assert sorted(path.read_bytes() for path in files) == sorted(radiograph(n) for n in range(8))
+
+
+def test_names_and_tables_have_no_identifier(tmp_path):
+    do(tmp_path, Memory([radiograph(n) for n in range(3)] + [radiograph(3, ViewPosition="LL")]), [0, 1, 2, 3, 4])
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {path.name for path in written if path.suffix != ".dcm"} == {
+        "labels.csv", "site.csv", "site.key", "accounting.csv", "rejected.txt",
+    }  # fmt: skip
+    text = "".join(str(path.relative_to(tmp_path)) + ("" if path.suffix == ".dcm" else path.read_text()) for path in written)
+    for token in ("MRN", "ACC-", "DOE", "7777", "2021-0105", "19570203"):
+        assert token not in text
+    assert (tmp_path / "out").stat().st_mode & 0o077 == 0
+
+
+def test_failures_that_may_pass_are_asked_again_and_no_others(tmp_path):
+    server = Memory([radiograph(n) for n in range(4)], {0: ["timeout"] * 2, 1: ["server_error"] * 9, 2: ["gone"] * 9})
+    found = do(tmp_path, server, [0, 1, 2, 3])
+    assert [server.asked[f"1.2.826.0.1.3680043.9.7777.3.{n}"] for n in range(4)] == [3, 3, 1, 1]
+    assert [outcome for _, outcome, _ in outcomes(tmp_path)] == ["complete", "failed: server_error", "failed: gone", "complete"]
+    assert found.listing.files["listed"][0] == 2
+
+
+def test_a_server_that_is_gone_ends_the_pull_and_the_same_call_goes_on(tmp_path):
+    server = Memory([radiograph(n) for n in range(6)], {2: ["unreachable"] * 9})
+    with pytest.raises(InputError, match="give the same command again"):
+        do(tmp_path, server, list(range(6)), workers=1)
+    assert [outcome for _, outcome, _ in outcomes(tmp_path)] == ["complete"] * 2 + ["not tried"] * 4
+    assert not (tmp_path / "out/site.csv").exists()
+    server.failures.clear()
+    before = server.asked.copy()
+    assert do(tmp_path, server, list(range(6)), workers=1).complete
+    assert sorted(key[-1] for key in server.asked - before) == ["2", "3", "4", "5"]
+
+
+def test_who_is_refused_does_not_ask_again(tmp_path):
+    server = Memory([radiograph(n) for n in range(3)], {0: ["401"]})
+    with pytest.raises(ServerRefusal):
+        do(tmp_path, server, [0, 1, 2], workers=1)
+    assert sum(server.asked.values()) == 1
+
+
+def test_no_more_connections_than_asked_for(tmp_path):
+    server = Memory([radiograph(n) for n in range(24)])
+    assert do(tmp_path, server, list(range(24)), workers=3).complete
+    assert 1 <= server.most <= 3
+
+
+def test_two_labels_for_one_study_are_a_conflict(tmp_path):
+    server = Memory([radiograph(1), radiograph(2)])
+    path = tmp_path / "query.csv"
+    path.write_text(
+        "accession,patient_id,date_from,label\nACC-00001,,,1\n,MRN-00001,2021-02-05,0\nACC-00002,,,0\n,MRN-00002,2021-03-05,0\n"
+    )
+    found = pull(Order(path, tmp_path / "out", "harbor", retry=NOW), lambda: server)
+    assert [outcome for _, outcome, _ in outcomes(tmp_path)] == ["two labels", "two labels", "complete", "found by an earlier row"]
+    assert sum(server.asked.values()) == 1
+    assert found.listing.files == {"listed": [1, 0, 1]}
+
+
+def test_another_object_than_the_one_asked_for_is_not_kept(tmp_path):
+    server = Memory([radiograph(1)])
+    header, _ = server.files["1.2.826.0.1.3680043.9.7777.3.1"]
+    server.files["1.2.826.0.1.3680043.9.7777.3.1"] = (header, radiograph(2))
+    do(tmp_path, server, [1])
+    assert outcomes(tmp_path) == [("2", "failed: other_object", "other_object 1")]
+
+
+def test_results_of_a_line():
+    assert Line(2, 1).result == "rejected: modality"
+    assert Line(2, 1, objects=Counter({"fetched": 1, "rejected: lateral": 3})).result == "complete"
+    assert Line(2, 1, objects=Counter({"fetched": 1, "failed: cut": 1})).result == "failed: cut"
+    assert Accounting([Line(2, 1, objects=Counter({"there already": 1}))]).complete
+    assert all(remedy(f"failed: {code}") for code in FAILURES)
