@@ -1,0 +1,126 @@
+"""What one result is: the image that it is of, the model's statement, and the identifiers of the objects that tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydicom import uid
+from pydicom.dataset import Dataset
+
+from sga_monai import __version__
+
+NOTICE = "RESEARCH ONLY - NOT FOR DIAGNOSIS"
+MANUFACTURER = "sga_monai"
+PICTURES, REPORTS = 901, 902
+DESCRIPTIONS = {PICTURES: f"{NOTICE}: heat map", REPORTS: f"{NOTICE}: report"}
+# Type 2 (PS3.3 C.7.1.1, C.7.2.1): must be there, and may be empty.
+TYPE_2 = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "ReferringPhysicianName",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Model:
+    """What made the statement.
+
+    Attributes:
+        name: of the bundle.
+        version: of the bundle.
+        digest: SHA-256 of its SHA256SUMS.
+        threshold: probability from which a case is called positive; chosen by the developers.
+        temperature: by which scores were divided.
+        evaluation: SHA-256 of the evaluation's record, so that equal evaluations give equal identifiers.
+        when: the evaluation ended.
+    """
+
+    name: str
+    version: str
+    digest: str
+    threshold: float
+    temperature: float
+    evaluation: str
+    when: datetime
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image and what the model says of it.
+
+    Attributes:
+        row: of the manifest.
+        source: the image's header; see ``as_source``.
+        probability: of the positive class.
+        positive: whether it is called positive.
+        number: of the image within its study, from 1.
+    """
+
+    row: int
+    source: Dataset = field(repr=False)
+    probability: float
+    positive: bool
+    number: int
+
+
+def as_source(header: Dataset) -> Dataset | None:
+    """A header with every element of type 2, empty where it had none; ``None`` when it names no study, series or object."""
+    if not all(header.get(name) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")):
+        return None
+    for name in TYPE_2:
+        if name not in header:
+            setattr(header, name, "")
+    if header.PatientSex not in ("M", "F", "O", ""):
+        header.PatientSex = ""
+    return header
+
+
+def identifiers(case: Case, model: Model, series: int) -> dict[str, Any]:
+    """The arguments of highdicom's objects that say which object of which series it is, when and by what it was made.
+
+    Identifiers are hashes of the source's and the evaluation's, so that the same results, written again, are the same objects.
+
+    Args:
+        case: the case.
+        model: the model.
+        series: ``PICTURES`` or ``REPORTS``; each study gets one series of each.
+    """
+    made = (model.evaluation, str(series))
+    return {
+        "series_instance_uid": uid.generate_uid(entropy_srcs=["series", str(case.source.StudyInstanceUID), *made]),
+        "series_number": series,
+        "sop_instance_uid": uid.generate_uid(entropy_srcs=["object", str(case.source.SOPInstanceUID), *made]),
+        "instance_number": case.number,
+        "series_description": DESCRIPTIONS[series],
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": model.name,
+        "software_versions": model.version,
+        "device_serial_number": model.digest[:16],
+        "content_date": model.when.date(),
+        "content_time": model.when.time(),
+        "series_date": model.when.date(),
+        "series_time": model.when.time(),
+    }
+
+
+def statement(case: Case, model: Model) -> str:
+    """The result in words and figures."""
+    place = "at or above" if case.positive else "below"
+    return f"{model.name} {model.version}: probability {case.probability:.3f}, {place} the threshold {model.threshold:.3f}"
+
+
+def as_made(made: Dataset, model: Model) -> Dataset:
+    """An object with its versions, and with the evaluation's time as its own, so that equal results are equal bytes."""
+    made.SoftwareVersions = [model.version, f"sga_monai {__version__}"]
+    made.InstanceCreationDate, made.InstanceCreationTime = made.ContentDate, made.ContentTime
+    for equipment in made.get("ContributingEquipmentSequence") or []:
+        if "ContributionDateTime" in equipment:
+            equipment.ContributionDateTime = f"{model.when:%Y%m%d%H%M%S}"
+    return made
+
+
+def facts_of(record: Mapping[str, Any], name: str) -> str:
+    """A text of the evaluation's record."""
+    return str(record["bundle"][name])

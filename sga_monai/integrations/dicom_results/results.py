@@ -1,0 +1,216 @@
+"""The results of an evaluation as DICOM objects, two for each image, in files of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pydicom
+import torch
+from pydicom.dataset import Dataset
+from scipy.special import expit
+
+from sga_monai.core.display import track
+from sga_monai.core.errors import REASONS, InputError, ReadError
+from sga_monai.core.files import file_sha256, write_json, write_whole
+from sga_monai.core.folders import lock_output_dir
+from sga_monai.evaluation.cohort import list_cohort, read_cohorts
+from sga_monai.evaluation.predictions import FILE, read_predictions
+from sga_monai.hospital.evaluate import load_models, read_earlier
+from sga_monai.hospital.formats import MODEL
+from sga_monai.hospital.heatmaps import heat_map
+from sga_monai.hospital.reference import read_reference
+from sga_monai.hospital.verify import SUMS, verify_bundle
+from sga_monai.imaging.decoded import ReadOptions
+from sga_monai.imaging.dicom import is_dicom
+from sga_monai.imaging.head import read_head
+from sga_monai.imaging.header import quiet
+from sga_monai.imaging.read import decode, read_bytes
+from sga_monai.integrations.dicom_results.case import Case, Model, as_source, facts_of, statement
+from sga_monai.integrations.dicom_results.picture import draw_result
+from sga_monai.integrations.pacs.server import EXTRA
+from sga_monai.model.preparation import SETTINGS, Preparation
+
+RECORD = "results.json"
+REMEDIES = {
+    "not a DICOM file": "a PNG, JPEG or NIfTI image belongs to no study",
+    "no study": "its header names no study, series or object",
+}
+# Heat maps at once.
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        rows: of the manifest, two files each.
+        left_out: numbers of rows by reason.
+    """
+
+    rows: Sequence[int]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @staticmethod
+    def remedy(reason: str) -> str:
+        """What a reason means."""
+        return REMEDIES.get(reason) or REASONS.get(reason, "")
+
+
+def write_results(output_dir: Path, bundle: Path, manifest: Path, dataset_dir: Path, out: Path) -> Written:
+    """Write ``row_<row>_picture.dcm`` and ``row_<row>_report.dcm`` of every scored image, and ``results.json``.
+
+    The objects name the patient and the study that they belong to; file names and ``results.json`` do not. What an earlier call
+    wrote of the same evaluation is not written again.
+
+    Args:
+        output_dir: of ``evaluate_bundle``, finished.
+        bundle: that it was evaluated with.
+        manifest: that it was evaluated with.
+        dataset_dir: the folder that its images are relative to.
+        out: a new folder.
+
+    Returns:
+        The rows that have objects, and why the others have none.
+
+    Raises:
+        InputError: when the extra is not installed, the evaluation is not finished or of another bundle or manifest, or ``out``
+            holds something else.
+    """
+    if find_spec("highdicom") is None:
+        raise InputError(EXTRA)
+    model, reference = _model(output_dir, bundle, manifest)
+    predictions = read_predictions(output_dir / FILE)
+    lock_output_dir(out)
+    _check_folder(out, model)
+    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_json(out / RECORD, {"evaluation": model.evaluation, "finished": False})
+    network = load_models(bundle, reference)[MODEL]
+    preparation = Preparation(**{name: reference[name] for name in SETTINGS})
+    cohort = list_cohort(manifest, dataset_dir, preparation)
+    paths = {int(item["row"]): Path(item["image"]) for item in cohort.items}
+    scored = predictions[predictions["score"].notna()]
+    left_out = Counter(predictions.loc[predictions["score"].isna(), "error"].astype(str))
+    cases, reasons = _cases(scored, paths, reference["models"][MODEL]["threshold"])
+    left_out += reasons
+    waiting = [case for case in cases if not all(path.exists() for path in _files(out, case.row))]
+    if waiting:
+        (dataset,) = read_cohorts([cohort], output_dir / "cache")
+        index = {int(item["row"]): i for i, item in enumerate(dataset.data)}
+        options = ReadOptions(preparation.voi, orientation=preparation.orientation)
+        for batch in track([waiting[i : i + BATCH] for i in range(0, len(waiting), BATCH)], "writing results"):
+            heat = heat_map(network, torch.stack([dataset[index[case.row]]["image"] for case in batch]))
+            for case, one in zip(batch, heat.numpy(), strict=True):
+                _write(out, case, model, decode(read_bytes(paths[case.row]), options).image, one[0])
+    rows = [case.row for case in cases]
+    record = {"evaluation": model.evaluation, "finished": True, "rows": rows, "left_out": left_out}
+    write_json(out / RECORD, record)
+    return Written(rows, left_out)
+
+
+def result_files(out: Path) -> list[Path]:
+    """The objects of a folder of ``write_results``.
+
+    Raises:
+        InputError: when it is not finished.
+    """
+    record = read_earlier(out / RECORD)
+    if not record.get("finished"):
+        raise InputError("the folder holds no finished results; write them with sga-monai dicom-result")
+    return [path for row in record["rows"] for path in _files(out, row)]
+
+
+def _model(output_dir: Path, bundle: Path, manifest: Path) -> tuple[Model, dict[str, Any]]:
+    """The model of a finished evaluation, after the bundle was verified."""
+    verify_bundle(bundle)
+    run = read_earlier(output_dir / "run.json")
+    if not run.get("finished"):
+        raise InputError("the evaluation is not finished; give a folder of sga-monai evaluate that is")
+    if facts_of(run, "sha256sums") != file_sha256(bundle / SUMS):
+        raise InputError("the evaluation was made with another bundle; give that one")
+    if run.get("manifest_sha256") != file_sha256(manifest):
+        raise InputError("the evaluation was made with another manifest; give that one")
+    reference = read_reference(bundle / "reference.json")
+    figures = reference["models"][MODEL]
+    evaluation = hashlib.sha256(json.dumps(run, sort_keys=True).encode() + file_sha256(output_dir / FILE).encode()).hexdigest()
+    threshold, temperature = float(figures["threshold"]), float(figures["temperature"])
+    when = datetime.fromisoformat(run["finished"])
+    digest = facts_of(run, "sha256sums")
+    model = Model(
+        facts_of(run, "name"), facts_of(run, "version"), digest, float(expit(threshold / temperature)), temperature, evaluation, when
+    )
+    return model, reference
+
+
+def _check_folder(out: Path, model: Model) -> None:
+    if out.is_dir() and any(out.iterdir()) and read_earlier(out / RECORD).get("evaluation") != model.evaluation:
+        raise InputError("out is not empty and holds no results of this evaluation; give a new folder")
+
+
+def _cases(scored: pd.DataFrame, paths: Mapping[int, Path], threshold: float) -> tuple[list[Case], Counter[str]]:
+    """The rows that have a study, and how many have none, by reason."""
+    cases: list[Case] = []
+    reasons: Counter[str] = Counter()
+    number: Counter[str] = Counter()
+    for row, score, probability in zip(scored["row"], scored["score"], scored["probability"], strict=True):
+        source = _source(paths[int(row)])
+        if isinstance(source, str):
+            reasons[source] += 1
+            continue
+        number[source.StudyInstanceUID] += 1
+        cases.append(Case(int(row), source, float(probability), bool(score >= threshold), number[source.StudyInstanceUID]))
+    return cases, reasons
+
+
+def _source(path: Path) -> Dataset | str:
+    """An image's header, or why it has none that results could belong to."""
+    try:
+        head = read_head(path)
+        if not is_dicom(head):
+            return "not a DICOM file"
+        with quiet():
+            return as_source(pydicom.dcmread(io.BytesIO(head), force=True, stop_before_pixels=True)) or "no study"
+    except ReadError as error:
+        return error.code
+    except Exception:
+        # pydicom's errors quote values.
+        return "unreadable"
+
+
+def _files(out: Path, row: int) -> Iterator[Path]:
+    for kind in ("picture", "report"):
+        yield out / f"row_{row:06d}_{kind}.dcm"
+
+
+def _write(out: Path, case: Case, model: Model, image: Any, heat: Any) -> None:
+    from sga_monai.integrations.dicom_results.secondary_capture import secondary_capture
+    from sga_monai.integrations.dicom_results.structured_report import structured_report
+
+    picture = draw_result(np.asarray(image, np.float32), np.asarray(heat, np.float32), statement(case, model))
+    with quiet():
+        made = (secondary_capture(case, model, picture), structured_report(case, model))
+        contents = [_encoded(one) for one in made]
+    for path, content in zip(_files(out, case.row), contents, strict=True):
+        write_whole(path, partial(_put, content))
+
+
+def _put(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
+def _encoded(made: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    made.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
