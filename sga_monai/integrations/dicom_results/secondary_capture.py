@@ -32,7 +32,7 @@ def secondary_capture(case: Case, model: Model, picture: NDArray[np.uint8]) -> D
         **identifiers(case, model, PICTURES),
     )
     made.PatientOrientation = []
-    made.Laterality = ""
+    made.BodyPartExamined = "CHEST"
     made.ImageType, made.ConversionType = ["DERIVED", "SECONDARY"], "WSD"
     made.DateOfSecondaryCapture, made.TimeOfSecondaryCapture = made.ContentDate, made.ContentTime
     made.ImageComments = NOTICE

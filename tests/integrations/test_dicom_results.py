@@ -1,0 +1,174 @@
+"""Results as DICOM objects: references, identifiers, the notice, and what programs and validators read in them."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from fixtures.orthanc import radiograph
+from pydicom import uid
+from pydicom.dataset import Dataset
+
+from sga_monai.integrations.dicom_results.case import NOTICE, Case, Model, as_source, statement
+from sga_monai.integrations.dicom_results.picture import draw_result
+from sga_monai.integrations.dicom_results.secondary_capture import secondary_capture
+from sga_monai.integrations.dicom_results.structured_report import structured_report
+
+MODEL = Model("sga_cxr", "0.1.0", "a" * 64, 0.42, 1.3, "b" * 64, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+IMAGE = np.tile(np.linspace(0, 1, 90, dtype=np.float32), (120, 1))
+HEAT = np.zeros((32, 32), np.float32)
+HEAT[:16, :16] = 1
+
+
+def header(number: int, **attributes: object) -> Dataset:
+    return pydicom.dcmread(io.BytesIO(radiograph(number, **attributes)), stop_before_pixels=True)
+
+
+def case(number: int = 1, positive: bool = True, **attributes: object) -> Case:
+    source = as_source(header(number, **attributes))
+    assert source is not None
+    return Case(10 + number, source, 0.731234567 if positive else 0.2, positive, 1)
+
+
+def objects(one: Case, model: Model = MODEL) -> tuple[Dataset, Dataset]:
+    """Both objects of a case, as they are read from their files."""
+    picture = draw_result(IMAGE, HEAT, statement(one, model))
+    read = []
+    for made in (secondary_capture(one, model, picture), structured_report(one, model)):
+        buffer = io.BytesIO()
+        made.save_as(buffer, enforce_file_format=True)
+        read.append(pydicom.dcmread(io.BytesIO(buffer.getvalue())))
+    return read[0], read[1]
+
+
+def items(container: Dataset) -> dict[str, Dataset]:
+    """All content items of a report by the meaning of their names."""
+    found = {}
+    for item in container.get("ContentSequence", []):
+        found[item.ConceptNameCodeSequence[0].CodeMeaning] = item
+        found |= items(item)
+    return found
+
+
+def test_both_belong_to_the_study_and_refer_to_the_image():
+    one = case()
+    capture, report = objects(one)
+    assert capture.SOPClassUID == uid.SecondaryCaptureImageStorage
+    assert report.SOPClassUID == uid.EnhancedSRStorage
+    for made in (capture, report):
+        for name in ("StudyInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "AccessionNumber", "StudyDate"):
+            assert made[name].value == one.source[name].value
+        assert NOTICE in made.SeriesDescription
+    assert len({one.source.SeriesInstanceUID, capture.SeriesInstanceUID, report.SeriesInstanceUID}) == 3
+    assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == one.source.SOPInstanceUID
+    series = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    assert (series.SeriesInstanceUID, series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) == (
+        one.source.SeriesInstanceUID,
+        one.source.SOPInstanceUID,
+    )
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_report_says_probability_threshold_and_algorithm(positive):
+    found = items(objects(case(positive=positive))[1])
+
+    def number(name: str) -> float:
+        return float(found[name].MeasuredValueSequence[0].NumericValue)
+
+    assert number("Probability of the positive class") == pytest.approx(0.731235 if positive else 0.2, abs=1e-9)
+    assert number("Threshold of the probability") == 0.42
+    assert found["Probability is at or above the threshold"].ConceptCodeSequence[0].CodeMeaning == ("Yes" if positive else "No")
+    assert found["Intended use"].ConceptCodeSequence[0].CodeMeaning == NOTICE
+    assert (found["Algorithm Name"].TextValue, found["Algorithm Version"].TextValue) == ("sga_cxr", "0.1.0")
+    assert found["Source of Measurement"].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == case().source.SOPInstanceUID
+    assert items(objects(case())[1]).keys() == found.keys()
+
+
+def test_a_report_is_preliminary_and_not_verified():
+    report = objects(case())[1]
+    assert (report.PreliminaryFlag, report.VerificationFlag, report.Modality) == ("PRELIMINARY", "UNVERIFIED", "SR")
+    assert "VerifyingObserverSequence" not in report
+
+
+def test_the_same_result_is_the_same_object_and_no_other_is():
+    first = objects(case())
+    assert [made.SOPInstanceUID for made in objects(case())] == [made.SOPInstanceUID for made in first]
+    assert objects(case()) == first
+    other = Model(**{**MODEL.__dict__, "evaluation": "c" * 64})
+    made = [*first, *objects(case(2)), *objects(case(), other)]
+    assert len({one.SOPInstanceUID for one in made}) == 6
+    assert len({one.SeriesInstanceUID for one in made}) == 6
+    # Two images of one study share the two series.
+    same = objects(case(3, StudyInstanceUID=case().source.StudyInstanceUID))
+    assert [one.SeriesInstanceUID for one in same] == [one.SeriesInstanceUID for one in first]
+    assert {one.SOPInstanceUID for one in same}.isdisjoint(one.SOPInstanceUID for one in first)
+
+
+def test_the_picture_shows_the_image_the_heat_map_and_the_notice():
+    picture = draw_result(IMAGE, HEAT, "sga_cxr 0.1.0: probability 0.731")
+    width = picture.shape[1]
+    assert width == 640
+    body = picture[40 : 40 + 420]
+    left, right = body[:, :320].astype(int), body[:, 320:].astype(int)
+    assert np.ptp(left, axis=2).max() == 0
+    # Brighter to the right, as the image.
+    assert (np.diff(left[200, :, 0]) >= 0).all()
+    changed = np.abs(left - right).sum(axis=2)
+    assert changed[20:150, 20:120].mean() > 10 * changed[250:400, 200:300].mean() + 10
+    # White letters on red, above and below.
+    for band in (picture[:20], picture[-14:]):
+        assert np.median(band, axis=(0, 1)).tolist() == [150, 0, 0]
+        assert band.min(axis=2).max() > 200
+    assert not np.array_equal(draw_result(IMAGE, HEAT, "x")[-60:], picture[-60:])
+    assert draw_result(np.tile(IMAGE, (30, 30)), HEAT, "x").shape[1] <= 2048
+    assert draw_result(IMAGE, np.zeros_like(HEAT), "x").shape == picture.shape
+
+
+def test_a_capture_can_be_read_by_anybody():
+    one = case()
+    capture = objects(one)[0]
+    assert np.array_equal(capture.pixel_array, draw_result(IMAGE, HEAT, statement(one, MODEL)))
+    assert (capture.PhotometricInterpretation, capture.BurnedInAnnotation) == ("RGB", "NO")
+    assert objects(case(BurnedInAnnotation="YES"))[0].BurnedInAnnotation == "YES"
+
+
+def test_a_source_without_optional_elements_or_without_a_study():
+    bare = header(1)
+    for name in ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber"):
+        delattr(bare, name)
+    bare.PatientSex = "unknown"
+    source = as_source(bare)
+    capture, report = objects(Case(2, source, 0.5, True, 1))
+    assert capture.PatientSex in ("", None)
+    assert report.StudyDate in ("", None)
+    del bare.StudyInstanceUID
+    assert as_source(bare) is None
+
+
+def test_names_in_other_alphabets_stay():
+    source = header(1, SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Jürgen")
+    for made in objects(Case(2, as_source(source), 0.5, True, 1)):
+        assert str(made.PatientName) == "Müller^Jürgen"
+
+
+@pytest.mark.parametrize("program", ["dciodvfy", "dsrdump"])
+def test_validators_find_no_error(program, tmp_path: Path):
+    if shutil.which(program) is None:
+        pytest.skip(f"no {program}")
+    for kind, made in zip(("capture", "report"), objects(case()), strict=True):
+        made.save_as(tmp_path / f"{kind}.dcm")
+    if program == "dsrdump":
+        shown = subprocess.run([program, str(tmp_path / "report.dcm")], capture_output=True, text=True, check=True)
+        assert NOTICE in shown.stdout
+        assert "Imaging Measurement Report" in shown.stdout
+        return
+    for kind in ("capture", "report"):
+        shown = subprocess.run([program, "-new", str(tmp_path / f"{kind}.dcm")], capture_output=True, text=True, check=False)
+        assert "Error" not in shown.stderr, shown.stderr
+        assert ("SCImage" if kind == "capture" else "EnhancedSR") in shown.stderr
