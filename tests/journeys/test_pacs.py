@@ -23,7 +23,7 @@ from conftest import ROOT
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from fixtures.orthanc import PASSWORD, USER, Orthanc
+from fixtures.orthanc import PASSWORD, USER, Orthanc, tls_in_front
 from PIL import Image
 from pydicom import uid
 
