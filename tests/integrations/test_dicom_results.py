@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
+from fixtures.evaluations import write_evaluation
 from fixtures.orthanc import radiograph
 from pydicom import uid
 from pydicom.dataset import Dataset
+from scipy.special import expit
 
+from sga_monai.core.errors import InputError
+from sga_monai.core.files import file_sha256
+from sga_monai.integrations.dicom_results import results
 from sga_monai.integrations.dicom_results.case import NOTICE, Case, Model, as_source, statement
 from sga_monai.integrations.dicom_results.picture import draw_result
 from sga_monai.integrations.dicom_results.secondary_capture import secondary_capture
@@ -155,6 +162,56 @@ def test_names_in_other_alphabets_stay():
     source = header(1, SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Jürgen")
     for made in objects(Case(2, as_source(source), 0.5, True, 1)):
         assert str(made.PatientName) == "Müller^Jürgen"
+
+
+def test_an_image_without_a_study_is_left_out_with_its_reason(tmp_path: Path):
+    paths = {row: tmp_path / f"{row}.dcm" for row in range(2, 8)}
+    for row in (2, 3, 4):
+        paths[row].write_bytes(radiograph(row, StudyInstanceUID="1.2.3" if row < 4 else "1.2.4"))
+    paths[5].write_bytes(radiograph(5, StudyInstanceUID=""))
+    paths[6].write_bytes(b"\x89PNG\r\n\x1a\n")
+    scored = pd.DataFrame({"row": list(paths), "score": [-1.0, 0.5, 2.0, 1, 1, 1], "probability": [0.2, 0.6, 0.9, 0.7, 0.7, 0.7]})
+    cases, reasons = results._cases(scored, paths, 0.5)
+    assert [(case.row, case.positive, case.number) for case in cases] == [(2, False, 1), (3, True, 2), (4, True, 1)]
+    assert reasons == {"no study": 1, "not a DICOM file": 1, "missing": 1}
+    assert all(results.Written.remedy(reason) for reason in reasons)
+
+
+def test_a_folder_of_other_things_is_not_written_to(tmp_path: Path):
+    results._check_folder(tmp_path / "absent", MODEL)
+    results._check_folder(tmp_path, MODEL)
+    (tmp_path / "results.json").write_text(json.dumps({"evaluation": MODEL.evaluation, "finished": False}))
+    results._check_folder(tmp_path, MODEL)
+    with pytest.raises(InputError, match="no finished results"):
+        results.result_files(tmp_path)
+    (tmp_path / "results.json").write_text(json.dumps({"evaluation": "other"}))
+    with pytest.raises(InputError, match="give a new folder"):
+        results._check_folder(tmp_path, MODEL)
+
+
+@pytest.mark.parametrize("change", ["finished", "sha256sums", "manifest_sha256"])
+def test_only_the_bundle_and_the_manifest_of_the_evaluation_are_taken(tmp_path: Path, monkeypatch, change):
+    monkeypatch.setattr(results, "verify_bundle", lambda _: 1)
+    folder = write_evaluation(tmp_path / "evaluation", baseline=False)
+    (tmp_path / "bundle").mkdir()
+    for name in ("SHA256SUMS", "reference.json"):
+        (tmp_path / "bundle" / name).write_text((folder / "reference.json").read_text())
+    (tmp_path / "site.csv").write_text("image\n")
+    run = json.loads((folder / "run.json").read_text()) | {"finished": "2026-01-02T03:04:05+00:00"}
+    run["bundle"]["sha256sums"] = file_sha256(tmp_path / "bundle/SHA256SUMS")
+    run["manifest_sha256"] = file_sha256(tmp_path / "site.csv")
+    (folder / "run.json").write_text(json.dumps(run))
+    given = (folder, tmp_path / "bundle", tmp_path / "site.csv")
+    model, reference = results._model(*given)
+    figures = reference["models"]["model"]
+    # The same threshold on the scale of probabilities, temperature included.
+    assert model.threshold == pytest.approx(expit(figures["threshold"] / figures["temperature"]))
+    assert (model.name, model.version, model.when.year) == ("cxr", "1.0", 2026)
+    run |= {"finished": None} if change == "finished" else {"manifest_sha256": "0"} if change == "manifest_sha256" else {}
+    run["bundle"]["sha256sums"] = "0" if change == "sha256sums" else run["bundle"]["sha256sums"]
+    (folder / "run.json").write_text(json.dumps(run))
+    with pytest.raises(InputError, match="not finished" if change == "finished" else "another"):
+        results._model(*given)
 
 
 @pytest.mark.parametrize("program", ["dciodvfy", "dsrdump"])

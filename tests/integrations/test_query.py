@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sga_monai.core.errors import InputError
 from sga_monai.integrations.pacs.address import Dicomweb, Dimse
 from sga_monai.integrations.pacs.credentials import Credentials, Tls, read_credentials
 from sga_monai.integrations.pacs.query import read_query
+from sga_monai.integrations.pacs.server import TransferError
 
 HEADER = "accession,patient_id,date_from,date_to,label,label_date,negative_type\n"
 
@@ -135,3 +137,38 @@ def test_a_key_that_others_can_read_is_refused(tmp_path):
         Tls(ca=tmp_path / "cert.pem")
     with pytest.raises(InputError, match="no such file"):
         Tls(ca=tmp_path / "absent.pem")
+
+
+@pytest.mark.parametrize("address", [Dicomweb("http://localhost/"), Dimse("localhost:104", "PACS")])
+def test_without_the_extra_a_sentence_says_which(monkeypatch, address):
+    for name in ("dicomweb", "dimse", "storage"):
+        monkeypatch.delitem(sys.modules, f"sga_monai.integrations.pacs.{name}", raising=False)
+    for name in ("dicomweb_client", "dicomweb_client.web", "pynetdicom"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=r"pip install 'sga_monai\[dicom\]'"), address.connector():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "code"),
+    [
+        (
+            b"--x\r\nContent-Type: application/dicom\r\n\r\nA\r\nB\r\n--x--\r\n",
+            'multipart/related; type="application/dicom"; boundary="x"',
+            "",
+        ),
+        (b"--x\r\nContent-Type: a\r\n\r\nA\r\nB\r\n--x--", "multipart/related; boundary=x; type=a", ""),
+        (b"A\r\nB", "application/dicom", ""),
+        (b"--x\r\nContent-Type: a\r\n\r\nA\r\n", "multipart/related; boundary=x", "cut"),
+        (b"<html>", "text/html", "protocol"),
+        (b"", "multipart/related; boundary=x", "protocol"),
+    ],
+)
+def test_the_one_part_of_an_answer(body, content_type, code):
+    first_part = pytest.importorskip("sga_monai.integrations.pacs.dicomweb").first_part
+    if not code:
+        assert first_part(body, content_type) == b"A\r\nB"
+        return
+    with pytest.raises(TransferError) as caught:
+        first_part(body, content_type)
+    assert caught.value.code == code

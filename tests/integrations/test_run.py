@@ -145,6 +145,15 @@ def test_a_server_that_is_gone_ends_the_pull_and_the_same_call_goes_on(tmp_path)
     assert sorted(key[-1] for key in server.asked - before) == ["2", "3", "4", "5"]
 
 
+def test_what_a_killed_pull_leaves_half_written_is_removed(tmp_path):
+    server = Memory([radiograph(n) for n in range(2)])
+    (tmp_path / "out/images/1234").mkdir(parents=True)
+    (tmp_path / "out/images/1234/.5678.dcm.tmp").write_bytes(radiograph(0)[:900])
+    found = do(tmp_path, server, [0, 1])
+    assert found.complete
+    assert found.listing.files == {"listed": [2, 1, 1]}
+
+
 def test_who_is_refused_does_not_ask_again(tmp_path):
     server = Memory([radiograph(n) for n in range(3)], {0: ["401"]})
     with pytest.raises(ServerRefusal):

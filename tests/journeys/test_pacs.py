@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import io
-import ipaddress
 import json
 import os
 import re
@@ -20,10 +18,7 @@ import pydicom
 import pytest
 import typer
 from conftest import ROOT
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from fixtures.orthanc import PASSWORD, USER, Orthanc, tls_in_front
+from fixtures.orthanc import PASSWORD, USER, Orthanc, certificate, tls_in_front
 from PIL import Image
 from pydicom import uid
 
@@ -51,26 +46,6 @@ def test_every_command_of_the_page_is_one():
         assert context.params["out"]
 
 
-def certificate(folder: Path) -> Path:
-    """A server's certificate of 127.0.0.1 with its key; the certificate alone is written to hospital_ca.pem."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "archive")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(True, None), True)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    public = made.public_bytes(serialization.Encoding.PEM)
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "server.pem").write_bytes(public + private)
-    (folder / "hospital_ca.pem").write_bytes(public)
-    return folder / "server.pem"
-
-
 @pytest.fixture(scope="module")
 def tls_archive(orthanc_installed: None, phantom_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     """Harbor and lakeside, each with its own accession numbers, in one archive that speaks TLS."""
@@ -92,7 +67,7 @@ def tls_archive(orthanc_installed: None, phantom_dir: Path, tmp_path_factory: py
         (folder / f"{site}.csv").write_text("\n".join(lines) + "\n")
     (folder / "pacs.toml").write_text(f'user = "{USER}"\npassword = "{PASSWORD}"\n')
     (folder / "pacs.toml").chmod(0o600)
-    with tls_in_front(server.http, certificate(folder)) as server.tls:
+    with tls_in_front(server.http, *certificate(folder)) as server.tls:
         yield server
     server.stop()
 

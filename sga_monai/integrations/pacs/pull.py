@@ -92,6 +92,9 @@ def pull(order: Order, connect: Callable[[], Server]) -> Pulled:
     key_file = order.site_key or order.out / SITE_KEY
     if order.site_key is None and not key_file.exists():
         new_site_key(key_file)
+    for unfinished in (order.out / IMAGES).rglob(".*.tmp"):
+        # Of a pull that was killed while it wrote.
+        unfinished.unlink()
     with silenced(), Progress() as progress, _run(order, connect, read_site_key(key_file)) as run:
         jobs = run.find(query.rows, progress)
         try:

@@ -23,7 +23,7 @@ MODALITIES = ("CR", "DX")
 MOST_STUDIES = 200
 # What may go wrong in one request; each is tried again but those of FINAL. Texts are fixed: nothing of an answer gets into them.
 FAILURES = {
-    "unreachable": "the server cannot be reached; check the address, or start it",
+    "unreachable": "the server cannot be reached; check address, port and certificates, or start it",
     "timeout": "the server did not answer in time; ask again later, or with fewer workers",
     "busy": "the server is too busy; ask again later, or with fewer workers",
     "server_error": "the server reports an error of its own; its administrator finds it in the server's log",
