@@ -21,6 +21,8 @@ from scipy.special import expit
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256
+from sga_monai.imaging.decoded import ReadOptions
+from sga_monai.imaging.header import quiet
 from sga_monai.integrations.dicom_results import results
 from sga_monai.integrations.dicom_results.case import NOTICE, Case, Model, as_source, statement
 from sga_monai.integrations.dicom_results.picture import draw_result
@@ -175,6 +177,21 @@ def test_an_image_without_a_study_is_left_out_with_its_reason(tmp_path: Path):
     assert [(case.row, case.positive, case.number) for case in cases] == [(2, False, 1), (3, True, 2), (4, True, 1)]
     assert reasons == {"no study": 1, "not a DICOM file": 1, "missing": 1}
     assert all(results.Written.remedy(reason) for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [({"PatientBirthDate": "SECRET"}, "header"), ({"PatientName": "SECRET NAME WITHOUT PARTS"}, ""), ({"Rows": 128}, "truncated")],
+)
+def test_what_libraries_say_of_a_header_goes_nowhere(tmp_path: Path, capfd, caplog, attributes, reason):
+    with quiet():
+        path = tmp_path / "a.dcm"
+        path.write_bytes(radiograph(1, **attributes))
+        source = as_source(pydicom.dcmread(path, stop_before_pixels=True))
+    out = tmp_path / "out"
+    assert results.write_case(out, Case(2, source, 0.5, True, 1), MODEL, path, ReadOptions(), HEAT) == reason
+    assert len(list(out.glob("*.dcm"))) == (0 if reason else 2)
+    assert "SECRET" not in "".join(capfd.readouterr()) + caplog.text
 
 
 def test_a_folder_of_other_things_is_not_written_to(tmp_path: Path):

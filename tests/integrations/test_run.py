@@ -179,6 +179,29 @@ def test_two_labels_for_one_study_are_a_conflict(tmp_path):
     assert found.listing.files == {"listed": [1, 0, 1]}
 
 
+def test_one_accession_of_several_patients_is_nobodys(tmp_path):
+    server = Memory([radiograph(1), radiograph(2, AccessionNumber="ACC-00001")])
+    do(tmp_path, server, [1])
+    assert outcomes(tmp_path) == [("2", "rejected: several patients", "")]
+    (tmp_path / "query.csv").write_text("accession,patient_id,label\nACC-00001,MRN-00002,0\n")
+    assert pull(Order(tmp_path / "query.csv", tmp_path / "out", "harbor", retry=NOW), lambda: server).complete
+
+
+def test_whatever_a_library_raises_is_a_code(tmp_path, capfd):
+    class Strange(Memory):
+        def images(self, study: Study) -> list[Image]:
+            raise LookupError("SECRET")
+
+    do(tmp_path, Strange([radiograph(1)]), [1])
+    assert outcomes(tmp_path) == [("2", "failed: protocol", "")]
+    assert "SECRET" not in "".join(capfd.readouterr())
+
+
+def test_a_site_without_a_name_is_refused_before_anything_is_fetched(tmp_path):
+    with pytest.raises(InputError, match="site must be written in"):
+        Order(tmp_path / "query.csv", tmp_path / "out", "病院")
+
+
 def test_another_object_than_the_one_asked_for_is_not_kept(tmp_path):
     server = Memory([radiograph(1)])
     header, _ = server.files["1.2.826.0.1.3680043.9.7777.3.1"]

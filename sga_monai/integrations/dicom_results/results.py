@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import torch
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from scipy.special import expit
 
@@ -39,13 +40,14 @@ from sga_monai.imaging.header import quiet
 from sga_monai.imaging.read import decode, read_bytes
 from sga_monai.integrations.dicom_results.case import Case, Model, as_source, facts_of, statement
 from sga_monai.integrations.dicom_results.picture import draw_result
-from sga_monai.integrations.pacs.server import EXTRA
+from sga_monai.integrations.pacs.server import EXTRA, silenced
 from sga_monai.model.preparation import SETTINGS, Preparation
 
 RECORD = "results.json"
 REMEDIES = {
     "not a DICOM file": "a PNG, JPEG or NIfTI image belongs to no study",
     "no study": "its header names no study, series or object",
+    "header": "its elements of patient or study are not valid; have them corrected in the archive",
 }
 # Heat maps at once.
 BATCH = 16
@@ -95,7 +97,8 @@ def write_results(output_dir: Path, bundle: Path, manifest: Path, dataset_dir: P
     predictions = read_predictions(output_dir / FILE)
     lock_output_dir(out)
     _check_folder(out, model)
-    out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    out.mkdir(parents=True, exist_ok=True)
+    out.chmod(0o700)
     write_json(out / RECORD, {"evaluation": model.evaluation, "finished": False})
     network = load_models(bundle, reference)[MODEL]
     preparation = Preparation(**{name: reference[name] for name in SETTINGS})
@@ -106,15 +109,18 @@ def write_results(output_dir: Path, bundle: Path, manifest: Path, dataset_dir: P
     cases, reasons = _cases(scored, paths, reference["models"][MODEL]["threshold"])
     left_out += reasons
     waiting = [case for case in cases if not all(path.exists() for path in _files(out, case.row))]
+    failed: dict[int, str] = {}
     if waiting:
         (dataset,) = read_cohorts([cohort], output_dir / "cache")
         index = {int(item["row"]): i for i, item in enumerate(dataset.data)}
         options = ReadOptions(preparation.voi, orientation=preparation.orientation)
         for batch in track([waiting[i : i + BATCH] for i in range(0, len(waiting), BATCH)], "writing results"):
-            heat = heat_map(network, torch.stack([dataset[index[case.row]]["image"] for case in batch]))
-            for case, one in zip(batch, heat.numpy(), strict=True):
-                _write(out, case, model, decode(read_bytes(paths[case.row]), options).image, one[0])
-    rows = [case.row for case in cases]
+            heat = heat_map(network, torch.stack([dataset[index[case.row]]["image"] for case in batch])).numpy()
+            for case, one in zip(batch, heat, strict=True):
+                reason = write_case(out, case, model, paths[case.row], options, one[0])
+                failed |= {case.row: reason} if reason else {}
+    rows = [case.row for case in cases if case.row not in failed]
+    left_out += Counter(failed.values())
     record = {"evaluation": model.evaluation, "finished": True, "rows": rows, "left_out": left_out}
     write_json(out / RECORD, record)
     return Written(rows, left_out)
@@ -194,16 +200,32 @@ def _files(out: Path, row: int) -> Iterator[Path]:
         yield out / f"row_{row:06d}_{kind}.dcm"
 
 
-def _write(out: Path, case: Case, model: Model, image: Any, heat: Any) -> None:
+def write_case(out: Path, case: Case, model: Model, path: Path, options: ReadOptions, heat: NDArray[np.float32]) -> str:
+    """Write both objects of a case; the reason why there are none, or "".
+
+    Args:
+        out: the folder.
+        case: the case.
+        model: the model.
+        path: the image.
+        options: with which it was read for the evaluation.
+        heat: its heat map.
+    """
     from sga_monai.integrations.dicom_results.secondary_capture import secondary_capture
     from sga_monai.integrations.dicom_results.structured_report import structured_report
 
-    picture = draw_result(np.asarray(image, np.float32), np.asarray(heat, np.float32), statement(case, model))
-    with quiet():
-        made = (secondary_capture(case, model, picture), structured_report(case, model))
-        contents = [_encoded(one) for one in made]
-    for path, content in zip(_files(out, case.row), contents, strict=True):
-        write_whole(path, partial(_put, content))
+    try:
+        picture = draw_result(decode(read_bytes(path), options).image, heat, statement(case, model))
+        with silenced():
+            contents = [_encoded(made) for made in (secondary_capture(case, model, picture), structured_report(case, model))]
+    except ReadError as error:
+        return error.code
+    except Exception:
+        # Of highdicom and pydicom, about a value that the source's header should not have; they quote it.
+        return "header"
+    for target, content in zip(_files(out, case.row), contents, strict=True):
+        write_whole(target, partial(_put, content))
+    return ""
 
 
 def _put(content: bytes, path: Path) -> None:

@@ -14,12 +14,14 @@ from sga_monai.core.files import write_whole
 from sga_monai.integrations.pacs.server import FAILURES
 
 COMPLETE, NOT_FOUND, CONFLICT, AGAIN, NOT_TRIED = "complete", "not found", "two labels", "found by an earlier row", "not tried"
+SEVERAL = "rejected: several patients"
 FETCHED, THERE = "fetched", "there already"
 REMEDIES = {
     NOT_FOUND: "the archive has no such study, or shows it to nobody with these rights; check the row",
     CONFLICT: "rows with different labels find this study; keep one",
     AGAIN: "",
     NOT_TRIED: "give the same command again",
+    "several patients": "studies of several patients have this accession; put patient_id beside it",
     "modality": "no series with Modality CR or DX",
 }
 COLUMNS = ("row", "study", "label", "outcome", "objects", FETCHED, THERE, "rejected", "failed", "reasons")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
 from sga_monai.integrations.pacs.address import Dicomweb
+from sga_monai.integrations.pacs.credentials import Tls
 from sga_monai.integrations.pacs.query import Wanted
 from sga_monai.integrations.pacs.server import MODALITIES, MOST_STUDIES, Image, ServerRefusal, Study, TransferError, known_refusal, text_of
 
@@ -28,13 +30,14 @@ def open_session(server: Dicomweb) -> requests.Session:
     """A session with the server's credentials and certificates, and with nothing of the environment: no proxy, no .netrc."""
     session = requests.Session()
     session.trust_env = False
+    # Nothing is sent to another address than the one that was given.
+    session.max_redirects = 0
     if server.credentials.token:
         session.headers["Authorization"] = f"Bearer {server.credentials.token}"
     elif server.credentials:
         # As bytes, since requests would encode them in Latin-1.
         session.auth = HTTPBasicAuth(server.credentials.user.encode(), server.credentials.password.encode())
-    if server.tls is not None:
-        session.mount("https://", _Adapter(server))
+    session.mount("https://", _Adapter((server.tls or Tls()).context()))
     return session
 
 
@@ -168,8 +171,8 @@ def _datasets(answer: Any) -> list[Dataset]:
 class _Adapter(HTTPAdapter):
     """Connections with the certificates of an archive."""
 
-    def __init__(self, server: Dicomweb) -> None:
-        self.context = None if server.tls is None else server.tls.context()
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
         super().__init__()
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:

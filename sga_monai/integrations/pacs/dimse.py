@@ -24,6 +24,8 @@ REJECTIONS: dict[tuple[int | None, int | None], str] = {
     (1, 3): "calling AE title not recognized",
     (1, 7): "called AE title not recognized",
 }
+# More than any study has objects: the archive ignores the keys and sends all that it has.
+MOST_ANSWERS = 10_000
 PENDING, SUCCESS, BUSY, NOT_SUPPORTED = (0xFF00, 0xFF01), 0x0000, range(0xA700, 0xA800), (0x0122, 0x0124, 0x0211)
 
 
@@ -118,6 +120,9 @@ class DimseServer:
                     raise TransferError("cut")
                 if code in PENDING:
                     found += [identifier] if identifier is not None else []
+                    if len(found) > MOST_ANSWERS:
+                        self._abort()
+                        raise TransferError("ignored_keys")
                 elif code != SUCCESS:
                     raise TransferError("busy" if code in BUSY else "refused" if code in NOT_SUPPORTED else "server_error")
         except TransferError:

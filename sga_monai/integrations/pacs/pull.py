@@ -9,8 +9,10 @@ from pathlib import Path
 
 from sga_monai.cohorts.from_dicom import Listing, manifest_from_dicom
 from sga_monai.core import checks as check
+from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_whole
 from sga_monai.core.folders import lock_output_dir
+from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
 from sga_monai.data.pseudonyms import new_site_key, read_site_key
 from sga_monai.integrations.pacs.accounting import Accounting
 from sga_monai.integrations.pacs.progress import Progress
@@ -46,6 +48,8 @@ class Order:
 
     def __post_init__(self) -> None:
         check.whole("workers", self.workers, low=1, high=MOST_WORKERS)
+        if not plain_text(self.site):
+            raise InputError(f"site must be written in {ALPHABET_IN_WORDS}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ def pull(order: Order, connect: Callable[[], Server]) -> Pulled:
     """
     query = read_query(order.query)
     lock_output_dir(order.out)
-    order.out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (order.out / IMAGES).mkdir(parents=True, exist_ok=True)
+    order.out.chmod(0o700)
     key_file = order.site_key or order.out / SITE_KEY
     if order.site_key is None and not key_file.exists():
         new_site_key(key_file)

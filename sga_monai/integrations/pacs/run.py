@@ -10,9 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_whole
+from sga_monai.data.identity import same_id
 from sga_monai.data.pseudonyms import patient_key
-from sga_monai.integrations.pacs.accounting import AGAIN, CONFLICT, FETCHED, NOT_FOUND, NOT_TRIED, THERE, Accounting, Line
+from sga_monai.integrations.pacs.accounting import AGAIN, CONFLICT, FETCHED, NOT_FOUND, NOT_TRIED, SEVERAL, THERE, Accounting, Line
 from sga_monai.integrations.pacs.progress import Progress
 from sga_monai.integrations.pacs.query import Wanted
 from sga_monai.integrations.pacs.received import Rejected, reason_against
@@ -67,7 +69,7 @@ class Run:
         conflicts: set[str] = set()
         for wanted, found in zip(rows, self._each(rows, self._find, progress), strict=True):
             if isinstance(found, str) or not found:
-                self._line(wanted, outcome=f"failed: {found}" if found else NOT_FOUND)
+                self._line(wanted, outcome=str(found or NOT_FOUND))
                 continue
             for study in found:
                 first = jobs.get(study.uid)
@@ -94,14 +96,16 @@ class Run:
         return line
 
     def _find(self, wanted: Wanted) -> list[Study] | str:
-        """The studies of one row, or the code of a failure."""
+        """The studies of one row, or why they are not taken."""
         try:
             found = self._ask(lambda server: server.find(wanted))
         except TransferError as error:
-            return error.code
+            return f"failed: {error.code}"
         if len(found) > MOST_STUDIES:
-            return "ignored_keys"
+            return "failed: ignored_keys"
         unique = {study.uid: study for study in found if wanted.fits(study.accession, study.patient_id, study.day)}
+        if len({same_id(study.patient_id) for study in unique.values()}) > 1:
+            return SEVERAL
         return list(unique.values())
 
     def _fetch(self, job: Job, progress: Progress) -> None:
@@ -148,7 +152,7 @@ class Run:
         if self.refusal is not None:
             raise self.refusal
         try:
-            return self.retry.call(lambda: request(self._server()), self.stop)
+            return self.retry.call(lambda: self._guarded(request), self.stop)
         except (ServerRefusal, TransferError) as error:
             if isinstance(error, TransferError) and error.code != "unreachable":
                 raise
@@ -156,6 +160,15 @@ class Run:
             self.refusal = self.refusal or ServerRefusal(f"{error}; {TRY_AGAIN}" if isinstance(error, TransferError) else str(error))
             self.stop.set()
             raise self.refusal from None
+
+    def _guarded(self, request: Callable[[Server], Result]) -> Result:
+        """One try; whatever a library raises about an answer would quote it."""
+        try:
+            return request(self._server())
+        except (TransferError, InputError):
+            raise
+        except Exception:
+            raise TransferError("protocol") from None
 
     def _server(self) -> Server:
         if not hasattr(self.local, "server"):

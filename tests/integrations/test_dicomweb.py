@@ -1,0 +1,145 @@
+"""What a DICOMweb server may answer, from a server that answers what it is told to."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from fixtures.orthanc import radiograph
+
+from sga_monai.cohorts.labels import Label
+from sga_monai.integrations.pacs.address import Dicomweb
+from sga_monai.integrations.pacs.credentials import Credentials
+from sga_monai.integrations.pacs.dicomweb import DicomwebServer
+from sga_monai.integrations.pacs.query import Wanted, read_query
+from sga_monai.integrations.pacs.server import Image, ServerRefusal, TransferError, silenced
+
+WANTED = Wanted(2, "SECRET-1", "", None, None, Label(1, "", None, ""))
+IMAGE = Image("1.2.3", "1.2.3.4", "1.2.3.4.5")
+
+
+@dataclass
+class Answers:
+    """A server on loopback: status, headers and body of every answer, and what it was asked."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b"[]"
+    length: int | None = None
+    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    port: int = 0
+
+    def server(self, **credentials: str) -> DicomwebServer:
+        return DicomwebServer(Dicomweb(f"http://127.0.0.1:{self.port}/dicom-web/", Credentials(**credentials), timeout_s=0.5))
+
+
+@pytest.fixture
+def answers() -> Iterator[Answers]:
+    given = Answers()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            given.asked.append((self.path, dict(self.headers)))
+            self.send_response(given.status)
+            for name, value in given.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(given.body) if given.length is None else given.length))
+            self.end_headers()
+            self.wfile.write(given.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        given.port = server.server_address[1]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield given
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "refused"),
+        (403, "refused"),
+        (404, "gone"),
+        (406, "refused"),
+        (429, "busy"),
+        (500, "server_error"),
+        (503, "busy"),
+        (302, "protocol"),
+    ],
+)
+def test_every_status_is_a_code_and_asked_once(answers, status, code):
+    answers.status = status
+    answers.headers = {"Retry-After": "7", "Location": f"http://127.0.0.1:{answers.port}/elsewhere"}
+    for request in (lambda server: server.find(WANTED), lambda server: server.fetch(IMAGE)):
+        answers.asked.clear()
+        with silenced(), pytest.raises(TransferError) as caught:
+            request(answers.server(user="u", password="SECRET-2"))
+        assert (caught.value.code, caught.value.wait_s) == (code, 0.0 if code == "protocol" else 7.0)
+        assert len(answers.asked) == 1
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+        assert "SECRET" not in str(caught.value)
+
+
+def test_who_is_not_known_is_refused(answers):
+    answers.status = 401
+    with silenced(), pytest.raises(ServerRefusal, match="HTTP 401") as caught:
+        answers.server(user="SECRET-1", password="SECRET-2").find(WANTED)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_credentials_are_sent_as_they_are_and_nothing_of_the_environment_is(answers, monkeypatch, tmp_path: Path):
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login other password other\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    sent = []
+    for credentials in ({"user": "jürgen", "password": "ß"}, {"token": "abc"}, {}):
+        answers.server(**credentials).find(WANTED)
+        sent.append(answers.asked[-1][1].get("Authorization"))
+    assert base64.b64decode(sent[0].removeprefix("Basic ")).decode() == "jürgen:ß"
+    assert sent[1:] == ["Bearer abc", None]
+    assert "AccessionNumber=SECRET-1" in answers.asked[0][0]
+
+
+@pytest.mark.parametrize(
+    ("body", "length", "code"),
+    [(b"<html>SECRET</html>", None, "protocol"), (b'[{"00080050": SECRET', None, "protocol"), (b"[]", 999, "unreachable cut timeout")],
+)
+def test_answers_that_are_none(answers, body, length, code):
+    answers.body, answers.length = body, length
+    with silenced(), pytest.raises(TransferError) as caught:
+        answers.server().find(WANTED)
+    assert caught.value.code in code.split()
+    assert "SECRET" not in str(caught.value)
+
+
+def test_an_object_is_taken_as_it_is_stored(answers):
+    data = radiograph(1)
+    answers.body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + data + b"\r\n--b--\r\n"
+    answers.headers = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}
+    assert answers.server().fetch(IMAGE) == data
+    path, headers = answers.asked[-1]
+    assert path == "/dicom-web/studies/1.2.3/series/1.2.3.4/instances/1.2.3.4.5"
+    assert "transfer-syntax=*" in headers["Accept"]
+
+
+def test_studies_are_found_by_all_keys_of_a_row(answers, tmp_path):
+    (tmp_path / "q.csv").write_text("accession,patient_id,date_from,date_to,label\nA1,P1,2021-01-01,2021-01-31,1\n")
+    (row,) = read_query(tmp_path / "q.csv").rows
+    answers.body = json.dumps([{"0020000D": {"vr": "UI", "Value": ["1.2"]}, "00080050": {"vr": "SH", "Value": ["A1"]}}, {}]).encode()
+    answers.headers = {"Content-Type": "application/dicom+json"}
+    (study,) = answers.server().find(row)
+    assert (study.uid, study.accession, study.patient_id) == ("1.2", "A1", "")
+    assert "A1" not in repr(study)
+    for part in ("AccessionNumber=A1", "PatientID=P1", "StudyDate=20210101-20210131", "limit=201"):
+        assert part in answers.asked[-1][0]
