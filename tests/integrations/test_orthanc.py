@@ -241,3 +241,19 @@ def test_a_short_absence_is_waited_for(own_archive, tmp_path):
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stdout + stderr
     assert len(files(out)) == 120
+
+
+def test_a_pull_killed_in_the_middle_goes_on(own_archive, tmp_path):
+    own_archive.store([radiograph(n) for n in range(120)])
+    path, out = query(tmp_path / "query.csv", range(120)), tmp_path / "out"
+    process = start(path, out, *over(own_archive, "dicomweb"))
+    while len(files(out)) < 20 and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate(timeout=60)
+    before = {name: facts for name, facts in files(out).items() if not name.startswith(".")}
+    assert 20 <= len(before) < 120
+    run(path, out, *over(own_archive, "dicomweb"))
+    assert before.items() <= files(out).items()
+    assert len(files(out)) == 120
+    assert not list(out.rglob("*.tmp"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -119,8 +118,3 @@ def as_made(made: Dataset, model: Model) -> Dataset:
         if "ContributionDateTime" in equipment:
             equipment.ContributionDateTime = f"{model.when:%Y%m%d%H%M%S}"
     return made
-
-
-def facts_of(record: Mapping[str, Any], name: str) -> str:
-    """A text of the evaluation's record."""
-    return str(record["bundle"][name])

@@ -21,11 +21,13 @@ import torch
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from scipy.special import expit
+from torch import nn
 
 from sga_monai.core.display import track
 from sga_monai.core.errors import REASONS, InputError, ReadError
 from sga_monai.core.files import file_sha256, write_json, write_whole
 from sga_monai.core.folders import lock_output_dir
+from sga_monai.data.dataset import CXRDataset
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.evaluation.predictions import FILE, read_predictions
 from sga_monai.hospital.evaluate import load_models, read_earlier
@@ -38,7 +40,7 @@ from sga_monai.imaging.dicom import is_dicom
 from sga_monai.imaging.head import read_head
 from sga_monai.imaging.header import quiet
 from sga_monai.imaging.read import decode, read_bytes
-from sga_monai.integrations.dicom_results.case import Case, Model, as_source, facts_of, statement
+from sga_monai.integrations.dicom_results.case import Case, Model, as_source, statement
 from sga_monai.integrations.dicom_results.picture import draw_result
 from sga_monai.integrations.pacs.server import EXTRA, silenced
 from sga_monai.model.preparation import SETTINGS, Preparation
@@ -100,29 +102,26 @@ def write_results(output_dir: Path, bundle: Path, manifest: Path, dataset_dir: P
     out.mkdir(parents=True, exist_ok=True)
     out.chmod(0o700)
     write_json(out / RECORD, {"evaluation": model.evaluation, "finished": False})
-    network = load_models(bundle, reference)[MODEL]
     preparation = Preparation(**{name: reference[name] for name in SETTINGS})
     cohort = list_cohort(manifest, dataset_dir, preparation)
     paths = {int(item["row"]): Path(item["image"]) for item in cohort.items}
     scored = predictions[predictions["score"].notna()]
     left_out = Counter(predictions.loc[predictions["score"].isna(), "error"].astype(str))
     cases, reasons = _cases(scored, paths, reference["models"][MODEL]["threshold"])
-    left_out += reasons
     waiting = [case for case in cases if not all(path.exists() for path in _files(out, case.row))]
     failed: dict[int, str] = {}
     if waiting:
         (dataset,) = read_cohorts([cohort], output_dir / "cache")
-        index = {int(item["row"]): i for i, item in enumerate(dataset.data)}
+        # What could be read for the evaluation and no longer can.
+        failed = {int(failure["row"]): str(failure["code"]) for failure in dataset.failures}
         options = ReadOptions(preparation.voi, orientation=preparation.orientation)
-        for batch in track([waiting[i : i + BATCH] for i in range(0, len(waiting), BATCH)], "writing results"):
-            heat = heat_map(network, torch.stack([dataset[index[case.row]]["image"] for case in batch])).numpy()
-            for case, one in zip(batch, heat, strict=True):
-                reason = write_case(out, case, model, paths[case.row], options, one[0])
-                failed |= {case.row: reason} if reason else {}
+        waiting = [case for case in waiting if case.row not in failed]
+        for case, heat in _heat_maps(load_models(bundle, reference)[MODEL], dataset, waiting):
+            reason = write_case(out, case, model, paths[case.row], options, heat)
+            failed |= {case.row: reason} if reason else {}
     rows = [case.row for case in cases if case.row not in failed]
-    left_out += Counter(failed.values())
-    record = {"evaluation": model.evaluation, "finished": True, "rows": rows, "left_out": left_out}
-    write_json(out / RECORD, record)
+    left_out += reasons + Counter(failed[case.row] for case in cases if case.row in failed)
+    write_json(out / RECORD, {"evaluation": model.evaluation, "finished": True, "rows": rows, "left_out": left_out})
     return Written(rows, left_out)
 
 
@@ -144,18 +143,22 @@ def _model(output_dir: Path, bundle: Path, manifest: Path) -> tuple[Model, dict[
     run = read_earlier(output_dir / "run.json")
     if not run.get("finished"):
         raise InputError("the evaluation is not finished; give a folder of sga-monai evaluate that is")
-    if facts_of(run, "sha256sums") != file_sha256(bundle / SUMS):
+    made = run["bundle"]
+    if made["sha256sums"] != file_sha256(bundle / SUMS):
         raise InputError("the evaluation was made with another bundle; give that one")
     if run.get("manifest_sha256") != file_sha256(manifest):
         raise InputError("the evaluation was made with another manifest; give that one")
     reference = read_reference(bundle / "reference.json")
     figures = reference["models"][MODEL]
-    evaluation = hashlib.sha256(json.dumps(run, sort_keys=True).encode() + file_sha256(output_dir / FILE).encode()).hexdigest()
     threshold, temperature = float(figures["threshold"]), float(figures["temperature"])
-    when = datetime.fromisoformat(run["finished"])
-    digest = facts_of(run, "sha256sums")
     model = Model(
-        facts_of(run, "name"), facts_of(run, "version"), digest, float(expit(threshold / temperature)), temperature, evaluation, when
+        name=made["name"],
+        version=made["version"],
+        digest=made["sha256sums"],
+        threshold=float(expit(threshold / temperature)),
+        temperature=temperature,
+        evaluation=hashlib.sha256(json.dumps(run, sort_keys=True).encode() + file_sha256(output_dir / FILE).encode()).hexdigest(),
+        when=datetime.fromisoformat(run["finished"]),
     )
     return model, reference
 
@@ -178,6 +181,14 @@ def _cases(scored: pd.DataFrame, paths: Mapping[int, Path], threshold: float) ->
         number[source.StudyInstanceUID] += 1
         cases.append(Case(int(row), source, float(probability), bool(score >= threshold), number[source.StudyInstanceUID]))
     return cases, reasons
+
+
+def _heat_maps(network: nn.Module, dataset: CXRDataset, cases: Sequence[Case]) -> Iterator[tuple[Case, NDArray[np.float32]]]:
+    """The cases with their heat maps, ``[H, W]``."""
+    index = {int(item["row"]): i for i, item in enumerate(dataset.data)}
+    for batch in track([cases[i : i + BATCH] for i in range(0, len(cases), BATCH)], "writing results"):
+        heat = heat_map(network, torch.stack([dataset[index[case.row]]["image"] for case in batch])).numpy()
+        yield from zip(batch, heat[:, 0], strict=True)
 
 
 def _source(path: Path) -> Dataset | str:

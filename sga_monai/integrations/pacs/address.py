@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.integrations.pacs.credentials import Credentials, Tls, read_credentials
-from sga_monai.integrations.pacs.server import EXTRA, Server
+from sga_monai.integrations.pacs.server import EXTRA, Server, silenced
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Dimse:
             yield lambda: DimseServer(self)
             return
         server_tls = None if self.tls is None else self.tls.server_context()
-        with Storage(self.calling_aet, host_and_port("listen", self.listen), server_tls) as storage:
+        with silenced(), Storage(self.calling_aet, host_and_port("listen", self.listen), server_tls) as storage:
             yield lambda: DimseServer(self, storage)
 
 

@@ -24,6 +24,9 @@ REJECTIONS: dict[tuple[int | None, int | None], str] = {
     (1, 3): "calling AE title not recognized",
     (1, 7): "called AE title not recognized",
 }
+# PS3.4 Table C.4-2.
+UNKNOWN_DESTINATION = 0xA801
+NO_DESTINATION = "the server does not know our AE title as a destination of C-MOVE; have it registered with this address and port"
 # More than any study has objects: the archive ignores the keys and sends all that it has.
 MOST_ANSWERS = 10_000
 PENDING, SUCCESS, BUSY, NOT_SUPPORTED = (0xFF00, 0xFF01), 0x0000, range(0xA700, 0xA800), (0x0122, 0x0124, 0x0211)
@@ -123,9 +126,11 @@ class DimseServer:
                     if len(found) > MOST_ANSWERS:
                         self._abort()
                         raise TransferError("ignored_keys")
+                elif code == UNKNOWN_DESTINATION:
+                    raise ServerRefusal(NO_DESTINATION)
                 elif code != SUCCESS:
                     raise TransferError("busy" if code in BUSY else "refused" if code in NOT_SUPPORTED else "server_error")
-        except TransferError:
+        except (TransferError, ServerRefusal):
             raise
         except ValueError:
             # Of pynetdicom, when no presentation context was accepted for the service.
