@@ -7,7 +7,9 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from sga_monai.cli.main import app
 from sga_monai.core.errors import InputError
 from sga_monai.integrations.pacs.address import Dicomweb, Dimse
 from sga_monai.integrations.pacs.credentials import Credentials, Tls, read_credentials
@@ -172,3 +174,24 @@ def test_the_one_part_of_an_answer(body, content_type, code):
     with pytest.raises(TransferError) as caught:
         first_part(body, content_type)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "give --dicomweb or --dimse"),
+        (["--dicomweb", "http://localhost/", "--dimse", "localhost:104"], "give --dicomweb or --dimse"),
+        (["--dimse", "localhost:104"], "--dimse needs --called-aet"),
+        (["--dimse", "localhost:104", "--called-aet", "A", "--credentials", "x.toml"], "DIMSE knows no user and password"),
+        (["--dicomweb", "http://localhost/", "--called-aet", "A"], "belong to --dimse"),
+        (["--dicomweb", "http://localhost/", "--attempts", "0"], "attempts must be a whole number, 1 or more"),
+        (["--dicomweb", "http://localhost/", "--workers", "99"], "workers must be a whole number in"),
+        (["--dicomweb", "http://localhost/", "--timeout", "0"], "timeout must be"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, options, sentence):
+    query = table(tmp_path, "A1,,,,1,,")
+    result = CliRunner().invoke(app, ["pacs", "pull", str(query), "--site", "harbor", "--out", str(tmp_path / "out"), *options])
+    assert isinstance(result.exception, InputError)
+    assert sentence in str(result.exception)
+    assert not (tmp_path / "out").exists()
