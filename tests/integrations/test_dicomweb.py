@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -143,3 +144,16 @@ def test_studies_are_found_by_all_keys_of_a_row(answers, tmp_path):
     assert "A1" not in repr(study)
     for part in ("AccessionNumber=A1", "PatientID=P1", "StudyDate=20210101-20210131", "limit=201"):
         assert part in answers.asked[-1][0]
+
+
+def test_what_is_asked_and_answered_is_logged_nowhere(answers, caplog):
+    caplog.set_level(logging.DEBUG)
+    answers.body = json.dumps(
+        [{"0020000D": {"vr": "UI", "Value": ["1.2"]}, "00100010": {"vr": "PN", "Value": [{"Alphabetic": "SECRET"}]}}]
+    ).encode()
+    with silenced():
+        answers.server().find(WANTED)
+    assert caplog.text == ""
+    # Without it the libraries would log the address, which holds the accession number.
+    answers.server().find(WANTED)
+    assert "SECRET-1" in caplog.text
