@@ -151,9 +151,7 @@ def test_dimse_over_tls(orthanc_installed, tmp_path):
     ca, key = certificate(tmp_path)
     names = ("DicomTlsCertificate", "DicomTlsPrivateKey", "DicomTlsTrustedCertificates")
     options = {"DicomTlsEnabled": True, "DicomTlsRemoteCertificateRequired": True} | dict(zip(names, map(str, (ca, key, ca)), strict=True))
-    server = Orthanc(tmp_path / "orthanc", options)
-    server.start()
-    try:
+    with Orthanc(tmp_path / "orthanc", options) as server:
         server.store([radiograph(n) for n in range(3)])
         path = query(tmp_path / "query.csv", range(3))
         mine = ["--client-cert", str(ca), "--client-key", str(key)]
@@ -161,12 +159,10 @@ def test_dimse_over_tls(orthanc_installed, tmp_path):
             run(path, tmp_path / how, *over(server, how), "--ca", str(ca), *mine)
             assert len(files(tmp_path / how)) == 3
         # Without a certificate of ours, with authorities that do not know the server's, and in the clear.
-        for options in (["--ca", str(ca)], ["--tls", *mine], []):
-            text = run(path, tmp_path / "none", *over(server, "get"), *options, "--attempts", "1", code=3)
+        for given in (["--ca", str(ca)], ["--tls", *mine], []):
+            text = run(path, tmp_path / "none", *over(server, "get"), *given, "--attempts", "1", code=3)
             assert "check address, port and certificates" in text
         assert not files(tmp_path / "none")
-    finally:
-        server.stop()
 
 
 def test_an_object_that_the_server_cannot_read_costs_nothing_but_itself(own_archive, tmp_path):

@@ -46,30 +46,32 @@ def test_every_command_of_the_page_is_one():
         assert context.params["out"]
 
 
+def _fill(server: Orthanc, phantom_dir: Path, site: str) -> None:
+    """Store a site's radiographs, each as a study of its own, and write the query for them."""
+    lines = ["accession,label,label_date,negative_type"]
+    for i, row in enumerate(read_manifest(phantom_dir / f"{site}.csv")):
+        dataset = pydicom.dcmread(phantom_dir / row["image"])
+        # A patient's images are of different days, each a study of its own.
+        dataset.AccessionNumber, dataset.StudyDate = f"{site[0].upper()}-{i:04d}", f"2021{1 + i % 12:02d}05"
+        dataset.StudyInstanceUID = uid.generate_uid(entropy_srcs=["study", site, str(i)])
+        dataset.PatientID = f"SECRET-{row['patient_id']}"
+        buffer = io.BytesIO()
+        dataset.save_as(buffer, enforce_file_format=True)
+        server.store([buffer.getvalue()])
+        lines.append(f"{dataset.AccessionNumber},{row['label']},2021-{1 + i % 12:02d}-06,{'' if row['label'] == '1' else 'healthy'}")
+    (server.folder / f"{site}.csv").write_text("\n".join(lines) + "\n")
+
+
 @pytest.fixture(scope="module")
 def tls_archive(orthanc_installed: None, phantom_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     """Harbor and lakeside, each with its own accession numbers, in one archive that speaks TLS."""
     folder = tmp_path_factory.mktemp("tls")
-    server = Orthanc(folder)
-    server.start()
-    for site in ("harbor", "lakeside"):
-        lines = ["accession,label,label_date,negative_type"]
-        for i, row in enumerate(read_manifest(phantom_dir / f"{site}.csv")):
-            dataset = pydicom.dcmread(phantom_dir / row["image"])
-            # A patient's images are of different days, each a study of its own.
-            dataset.AccessionNumber, dataset.StudyDate = f"{site[0].upper()}-{i:04d}", f"2021{1 + i % 12:02d}05"
-            dataset.StudyInstanceUID = uid.generate_uid(entropy_srcs=["study", site, str(i)])
-            dataset.PatientID = f"SECRET-{row['patient_id']}"
-            buffer = io.BytesIO()
-            dataset.save_as(buffer, enforce_file_format=True)
-            server.store([buffer.getvalue()])
-            lines.append(f"{dataset.AccessionNumber},{row['label']},2021-{1 + i % 12:02d}-06,{'' if row['label'] == '1' else 'healthy'}")
-        (folder / f"{site}.csv").write_text("\n".join(lines) + "\n")
     (folder / "pacs.toml").write_text(f'user = "{USER}"\npassword = "{PASSWORD}"\n')
     (folder / "pacs.toml").chmod(0o600)
-    with tls_in_front(server.http, *certificate(folder)) as server.tls:
+    with Orthanc(folder) as server, tls_in_front(server.http, *certificate(folder)) as server.tls:
+        for site in ("harbor", "lakeside"):
+            _fill(server, phantom_dir, site)
         yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")
