@@ -127,12 +127,20 @@ def package(
     fit_temperature: Annotated[
         bool, typer.Option("--fit-temperature", help="Probabilities with a temperature fitted on internal validation.")
     ] = False,
+    wheelhouse: Annotated[
+        bool, typer.Option("--wheelhouse", help="Also a folder of wheels from which a site without network installs; about 400 MB.")
+    ] = False,
 ) -> None:
     """Make a bundle for hospitals from a finished training: folder and zip, with reference and checksums."""
     from sga_monai.hospital.package import package_bundle
 
     folder = package_bundle(checkpoint, out, source, baseline_checkpoint, site_manifest or (), name, fit_temperature)
     typer.echo(f"wrote {folder.name}/ and {folder.name}.zip")
+    if wheelhouse:
+        from sga_monai.hospital.wheelhouse import write_wheelhouse
+
+        wheels = write_wheelhouse(folder.with_name(f"{folder.name}-wheelhouse"))
+        typer.echo(f"wrote {wheels.name}/: a site runs its install.sh, or install.ps1 on Windows")
 
 
 @app.command()
