@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
+
+ImageSize = Annotated[int, typer.Option(help="Pixels of a side.")]
+BatchSize = Annotated[int, typer.Option(help="Images of a mini-batch.")]
+Threads = Annotated[int, typer.Option(help="Threads of torch; with one, CPU time of the process is measured, otherwise wall time.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Rounds = Annotated[int, typer.Option(help="How often each case is timed, in turn with the others.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the record here.")]
 
 
 @app.command()
@@ -60,3 +68,53 @@ def commands(
             shown = arguments[0] if len(arguments) > 1 and arguments[1] != "--help" else " ".join(arguments)
             table.add_row(shown, f"{benchmark.command_seconds(arguments, rounds):.2f}")
     Console().print(table)
+
+
+def _run(names: list[str], image_size: int, batch_size: int, threads: int, device: str, rounds: int, path: Path | None) -> None:
+    from sga_monai.benchmark import Machine, run_benchmarks
+    from sga_monai.benchmark.suite import table_of_facts, table_of_lines
+
+    record = run_benchmarks(names, Machine(image_size, batch_size, threads, device, rounds), path)
+    machine = record["machine"]
+    title = (
+        f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, {machine['clock']}, {image_size} px, batch {batch_size}"
+    )
+    table = Table("case", "ms", "compared with", "ratio [rounds]", "limit", "goal", "met", "memory", title=title)
+    for line in table_of_lines(record):
+        table.add_row(*line)
+    Console().print(table)
+    if record["facts"]:
+        facts = Table("figure", "value", "goal", "met")
+        for line in table_of_facts(record):
+            facts.add_row(*line)
+        Console().print(facts)
+    for note in record["notes"]:
+        typer.echo(note)
+
+
+def _benchmark(names: list[str], size: int, batch: int, times: int) -> Callable[..., None]:
+    """A command that runs benchmarks, with defaults of image size, batch size and rounds."""
+
+    def command(
+        image_size: ImageSize = size,
+        batch_size: BatchSize = batch,
+        threads: Threads = 1,
+        device: Device = "cpu",
+        rounds: Rounds = times,
+        json: Json = None,
+    ) -> None:
+        _run(names, image_size, batch_size, threads, device, rounds, json)
+
+    return command
+
+
+ALL = ["step", "engine", "data", "evaluate", "explain"]
+for name, size, batch, times, text in (
+    ("step", 128, 16, 5, "A training step of NT, AT, SG, SGA and of SGA put together from public parts: operations, time, memory."),
+    ("engine", 128, 16, 5, "What trainer, handlers, progress and checks cost an iteration beyond the network's passes."),
+    ("data", 224, 64, 5, "First and later epochs, beside MONAI's datasets and torchxrayvision."),
+    ("evaluate", 224, 8, 3, "From DICOM files to predictions and heat maps, beside a stock MONAI chain."),
+    ("explain", 224, 8, 3, "FullGrad beside a forward pass and the authors' way of computing it."),
+    ("all", 224, 16, 3, "Step, engine, data, evaluate and explain, one after the other."),
+):
+    app.command(name, help=text)(_benchmark(ALL if name == "all" else [name], size, batch, times))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sga_monai.core.errors import InputError, NumericError
 from sga_monai.sga.options import Domain, Terms
+
+# What a step records in ``engine.state.output`` besides images and tensors of the network.
+SCALARS = (str(Keys.LOSS.value), "ce_loss", "kl_loss", "epsilon", "adversarial_accuracy")
 
 
 class Step:
@@ -48,9 +52,12 @@ class Step:
         self.bare: nn.Module = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         self.image, self.label = (t.as_tensor() if isinstance(t, MetaTensor) else t for t in batch)
         self.output: dict[str, Any] = {}
+        self.checked: dict[str, Tensor] = {}
         self.check_finite(image=self.image)
-        if engine.state.iteration == 1 and not domain.contains(self.image):
-            raise InputError("images are outside value_range; scale them to it in preprocessing")
+        if engine.state.iteration == 1:
+            self.settle()
+            if not domain.contains(self.image):
+                raise InputError("images are outside value_range; scale them to it in preprocessing")
         steps, length = engine.accumulation_steps, engine.state.epoch_length
         position = (engine.state.iteration - 1) % length if length else engine.state.iteration - 1
         # The first and the last iteration of an accumulated step; an epoch's end closes one.
@@ -87,7 +94,7 @@ class Step:
         return loss
 
     def loss_completed(self, terms: Terms) -> None:
-        """Record the terms, fire MONAI's event and refuse a loss that is not finite."""
+        """Record the terms and fire MONAI's event."""
         self.output["ce_loss"] = terms.ce_loss.detach()
         if terms.kl_loss is not None:
             self.output["kl_loss"], self.output["adversarial_accuracy"] = terms.kl_loss.detach(), terms.adversarial_accuracy
@@ -100,32 +107,46 @@ class Step:
         engine = self.engine
         (loss / engine.accumulation_steps if engine.accumulation_steps > 1 else loss).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        # Before the optimizer, which would spread what is not finite over all weights.
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         self.check_finite(gradient=nn.utils.get_total_norm(gradients))
+        # Before the optimizer, which would spread what is not finite over all weights.
+        self.settle()
         if self.last:
             engine.optimizer.step()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.output
 
     def check_finite(self, **tensors: Tensor) -> None:
-        """Stop at a NaN or an infinite value, naming the quantity and the rows of the manifest: those concerned, or all.
+        """Name quantities in which ``settle`` is to find a NaN or an infinite value, in the order in which they arise."""
+        self.checked |= tensors
+
+    def settle(self) -> None:
+        """Stop if a quantity is not finite, naming the rows of the manifest: those concerned, or all. Scalars go to the host.
+
+        Both in one transfer: it is the only place where a step waits for the device.
 
         Raises:
             NumericError: before the optimizer's step.
         """
-        for name, tensor in tensors.items():
-            finite = tensor.isfinite()
-            if bool(finite.all()):
-                continue
-            rows = [int(row) for row in self.batchdata.get("row", [])]
-            if tensor.ndim == 4 and rows:
-                rows = [row for row, good in zip(rows, finite.flatten(1).all(dim=1).tolist(), strict=True) if not good]
-            listed = ", ".join(str(row) for row in sorted(rows)[:8]) + (", ..." if len(rows) > 8 else "")
-            state = self.engine.state
-            where = f"epoch {state.epoch}, iteration {state.iteration}" + (f", rows {listed}" if rows else "")
-            remedy = "check these images" if name == "image" else "lower learning_rate, or look at these images"
-            raise NumericError(f"{where}: the {name} is NaN or infinite, and the step was not taken; {remedy}")
+        scalars = {key: self.output[key] for key in SCALARS if key in self.output}
+        # A sum is finite only if its terms are, and takes a fraction of the time; one that overflows is looked into.
+        sums = [tensor.detach().sum().float() for tensor in self.checked.values()]
+        values = torch.stack([*sums, *(value.detach().float() for value in scalars.values())]).cpu()
+        for (name, tensor), total in zip(self.checked.items(), values.tolist(), strict=False):
+            if not math.isfinite(total) and not bool(tensor.isfinite().all()):
+                raise NumericError(self._not_finite(name, tensor))
+        self.output |= dict(zip(scalars, values[len(sums) :], strict=True))
+        self.checked = {}
+
+    def _not_finite(self, name: str, tensor: Tensor) -> str:
+        rows = [int(row) for row in self.batchdata.get("row", [])]
+        if tensor.ndim == 4 and rows:
+            rows = [row for row, good in zip(rows, tensor.isfinite().flatten(1).all(dim=1).tolist(), strict=True) if not good]
+        listed = ", ".join(str(row) for row in sorted(rows)[:8]) + (", ..." if len(rows) > 8 else "")
+        state = self.engine.state
+        where = f"epoch {state.epoch}, iteration {state.iteration}" + (f", rows {listed}" if rows else "")
+        remedy = "check these images" if name == "image" else "lower learning_rate, or look at these images"
+        return f"{where}: the {name} is NaN or infinite, and the step was not taken; {remedy}"
 
 
 def _refuse_what_cannot_be_honored(engine: SupervisedTrainer) -> None:

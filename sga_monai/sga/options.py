@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.sga import lp_ball
-from sga_monai.sga.steps import border, fill_masked, input_gradient, kl_divergence, lowest_mask
+from sga_monai.sga.steps import border, fill_masked, input_gradient, kl_divergence, lowest_mask, mask_size
 
 ORDERS = ("signed", "magnitude", "highest", "highest_magnitude", "random")
 FILLS = ("image_range", "value_range", "image_mean")
@@ -83,14 +83,14 @@ class Masking:
         self, network: nn.Module, image: Tensor, label: Tensor, domain: Domain, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient ``[B, C, H, W]``, mask ``[B, 1, H, W]`` and masked image X~ ``[B, C, H, W]``."""
-        gradient = torch.zeros_like(image)
+        gradient, region = torch.zeros_like(image), domain.region(image)
         if self.mask_fraction == 0:
             return gradient, torch.zeros_like(image[:, :1], dtype=torch.bool), image
+        if mask_size(image, self.mask_fraction, region) == 0:
+            raise InputError("mask_fraction is less than one pixel of the image; raise it, border_width or image_size")
         if self.saliency_order != "random":
             gradient = input_gradient(network, image, label, self.saliency_target)
-        mask = lowest_mask(gradient, self.mask_fraction, self.saliency_order, generator, domain.region(image))
-        if not bool(mask.any()):
-            raise InputError("mask_fraction is less than one pixel of the image; raise it, border_width or image_size")
+        mask = lowest_mask(gradient, self.mask_fraction, self.saliency_order, generator, region)
         return gradient, mask, fill_masked(image, mask, self.fill, generator, domain.value_range)
 
 

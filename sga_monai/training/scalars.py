@@ -10,14 +10,12 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
-from monai.utils.enums import CommonKeys as Keys
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from sga_monai.core.files import write_whole
-
-SCALARS = (str(Keys.LOSS.value), "ce_loss", "kl_loss", "epsilon", "adversarial_accuracy")
+from sga_monai.sga.engine import SCALARS
 
 
 class ScalarWriter:

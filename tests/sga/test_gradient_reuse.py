@@ -5,9 +5,8 @@ import torch
 from conftest import TinyNet, batches, iteration
 from monai.engines import SupervisedTrainer
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from sga_monai.benchmark import count_flops
 from sga_monai.core.errors import InputError
 from sga_monai.model.network import CXRResNet18
 from sga_monai.sga.options import Attack, Domain, Masking
@@ -26,28 +25,13 @@ class ThreeConvolutions(nn.Module):
         return torch.stack([x.mean((1, 2, 3)), x.square().mean((1, 2, 3))], dim=1)
 
 
-class Count(TorchDispatchMode):
-    """FLOPs of what runs inside; torch's own FlopCounterMode also tracks modules, by hooks that ``autograd.grad`` does not allow."""
-
-    total = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        packet = function._overloadpacket
-        if packet in flop_registry:
-            self.total += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
-        return out
-
-
 def flops(network: nn.Module, channels: int, size: int, **options) -> int:
     batch = [{"image": torch.rand(2, channels, size, size), "label": torch.tensor([0, 1])}]
     trainer = SupervisedTrainer(
         torch.device("cpu"), 1, batch, network, torch.optim.SGD(network.parameters(), lr=0.01), nn.CrossEntropyLoss(),
         iteration_update=iteration(**options), decollate=False,
     )  # fmt: skip
-    with Count() as counter:
-        trainer.run()
-    return counter.total
+    return count_flops(trainer.run)
 
 
 REUSE = {"saliency_target": "difference", "gradient_reuse": True}

@@ -12,12 +12,14 @@ from monai.data import MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sga_monai.core.errors import InputError
+from sga_monai.core.errors import InputError, NumericError
 from sga_monai.model.modes import frozen_statistics
 from sga_monai.sga import lp_ball
-from sga_monai.sga.options import FILLS, Attack
-from sga_monai.sga.steps import border, fill_masked, input_gradient, kl_divergence, lowest_mask
+from sga_monai.sga.engine import Step
+from sga_monai.sga.options import FILLS, Attack, Domain
+from sga_monai.sga.steps import border, fill_masked, input_gradient, kl_divergence, lowest_mask, mask_size
 
 
 def test_mask_and_fgsm_on_a_linear_net_by_hand():
@@ -66,6 +68,51 @@ def test_only_the_lowest_pixels_change(seed, batch, height, width, fraction, fil
     if fill == "image_range":
         assert (masked.amin((2, 3)) >= image.amin((2, 3))).all()
         assert (masked.amax((2, 3)) <= image.amax((2, 3))).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), levels=st.integers(1, 40), fraction=st.floats(0, 0.99), border_width=st.sampled_from([0.2, 0.5]))
+def test_masked_pixels_are_the_first_of_a_stable_sort(seed, levels, fraction, border_width):
+    generator = torch.Generator().manual_seed(seed)
+    gradient = torch.randint(-levels, levels, (2, 1, 9, 11), generator=generator).float() * 0.1
+    gradient[0, 0, 0, :2] = torch.tensor([0.0, -0.0])
+    region = border(gradient, border_width) if border_width < 0.5 else None
+    mask = lowest_mask(gradient, fraction, region=region)
+    value = gradient if region is None else gradient.masked_fill(~region, math.inf)
+    order = value.flatten(1).argsort(dim=1, stable=True)[:, : mask_size(gradient, fraction, region)]
+    assert torch.equal(mask.flatten(1), torch.zeros(2, 99, dtype=torch.bool).scatter_(1, order, True))
+
+
+def test_a_step_waits_for_the_device_once(monkeypatch):
+    class Reads(TorchDispatchMode):
+        """Counts what brings a value of a tensor to the host, on a GPU a wait for all that was queued before."""
+
+        total = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.total += function._overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+            return function(*args, **(kwargs or {}))
+
+    transfers = []
+    settle = Step.settle
+    monkeypatch.setattr(Step, "settle", lambda self: transfers.append(settle(self)))
+    trainer = train(TinyNet(), iteration(), batches(1), epochs=1)
+    # Beyond the first iteration, where the images are compared with value_range.
+    trainer.state.iteration, trainer.state.epoch_length = 2, 4
+    transfers.clear()
+    with Reads() as reads:
+        trainer._process_function(trainer, batches(1)[0])
+    assert (reads.total, len(transfers)) == (0, 1)
+
+
+def test_a_sum_that_overflows_is_no_nan():
+    trainer = train(TinyNet(), iteration(), batches(1), epochs=1)
+    step = Step(trainer, batches(1)[0], Domain())
+    step.check_finite(saliency=torch.full((2, 1, 2, 2), 2e38))
+    step.settle()
+    step.check_finite(saliency=torch.full((2, 1, 2, 2), math.inf))
+    with pytest.raises(NumericError, match="the saliency is NaN or infinite"):
+        step.settle()
 
 
 def test_ties_are_masked_in_raster_order():

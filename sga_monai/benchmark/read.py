@@ -1,4 +1,4 @@
-"""How fast images get in, beside MONAI's default chain on the same files in one run, and what a command costs to start."""
+"""``benchmark read``: how fast the images of a folder get in, beside MONAI's default chain on the same files in one run."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import contextlib
 import io
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai.transforms import Compose, EnsureTyped, LoadImaged, Resized, ScaleIntensityRangePercentilesd
+from monai.transforms import Compose
 
+from sga_monai.benchmark.peers import monai_chain
 from sga_monai.core.display import track
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.transforms import preprocessing
@@ -55,18 +54,6 @@ class Timing:
         return [monai / ours for monai, ours in zip(self.monai, self.ours_same, strict=True)]
 
 
-def monai_chain(image_size: int) -> Compose:
-    """What MONAI's documentation composes: default reader, percentiles at full size, anti-aliased bilinear resize."""
-    return Compose(
-        [
-            LoadImaged(keys="image", image_only=True, ensure_channel_first=True),
-            ScaleIntensityRangePercentilesd(keys="image", lower=0.5, upper=99.5, b_min=0.0, b_max=1.0, clip=True),
-            Resized(keys="image", spatial_size=[image_size, image_size], mode="bilinear", anti_aliasing=True),
-            EnsureTyped(keys="image", track_meta=False),
-        ]
-    )
-
-
 def time_reading(folder: str | Path, image_size: int = 224, rounds: int = 3, limit: int = 100) -> Timing:
     """Time both chains on the images of a folder, file by file and interleaved, so that load on the machine hits both.
 
@@ -98,7 +85,7 @@ def time_reading(folder: str | Path, image_size: int = 224, rounds: int = 3, lim
         for path in track(readable, "timing"):
             seconds = _seconds(ours, path) or 0.0
             sums["ours"] += seconds
-            sums["codec"] += _timed(_codec, path)
+            sums["codec"] += _timed(decode_only, path)
             if path in both:
                 sums["ours_same"] += seconds
                 sums["monai"] += _seconds(theirs, path) or 0.0
@@ -107,28 +94,8 @@ def time_reading(folder: str | Path, image_size: int = 224, rounds: int = 3, lim
     return timing
 
 
-def command_seconds(arguments: Sequence[str], rounds: int = 3) -> float:
-    """CPU seconds of ``sga-monai`` with these arguments in a process of its own, start and imports included; median of ``rounds``.
-
-    Raises:
-        InputError: when the command fails, or the system does not count the CPU time of child processes.
-    """
-    try:
-        import resource
-    except ImportError:
-        raise InputError("this system does not count the CPU time of child processes") from None
-    seconds = []
-    for _ in range(rounds):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        result = subprocess.run([sys.executable, "-m", "sga_monai", *arguments], capture_output=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if result.returncode:
-            raise InputError(f"sga-monai {arguments[0]} ended with code {result.returncode}; give what it can run on")
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return statistics.median(seconds)
-
-
-def _codec(path: Path) -> None:
+def decode_only(path: str | Path) -> None:
+    """Read a file and decode its pixels, without anything that makes a radiograph of them."""
     data = read_bytes(path)
     if is_dicom(data):
         read_stored(data)
