@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sga_monai.core.errors import InputError
 from sga_monai.core.provenance import code_digest, describe, versions
 
 HEADER_BYTES = 512
@@ -51,21 +54,105 @@ class ImageCache:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
+    def pack(self, sha256: Sequence[str]) -> PackedImages:
+        """The images of these files, in this order, verified once and then in one memory-mapped array.
+
+        The array is a file beside the images; two programs that need the same share it.
+
+        Raises:
+            InputError: when an image is no longer in the cache, or is damaged.
+            OSError: when the disk will not take it.
+        """
+        path = self.folder / f"{hashlib.sha256(''.join(sha256).encode()).hexdigest()}.packed"
+        if not _is_packed(path):
+            self._write(path.name, (self._sound(name) for name in sha256))
+        return PackedImages(path)
+
+    def _sound(self, sha256: str) -> NDArray[np.float32]:
+        found = self.get(sha256)
+        if found is None:
+            raise InputError("the cache was changed during the run; start again")
+        return found[0]
+
     def put(self, sha256: str, image: NDArray[np.float32], **facts: Any) -> None:
         """Keep ``image``, float32 of any shape, as prepared from the file with this hash.
 
         Raises:
             OSError: when the disk will not take it; what was there before is intact.
         """
-        image = np.ascontiguousarray(image, dtype=np.float32)
-        header = {"shape": image.shape, "sha256": hashlib.sha256(image.data).hexdigest(), "facts": facts}
+        self._write(sha256, [np.ascontiguousarray(image, dtype=np.float32)], image.shape, facts=facts)
+
+    def _write(self, name: str, images: Iterable[NDArray[np.float32]], shape: Sequence[int] | None = None, **facts: Any) -> None:
+        """One file of a header and the images one behind the other, whole or not at all; ``shape`` is counted where ``None``."""
         descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".")
         try:
             with os.fdopen(descriptor, "wb") as stream:
+                stream.write(b" " * HEADER_BYTES)
+                digest, count = hashlib.sha256(), 0
+                for image in images:
+                    stream.write(image.data)
+                    digest.update(image.data)
+                    count += 1
+                header = {"shape": shape or (count, *image.shape), "sha256": digest.hexdigest(), **facts}
+                stream.seek(0)
                 stream.write((MAGIC + json.dumps(header).encode()).ljust(HEADER_BYTES))
-                stream.write(image.data)
-            Path(temporary).replace(self.folder / sha256)
+            Path(temporary).replace(self.folder / name)
         except BaseException:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
             raise
+
+
+class PackedImages:
+    """The images of a dataset as one array ``[N, ...]`` on disk. Reading one costs no copy, and is refused once the file was changed.
+
+    Args:
+        path: of ``ImageCache.pack``, whose content was verified.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Kept open: another program may put an equal file in its place, and this one is then still whole.
+        self.stream = path.open("rb")
+        header = json.loads(self.stream.read(HEADER_BYTES).removeprefix(MAGIC))
+        self.state = self._state()
+        # Copy on write: who changes an image in place changes a page of this process and no file.
+        self.images = np.memmap(self.stream, dtype=np.float32, mode="c", offset=HEADER_BYTES, shape=tuple(header["shape"]))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
+        """One image, a view of the file.
+
+        Raises:
+            InputError: when the file was changed since it was opened.
+        """
+        if self._state() != self.state:
+            raise InputError("the cache was changed during the run; start again")
+        return self.images[index]
+
+    def _state(self) -> tuple[int, int]:
+        status = os.fstat(self.stream.fileno())
+        return status.st_size, status.st_mtime_ns
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A reading process maps the file itself.
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a whole and sound array lies there."""
+    try:
+        digest, size = hashlib.sha256(), 0
+        with path.open("rb") as stream:
+            header = json.loads(stream.read(HEADER_BYTES).removeprefix(MAGIC))
+            while block := stream.read(1 << 20):
+                digest.update(block)
+                size += len(block)
+        return bool(digest.hexdigest() == header["sha256"] and size == 4 * math.prod(header["shape"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False

@@ -71,16 +71,13 @@ class CXRDataset(Dataset):
             some = self.failures[:MOST_ERRORS]
             first = "; ".join(f"{failure['set']} row {failure['row']}: {ReadError(failure['code'])}" for failure in some)
             raise InputError(f"{len(self.failures)} of {len(data)} images cannot be read: {first}")
+        self.packed = None if self.cache is None else self.cache.pack(self.sha256)
         super().__init__(kept, None)
 
     def __getitem__(self, index: Any) -> Any:
         """The data dictionary of one row: ``image`` ``[1, H, W]`` float32, ``label, row, patient, set, burned_in``."""
-        if self.cache is None:
-            return self.data[index] | {"image": self.images[index]}
-        found = self.cache.get(self.sha256[index])
-        if found is None:
-            raise InputError("the cache was changed during the run; start again")
-        return self.data[index] | {"image": torch.from_numpy(np.array(found[0]))}
+        image = self.images[index] if self.packed is None else torch.from_numpy(self.packed[index])
+        return self.data[index] | {"image": image}
 
 
 class _Preparation:

@@ -37,7 +37,7 @@ def test_peak_memory_counts_what_is_there_at_a_time():
         del first
         (second - 1).sum()
 
-    assert peak_memory(run) == 2 * 4000
+    assert peak_memory(run) == 2 * 4000 + 4
     assert peak_memory(lambda: given.add_(1)) == 0
 
 

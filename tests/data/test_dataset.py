@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import pickle
 import signal
 import stat
 import time
@@ -103,7 +104,8 @@ def test_cache_is_not_decoded_again_and_knows_its_settings(rows, tmp_path, monke
     cache_dir = str(tmp_path / "cache")
     first = arrays(CXRDataset(good, our_chain(32), cache_dir=cache_dir))
     assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
-    assert len(list((tmp_path / "cache").rglob("*"))) == 1 + len(good)
+    # The folder of these settings, an image each, and all of them as one array.
+    assert len(list((tmp_path / "cache").rglob("*"))) == 1 + len(good) + 1
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
@@ -116,13 +118,39 @@ def test_cache_is_not_decoded_again_and_knows_its_settings(rows, tmp_path, monke
 
 def test_a_damaged_cache_file_is_as_good_as_absent(rows, tmp_path):
     cache_dir = tmp_path / "cache"
-    expected = arrays(CXRDataset(rows[:1], our_chain(32), cache_dir=str(cache_dir)))[0]
-    file = next(path for path in cache_dir.rglob("*") if path.is_file())
-    good = file.read_bytes()
-    for bad in (good[:-1], good[:-1] + bytes([good[-1] ^ 1]), b"", good[:100], good.replace(b"32", b"31", 1)):
-        file.write_bytes(bad)
-        assert np.array_equal(arrays(CXRDataset(rows[:1], our_chain(32), cache_dir=str(cache_dir)))[0], expected)
-        assert file.read_bytes() == good
+    expected = arrays(CXRDataset(rows[:1], our_chain(32)))[0]
+    CXRDataset(rows[:1], our_chain(32), cache_dir=str(cache_dir))
+    files = [path for path in cache_dir.rglob("*") if path.is_file()]
+    assert sorted(path.suffix for path in files) == ["", ".packed"]
+    for file in files:
+        good = file.read_bytes()
+        for bad in (good[:-1], good[:-1] + bytes([good[-1] ^ 1]), b"", good[:100], good.replace(b"32", b"31", 1)):
+            file.write_bytes(bad)
+            assert np.array_equal(arrays(CXRDataset(rows[:1], our_chain(32), cache_dir=str(cache_dir)))[0], expected)
+            assert file.read_bytes() == good
+
+
+def test_a_file_that_is_changed_while_it_is_used_is_found(rows, tmp_path):
+    dataset = CXRDataset(rows[:2], our_chain(32), cache_dir=str(tmp_path / "cache"))
+    expected = [image.copy() for image in arrays(dataset)]
+    # Another program's equal file in its place changes nothing, an image changed in place by its user no other read.
+    assert dataset.packed is not None
+    dataset.packed.path.unlink()
+    other = CXRDataset(rows[:2], our_chain(32), cache_dir=str(tmp_path / "cache"))
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(dataset), expected, strict=True))
+    other[0]["image"][:] = 7.0
+    assert np.array_equal(np.asarray(CXRDataset(rows[:2], our_chain(32), cache_dir=str(tmp_path / "cache"))[0]["image"]), expected[0])
+    with other.packed.path.open("r+b") as stream:
+        stream.seek(-4, os.SEEK_END)
+        stream.write(b"\x00\x00\x00\x00")
+    with pytest.raises(InputError, match="the cache was changed during the run"):
+        other[0]
+
+
+def test_a_dataset_of_a_cache_is_read_by_other_processes(rows, tmp_path):
+    dataset = CXRDataset(rows[:3], our_chain(32), cache_dir=str(tmp_path / "cache"))
+    again = pickle.loads(pickle.dumps(dataset))
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(again), arrays(dataset), strict=True))
 
 
 def test_two_writers_of_one_cache(rows, tmp_path):
