@@ -113,7 +113,9 @@ def evaluate(
     public_key: Annotated[Path | None, typer.Option(help="The sender's public key.")] = None,
     site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`.")] = None,
     failure_limit: Annotated[float, typer.Option(help="Share of failed images above which there is no headline figure.")] = 0.01,
-    num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
+    num_workers: Annotated[int, typer.Option(help="Processes that read and decode, while others are scored.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images that are scored at once.", min=1)] = 32,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     protocol: Annotated[Path | None, typer.Option(help="File of `sga-monai protocol`; its hash and a copy are kept.")] = None,
 ) -> None:
     """Score a site's images with a bundle: offline, and without running anything of the bundle."""
@@ -121,7 +123,7 @@ def evaluate(
     from sga_monai.hospital.evaluate import evaluate_bundle
 
     given = (bundle, manifest, dataset_dir, output_dir, public_key, site_key, failure_limit, num_workers)
-    predictions = evaluate_bundle(*given, protocol=protocol)
+    predictions = evaluate_bundle(*given, batch_size=batch_size, protocol=protocol, device=device)
     failed = int(predictions["score"].isna().sum())
     typer.echo(render(summarize(predictions, failure_limit=failure_limit)))
     typer.echo(f"{len(predictions)} rows: {len(predictions) - failed} scored, {failed} failed. Next: sga-monai report")

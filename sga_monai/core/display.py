@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
@@ -81,11 +81,23 @@ def estimate_text(
     return f"{figure_text(value, digits, signed)} {interval}".rstrip()
 
 
-def track(items: Iterable[Item], description: str, total: float | None = None) -> Iterable[Item]:
-    """``items`` with a bar of progress, which goes when it is full; without one where the output is no terminal."""
-    from rich.progress import track as rich_track
+def track(items: Iterable[Item], description: str, total: float | None = None) -> Iterator[Item]:
+    """``items`` with a bar of progress, rate and time left, which goes when it is full; without one where the output is no terminal."""
+    if not sys.stdout.isatty():
+        yield from items
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
-    return rich_track(items, description=description, total=total, transient=True, disable=not sys.stdout.isatty())
+    class Rate(ProgressColumn):
+        """Items a second."""
+
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.3g}/s" if task.speed else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as progress:
+        yield from progress.track(items, total=total, description=description)
 
 
 class _TextForConsole(io.StringIO):

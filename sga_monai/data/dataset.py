@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class CXRDataset(Dataset):
         self.fingerprints: list[bytes] = []
         self.images: list[torch.Tensor] = []
         kept = []
-        for item, result in zip(data, read_rows(data, _Preparation(transform, self.cache), num_workers), strict=True):
+        for item, result in zip(data, read_rows(data, RowReader(transform, self.cache), num_workers), strict=True):
             if "code" in result:
                 facts = {key: item[key] for key in ("row", "label", "patient", "set")}
                 self.failures.append(facts | {"code": result["code"]})
@@ -67,10 +67,7 @@ class CXRDataset(Dataset):
             self.fingerprints.append(bytes.fromhex(result["fingerprint"]))
             if self.cache is None:
                 self.images.append(torch.from_numpy(result["image"]))
-        if self.failures and not (skip_failed and kept):
-            some = self.failures[:MOST_ERRORS]
-            first = "; ".join(f"{failure['set']} row {failure['row']}: {ReadError(failure['code'])}" for failure in some)
-            raise InputError(f"{len(self.failures)} of {len(data)} images cannot be read: {first}")
+        refuse_unreadable(self.failures, len(data), some_are_kept=skip_failed and bool(kept))
         self.packed = None if self.cache is None else self.cache.pack(self.sha256)
         super().__init__(kept, None)
 
@@ -80,14 +77,24 @@ class CXRDataset(Dataset):
         return self.data[index] | {"image": image}
 
 
-class _Preparation:
-    """From a row to its prepared image, by way of the cache."""
+class RowReader:
+    """From a row to its prepared image, by way of the cache where there is one.
 
-    def __init__(self, transform: Callable[..., Any], cache: ImageCache | None) -> None:
+    Args:
+        transform: the deterministic preprocessing; its ``LoadImaged`` must have ``image_only`` false.
+        cache: prepared images; ``None`` prepares each image anew.
+    """
+
+    def __init__(self, transform: Callable[..., Any], cache: ImageCache | None = None) -> None:
         self.transform = transform
         self.cache = cache
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """``sha256`` of the file, ``burned_in``, ``fingerprint`` and, without a cache, ``image`` ``[1, H, W]`` float32.
+
+        Raises:
+            ReadError: when the file cannot be read, or is not the one whose ``sha256`` the manifest gives.
+        """
         if self.cache is not None:
             sha256 = sha256_of(read_bytes(item["image"]))
             found = self.cache.get(sha256)
@@ -106,6 +113,17 @@ class _Preparation:
             return {"sha256": sha256, "image": image, **facts}
         self.cache.put(sha256, image, **facts)
         return {"sha256": sha256, **facts}
+
+
+def refuse_unreadable(failures: Sequence[Mapping[str, Any]], n_rows: int, some_are_kept: bool) -> None:
+    """Refuse a set with images that cannot be read, unless the others are kept.
+
+    Raises:
+        InputError: naming the first rows with their reasons.
+    """
+    if failures and not some_are_kept:
+        first = "; ".join(f"{failure['set']} row {failure['row']}: {ReadError(failure['code'])}" for failure in failures[:MOST_ERRORS])
+        raise InputError(f"{len(failures)} of {n_rows} images cannot be read: {first}")
 
 
 def _compare(item: dict[str, Any], sha256: str) -> None:

@@ -43,7 +43,7 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def read_rows(
-    rows: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], dict[str, Any]], num_workers: int = 0
+    rows: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], dict[str, Any]], num_workers: int = 0, title: str = "reading images"
 ) -> Iterator[dict[str, Any]]:
     """``read`` of every row, in order, with a progress bar on a terminal.
 
@@ -51,6 +51,7 @@ def read_rows(
         rows: data dictionaries with ``row``.
         read: from a row to a dictionary of plain values and arrays; must be picklable where processes are spawned.
         num_workers: processes; 0 reads in this one.
+        title: of the progress bar.
 
     Yields:
         What ``read`` returned, or ``{"code": reason}`` where it raised a ``ReadError``.
@@ -63,7 +64,7 @@ def read_rows(
     options: dict[str, Any] = {"batch_size": None, "collate_fn": _as_it_is, "generator": torch.Generator()}
     timeout = SECONDS_AN_IMAGE if num_workers else 0
     loader = DataLoader(_Rows(rows, read), num_workers=num_workers, timeout=timeout, **options)
-    results = iter(track(loader, "reading images"))
+    results = iter(track(loader, title))
     for number, row in enumerate(rows, 1):
         try:
             result = next(results)

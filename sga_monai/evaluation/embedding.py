@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,16 @@ def write_embedding(path: Path, features: ArrayLike, label: ArrayLike | None = N
     With ``label`` and ``patient``, ``[N]`` each, it has ``source_profile`` too, where there are patients enough.
     """
     content = moments(features)
+    profile = None if label is None or patient is None else source_profile(features, label, patient)
+    write_moments(path, content, profile)
+
+
+def write_moments(path: Path, content: dict[str, Any] | None, profile: Sequence[Mapping[str, Any]] | None = None) -> None:
+    """Write moments, with a profile where there is one; nothing, and nothing of an earlier run stays, where they are ``None``."""
     if content is None:
         path.unlink(missing_ok=True)
         return
-    profile = None if label is None or patient is None else source_profile(features, label, patient)
-    if profile is not None:
-        content["profile"] = profile
-    write_json(path, content, indent=None)
+    write_json(path, content if profile is None else content | {"profile": profile}, indent=None)
 
 
 def read_embedding(path: Path, n_features: int) -> dict[str, Any] | None:

@@ -85,23 +85,51 @@ def score_dataset(
         >>> scored.features.shape
         (3, 512)
     """
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    has_features = last_layer(network) is not None
     frames, features = [], []
     with frozen_statistics(network), torch.no_grad():
         for batch in track(DataLoader(dataset, batch_size=batch_size), title):
-            image = batch["image"].to(device)
-            if has_features:
-                logits, part = forward_with_features(network, image)
-            else:
-                logits, part = network(image), np.zeros((len(image), 0), dtype=np.float32)
+            columns, part = score_batch(network, batch, controls, lung, temperature)
             features.append(part)
-            columns = prediction_columns(batch, logits, temperature)
-            lungs = None if lung is None else [lung(row) for row in columns["row"]]
-            for control in controls:
-                columns[control_column(control.name)] = _control_scores(network, image, control, lungs)
-            frames.append(pd.DataFrame(columns | image_features(image)))
+            frames.append(pd.DataFrame(columns))
     return Scored(pd.concat(frames, ignore_index=True), np.concatenate(features))
+
+
+def score_batch(
+    network: nn.Module,
+    batch: Mapping[str, Any],
+    controls: Sequence[Control] = (),
+    lung: LungReader | None = None,
+    temperature: float = 1.0,
+) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """Score one mini-batch, as it is and under each control, with one forward pass for all of them.
+
+    Arguments are those of ``score_dataset``; ``network`` is in eval mode.
+
+    Returns:
+        The columns of the predictions, and the features ``[N, D]``.
+
+    Raises:
+        NumericError: when a logit is NaN or infinite.
+    """
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    image = batch["image"].to(device)
+    rows = row_columns(batch)["row"]
+    lungs = [None] * len(rows) if lung is None else [lung(row) for row in rows]
+    changed = [_changed(image, control, lungs) for control in controls]
+    with torch.no_grad():
+        everything = torch.cat([image, *(images for images, _ in changed)])
+        if last_layer(network) is not None:
+            logits, features = forward_with_features(network, everything)
+        else:
+            logits, features = network(everything), np.zeros((len(everything), 0), dtype=np.float32)
+    sizes = [len(image), *(len(images) for images, _ in changed)]
+    own, *others = logits.split(sizes)
+    columns = prediction_columns(batch, own, temperature)
+    for control, (_, known), part in zip(controls, changed, others, strict=True):
+        scores = np.full(len(image), np.nan)
+        scores[known] = logit_difference(part).cpu().numpy()
+        columns[control_column(control.name)] = scores
+    return columns | image_features(image), features[: len(image)]
 
 
 def prediction_columns(batch: Mapping[str, Any], logits: Tensor, temperature: float = 1.0) -> dict[str, Any]:
@@ -119,14 +147,12 @@ def prediction_columns(batch: Mapping[str, Any], logits: Tensor, temperature: fl
     return row_columns(batch) | {"score": score.numpy(), "probability": torch.sigmoid(score / temperature).numpy()}
 
 
-def _control_scores(network: nn.Module, image: Tensor, control: Control, lungs: Sequence[Tensor | None] | None) -> NDArray[np.float64]:
-    """Scores ``[N]`` of the changed images; NaN without the mask that the control needs."""
+def _changed(image: Tensor, control: Control, lungs: Sequence[Tensor | None]) -> tuple[Tensor, list[int]]:
+    """The changed images, and which of the mini-batch they are: those with the mask that the control needs."""
     if not control.needs_lung:
-        return logit_difference(network(control.change(image))).cpu().numpy()
-    masks = lungs or [None] * len(image)
-    known = [i for i, mask in enumerate(masks) if mask is not None]
-    scores = np.full(len(image), np.nan)
-    if known:
-        mask = torch.stack([mask for mask in masks if mask is not None]).to(image.device)
-        scores[known] = logit_difference(network(control.change(image[known], mask))).cpu().numpy()
-    return scores
+        return control.change(image), list(range(len(image)))
+    known = [i for i, mask in enumerate(lungs) if mask is not None]
+    if not known:
+        return image[:0], known
+    mask = torch.stack([mask for mask in lungs if mask is not None]).to(image.device)
+    return control.change(image[known], mask), known

@@ -16,15 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, write_csv, write_json, write_whole
 from sga_monai.core.folders import archive_previous_run, lock_output_dir
 from sga_monai.core.provenance import code_digest, versions
-from sga_monai.data.dataset import CXRDataset
-from sga_monai.evaluation.cohort import Cohort, list_cohort, read_cohorts
-from sga_monai.evaluation.embedding import write_embedding
+from sga_monai.evaluation.cohort import Cohort, list_cohort
+from sga_monai.evaluation.embedding import write_moments
 from sga_monai.evaluation.predictions import BASELINE_SCORE, FILE, GROUPS, SITE_SCORE, add_failures
-from sga_monai.evaluation.scoring import score_dataset
+from sga_monai.evaluation.scoring import score_batch
+from sga_monai.evaluation.stream import Streamed, stream_cohort
 from sga_monai.hospital.formats import BASELINE, MODEL, PROTOCOL_FILE, weights_file
 from sga_monai.hospital.heatmaps import write_heat_maps
 from sga_monai.hospital.protocol import read_protocol
@@ -35,7 +36,10 @@ from sga_monai.interpret.controls import BORDER_BLANK, CENTER_BLANK, LUNGS_BLANK
 from sga_monai.model.networks import build_network
 from sga_monai.model.preparation import SETTINGS, Preparation
 from sga_monai.model.weights import load_best_model
-from sga_monai.statistics.separability import site_scores
+from sga_monai.statistics.separability import site_scores_along
+
+# Folder of what was scored before a stop.
+PARTS = "parts"
 
 
 def evaluate_bundle(
@@ -49,13 +53,14 @@ def evaluate_bundle(
     num_workers: int = 0,
     batch_size: int = 32,
     protocol: str | Path | None = None,
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """Score a site's images with a bundle's models. Nothing of the bundle is executed: weights, and plain numbers.
 
     Writes to ``output_dir``: ``predictions.csv`` (one line for each row of the manifest; stays at the site),
     ``embedding.json`` (mean and variance of all images' features), ``reference.json``, ``run.json``, ``heatmaps/``,
-    ``tensorboard/``, ``cache/``, and ``protocol.json`` where there is one. After a kill give the same command again: what
-    was read lies in the cache.
+    ``tensorboard/``, and ``protocol.json`` where there is one. After a kill give the same command again: what was scored lies in
+    ``parts/``, which goes when all is written. Memory does not grow with the number of images.
 
     Args:
         bundle: folder of ``package_bundle``.
@@ -67,6 +72,7 @@ def evaluate_bundle(
         failure_limit: see ``summarize``; recorded for the report.
         num_workers: processes that read.
         batch_size: images at once; changes no score.
+        device: "cpu" or "cuda", where images are scored.
         protocol: of ``write_protocol``; its hash is recorded with the time when scoring began, and a copy is kept.
 
     Returns:
@@ -81,10 +87,10 @@ def evaluate_bundle(
         verify_signature(bundle, public_key)
     reference = read_reference(bundle / "reference.json")
     plan = None if protocol is None else read_protocol(protocol)
-    networks = load_models(bundle, reference)
+    networks = {role: network.to(_device(device)) for role, network in load_models(bundle, reference).items()}
     lock_output_dir(out)
     cohort = list_cohort(manifest, dataset_dir, _preparation(reference), site_key=site_key)
-    facts = _facts(bundle, manifest, reference, public_key, failure_limit)
+    facts = _facts(bundle, manifest, reference, public_key, failure_limit, device)
     facts["protocol"] = plan.sha256 if plan else None
     started = _start_of_same(out / "run.json", facts)
     if started is None:
@@ -94,14 +100,15 @@ def evaluate_bundle(
     if plan is not None:
         write_whole(out / PROTOCOL_FILE, lambda path: path.write_bytes(plan.data))
     write_json(out / "run.json", facts | {"finished": None}, sort_keys=True)
-    (dataset,) = read_cohorts([cohort], out / "cache", num_workers)
-    predictions, features = _score(networks, dataset, cohort, batch_size, reference)
+    scored = _score(networks, cohort, out / PARTS, num_workers, batch_size, reference)
+    predictions = _predictions(scored, reference)
     write_csv(out / FILE, predictions)
-    write_embedding(out / "embedding.json", features)
+    write_moments(out / "embedding.json", scored.moments.summary())
     shutil.copyfile(bundle / "reference.json", out / "reference.json")
-    write_heat_maps(networks[MODEL], dataset, predictions, reference["models"][MODEL]["threshold"], out)
-    counts = {"rows": len(cohort.items), "scored": len(dataset), "failed": len(dataset.failures)}
+    write_heat_maps(networks[MODEL].cpu(), scored, predictions, reference["models"][MODEL]["threshold"], out)
+    counts = {"rows": len(cohort.items), "scored": len(scored), "failed": len(scored.failures)}
     write_json(out / "run.json", facts | {"counts": counts, "finished": _now()}, sort_keys=True)
+    shutil.rmtree(out / PARTS, ignore_errors=True)
     return predictions
 
 
@@ -132,25 +139,41 @@ def _preparation(reference: Mapping[str, Any]) -> Preparation:
 
 
 def _score(
-    networks: Mapping[str, nn.Module], dataset: CXRDataset, cohort: Cohort, batch_size: int, reference: Mapping[str, Any]
-) -> tuple[pd.DataFrame, NDArray[np.float32]]:
-    """A line for each row of the manifest, and the model's features of the images, ``[N, D]``."""
+    networks: Mapping[str, nn.Module], cohort: Cohort, parts: Path, num_workers: int, batch_size: int, reference: Mapping[str, Any]
+) -> Streamed:
+    """The model's scores with all controls and the baseline's, of every row that can be read."""
     controls = (CENTER_BLANK, BORDER_BLANK, TAG, *((LUNGS_BLANK, ONLY_LUNGS) if cohort.lung is not None else ()))
-    temperature, profile = reference["models"][MODEL]["temperature"], reference.get("embedding", {}).get("profile")
-    scored = score_dataset(networks[MODEL], dataset, batch_size, controls, cohort.lung, temperature=temperature)
-    predictions = scored.predictions
-    if BASELINE in networks:
-        baseline = score_dataset(networks[BASELINE], dataset, batch_size, title="scoring the baseline")
-        predictions[BASELINE_SCORE] = baseline.predictions["score"]
+    temperature = reference["models"][MODEL]["temperature"]
+
+    def score(batch: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[np.float32]]:
+        columns, features = score_batch(networks[MODEL], batch, controls, cohort.lung, temperature)
+        if BASELINE in networks:
+            columns[BASELINE_SCORE] = score_batch(networks[BASELINE], batch)[0]["score"]
+        return columns, features
+
+    return stream_cohort(cohort, parts, score, reference.get("embedding", {}).get("profile"), num_workers, batch_size)
+
+
+def _predictions(scored: Streamed, reference: Mapping[str, Any]) -> pd.DataFrame:
+    """A line for each row of the manifest."""
+    predictions, profile = scored.predictions, reference.get("embedding", {}).get("profile")
     if profile is not None:
-        predictions[SITE_SCORE] = site_scores(scored.features, predictions["label"], predictions["patient"], profile)
-    predictions = add_failures(predictions, dataset.failures)
+        predictions[SITE_SCORE] = site_scores_along(scored.along, predictions["label"], predictions["patient"], profile)
+    predictions = add_failures(predictions, scored.failures)
     for key in GROUPS:
-        predictions[key] = [cohort.cells[row].get(key, "") for row in predictions["row"]]
-    return predictions.sort_values("row", ignore_index=True), scored.features
+        predictions[key] = [scored.cohort.cells[row].get(key, "") for row in predictions["row"]]
+    return predictions.sort_values("row", ignore_index=True)
 
 
-def _facts(bundle: Path, manifest: str | Path, reference: Mapping[str, Any], public_key: object, failure_limit: float) -> dict[str, Any]:
+def _device(device: str) -> torch.device:
+    if check.choice("device", device, ("cpu", "cuda")) == "cuda" and not torch.cuda.is_available():
+        raise InputError("this machine has no CUDA device; leave --device at cpu")
+    return torch.device(device)
+
+
+def _facts(
+    bundle: Path, manifest: str | Path, reference: Mapping[str, Any], public_key: object, failure_limit: float, device: str
+) -> dict[str, Any]:
     """What the evaluation is; equal for equal inputs."""
     return {
         "bundle": {
@@ -162,7 +185,7 @@ def _facts(bundle: Path, manifest: str | Path, reference: Mapping[str, Any], pub
         "manifest_sha256": file_sha256(manifest),
         "failure_limit": failure_limit,
         "software": versions() | {"python": platform.python_version(), "code": code_digest()},
-        "device": "cpu",
+        "device": device,
         "threads": torch.get_num_threads(),
     }
 

@@ -14,12 +14,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sga_monai.core.figures import figure_image, subplots
 from sga_monai.data.dataset import CXRDataset
+from sga_monai.evaluation.stream import Streamed
 from sga_monai.interpret.saliency import input_gradient_map
 
 N_CASES = 8
 
 
-def write_heat_maps(network: nn.Module, dataset: CXRDataset, predictions: pd.DataFrame, threshold: float, out: Path) -> None:
+def write_heat_maps(network: nn.Module, dataset: CXRDataset | Streamed, predictions: pd.DataFrame, threshold: float, out: Path) -> None:
     """Write ``heatmaps/row_<row>.png`` and TensorBoard images; no image with BurnedInAnnotation YES is drawn.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,50 @@ from numpy.typing import ArrayLike
 
 # Moments of fewer images come close to a case's own features.
 FEWEST = 10
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number, means and sums of squared deviations of features, which can be joined: no image's features need be kept.
+
+    Attributes:
+        n: images.
+        mean: ``[D]``; empty without images.
+        squares: ``[D]``, sums of squared deviations from the mean.
+
+    Example:
+        >>> joined = Moments.of([[1.0], [2.0]]).joined(Moments.of([[6.0]]))
+        >>> joined.n, float(joined.mean[0]), float(joined.squares[0])
+        (3, 3.0, 14.0)
+    """
+
+    n: int = 0
+    mean: ArrayLike = ()
+    squares: ArrayLike = ()
+
+    @classmethod
+    def of(cls, features: ArrayLike) -> Moments:
+        """Those of ``[N, D]``."""
+        values = np.asarray(features, dtype=np.float64)
+        return cls(len(values), values.mean(axis=0), ((values - values.mean(axis=0)) ** 2).sum(axis=0))
+
+    def joined(self, other: Moments) -> Moments:
+        """Those of both sets together (Chan, Golub and LeVeque, The American Statistician 37, 1983)."""
+        if not self.n or not other.n:
+            return self if self.n else other
+        n, step = self.n + other.n, np.asarray(other.mean) - np.asarray(self.mean)
+        squares = np.asarray(self.squares) + np.asarray(other.squares) + step**2 * (self.n * other.n / n)
+        return Moments(n, np.asarray(self.mean) + step * (other.n / n), squares)
+
+    def plain(self) -> dict[str, Any]:
+        """The attributes as lists."""
+        return {"n": self.n, "mean": np.asarray(self.mean).tolist(), "squares": np.asarray(self.squares).tolist()}
+
+    def summary(self) -> dict[str, Any] | None:
+        """What ``moments`` gives for all images at once."""
+        if self.n < FEWEST:
+            return None
+        return {"n": self.n, "mean": np.asarray(self.mean).tolist(), "variance": (np.asarray(self.squares) / (self.n - 1)).tolist()}
 
 
 def moments(features: ArrayLike) -> dict[str, Any] | None:

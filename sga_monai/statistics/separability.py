@@ -85,12 +85,19 @@ def site_scores(features: ArrayLike, label: ArrayLike, patient: ArrayLike, profi
         ``[N]``, in standard deviations of the judging internal half around its mean; NaN for a label with fewer than 5
         patients in a half of the site's, or where the line has no spread.
     """
+    return site_scores_along([coordinates(features, part) for part in profile], label, patient, profile)
+
+
+def site_scores_along(
+    along_halves: Sequence[NDArray[np.float64]], label: ArrayLike, patient: ArrayLike, profile: Sequence[Mapping[str, Any]]
+) -> NDArray[np.float64]:
+    """``site_scores`` of features that are given as their ``coordinates`` in each half of ``profile``, ``[N, K + 1]`` each."""
     label, patient, half = np.asarray(label), np.asarray(patient), _halves(patient)
     score = np.full(len(label), math.nan)
     people = {name: [len(np.unique(patient[(label == int(name)) & (half == side)])) for side in (0, 1)] for name in LABELS}
     known = [name for name in LABELS if min(people[name]) >= PATIENTS_EACH]
     for side, part in enumerate(profile if known else ()):
-        along = coordinates(features, part)
+        along = along_halves[side]
         outside = {name: along[(half == side) & (label == int(name))] for name in known}
         shift = sum(outside[name].mean(axis=0) - part["drawn"][name]["mean"] for name in known)
         spread = sum(np.cov(outside[name], rowvar=False) + part["drawn"][name]["covariance"] for name in known)

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -304,17 +305,41 @@ def test_a_signature_is_of_one_key_and_these_files(bundle, tmp_path):
 
 def test_a_killed_evaluation_goes_on_to_the_same_predictions(bundle, phantom_dir, tmp_path):
     given = ("--manifest", f"{phantom_dir}/lakeside.csv", "--dataset-dir", str(phantom_dir))
-    run("sga_monai", "evaluate", str(bundle), *given, "--output-dir", "straight", cwd=tmp_path)
-    command = [sys.executable, "-m", "sga_monai", "evaluate", str(bundle), *given, "--output-dir", "killed"]
-    cached: list[Path] = []
-    for count in (1, 10):
+    # Parts of 4 rows instead of 256, and a note of every file that is read.
+    program = """
+import sys
+from sga_monai.cli.main import main
+from sga_monai.data import cxr_reader
+from sga_monai.evaluation import stream
+
+decode = cxr_reader.decode
+def noted(*arguments, **options):
+    with open("read.txt", "a") as notes:
+        notes.write("image\\n")
+    return decode(*arguments, **options)
+
+stream.PART, cxr_reader.decode = 4, noted
+main()
+"""
+    command = [sys.executable, "-c", program, "evaluate", str(bundle), *given, "--output-dir"]
+    assert warm.Process([*command, "straight"], tmp_path).wait() == 0
+    command.append("killed")
+    parts = tmp_path / "killed/parts"
+    for count in (1, 6):
         process = warm.Process(command, tmp_path)
-        while process.poll() is None and len(cached) < count:
-            cached = [path for path in (tmp_path / "killed").glob("cache/*/*") if not path.name.startswith(".")]
+        while process.poll() is None and len(list(parts.glob("part_*.json"))) < count:
+            time.sleep(0.01)
         process.kill()
         process.communicate()
-    assert cached
-    run("sga_monai", "evaluate", str(bundle), *given, "--output-dir", "killed", cwd=tmp_path)
+    kept = len(list(parts.glob("part_*.json")))
+    assert kept >= 6
+    (tmp_path / "read.txt").unlink()
+    process = warm.Process(command, tmp_path)
+    assert process.wait() == 0
+    # What was not kept, and the images that are drawn; what was scored before the stop was not read again.
+    drawn = len(list((tmp_path / "killed/heatmaps").iterdir()))
+    assert len((tmp_path / "read.txt").read_text().splitlines()) <= 60 - 4 * kept + drawn
+    assert not parts.exists()
     assert (tmp_path / "killed/predictions.csv").read_bytes() == (tmp_path / "straight/predictions.csv").read_bytes()
     assert not (tmp_path / "killed.1").exists()
     reports = []
