@@ -92,7 +92,7 @@ def test_one_command_does_it_all_and_goes_on_after_a_stop(bundle, export):
     assert f"labels without an image: {WITHOUT_IMAGE}" in said
     assert not (export / "all").exists()
     process = warm.Process([sys.executable, "-m", "sga_monai", *given], export)
-    while process.poll() is None and not list((export / "all").glob("evaluation/cache/*/*")):
+    while process.poll() is None and not (export / "all/evaluation/run.json").exists():
         pass
     process.kill()
     process.communicate()
