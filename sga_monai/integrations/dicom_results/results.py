@@ -7,7 +7,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from importlib.util import find_spec
@@ -111,7 +111,8 @@ def write_results(output_dir: Path, bundle: Path, manifest: Path, dataset_dir: P
     waiting = [case for case in cases if not all(path.exists() for path in _files(out, case.row))]
     failed: dict[int, str] = {}
     if waiting:
-        (dataset,) = read_cohorts([cohort], output_dir / "cache")
+        rest = {case.row for case in waiting}
+        (dataset,) = read_cohorts([replace(cohort, items=[item for item in cohort.items if int(item["row"]) in rest])])
         # What could be read for the evaluation and no longer can.
         failed = {int(failure["row"]): str(failure["code"]) for failure in dataset.failures}
         options = ReadOptions(preparation.voi, orientation=preparation.orientation)
