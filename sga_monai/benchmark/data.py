@@ -73,7 +73,7 @@ def _cold(machine: Machine, syntax: str, rows: Rows, scratch: Path) -> tuple[lis
         "CacheDataset": lambda: CacheDataset(_paths(rows), theirs, progress=False),
     }
     xrv = torchxrayvision_chain(machine.image_size)
-    notes = [] if xrv is not None else ["torchxrayvision was left out: pip install 'sga_monai[bench]'"]
+    notes = [] if xrv is not None else ["torchxrayvision was left out: pip install 'sga_monai[bench]', with the torchvision of this torch"]
     if xrv is not None:
         peers["torchxrayvision"] = lambda: [xrv(row["image"]) for row in rows]
     cases = [

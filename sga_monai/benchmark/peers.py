@@ -141,7 +141,8 @@ def torchxrayvision_chain(image_size: int) -> Callable[[str], Any] | None:
     try:
         import torchxrayvision as xrv
         from torchvision.transforms import Compose as TorchCompose
-    except ImportError:
+    except (ImportError, RuntimeError):
+        # torchvision raises the latter where its build does not fit torch's.
         return None
     chain = TorchCompose([xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(image_size)])
     return lambda path: chain(xrv.utils.read_xray_dcm(path)[None])
