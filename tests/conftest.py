@@ -84,7 +84,8 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bootstrap intervals of a report from 20 samples instead of 1,000, for tests that look at other figures."""
     from sga_monai.hospital import performance, reference
 
-    for module, name in ((performance, "average_precision"), (performance, "assess_calibration"), (reference, "assess_calibration")):
+    names = ("average_precision", "assess_calibration", "calibration_figures", "decision_band")
+    for module, name in (*((performance, name) for name in names), (reference, "assess_calibration")):
         monkeypatch.setattr(module, name, functools.partial(getattr(module, name), n_samples=20))
 
 

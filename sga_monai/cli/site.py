@@ -144,10 +144,18 @@ def report(
     failure_limit: Annotated[float | None, typer.Option(help="With --scores: share without a score; default 0.01.")] = None,
     cutoff: Annotated[float | None, typer.Option(help="With --scores: readers call a case positive from this rating on.")] = None,
     imrmc: Annotated[Path | None, typer.Option(help="With --scores: new file of readers' ratings for the program iMRMC.")] = None,
+    viewer_url: Annotated[str | None, typer.Option(help="Links of the errors, as http://viewer/{study_id}; needs --manifest.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="The site's manifest, whose columns fill --viewer-url.")] = None,
 ) -> None:
-    """Write report.html and report.json for the hospital: of an evaluation, or of a table of scores."""
+    """Write report.html, report.json and errors.html for the hospital: of an evaluation, or of a table of scores."""
+    from sga_monai.hospital.errors_page import viewer_links
     from sga_monai.hospital.html import write_html
 
+    if (viewer_url is None) != (manifest is None):
+        raise InputError("--viewer-url and --manifest belong together: give both, or none")
+    if scores is not None and viewer_url is not None:
+        raise InputError("--viewer-url is for an evaluation; a table of scores has no images to open")
+    viewer = None if viewer_url is None or manifest is None else viewer_links(viewer_url, manifest)
     if scores is not None:
         from sga_monai.hospital.scores import ScoresReport, report_scores
 
@@ -163,9 +171,11 @@ def report(
         if {threshold, name, failure_limit, cutoff, imrmc} != {None}:
             raise InputError("--threshold, --name, --failure-limit, --cutoff and --imrmc belong to --scores; an evaluation's are locked")
         figures = make_report(output_dir, prevalence, protocol)
-    page = write_html(figures, output_dir)
+    page = write_html(figures, output_dir, viewer)
     verdict = figures["verdict"]
     typer.echo(f"{verdict['code']}: {verdict['text']}")
+    for sentence in figures["advice"]:
+        typer.echo(sentence)
     for note in verdict["notes"]:
         typer.echo(f"- {note}")
     typer.echo(f"wrote {page.name} and report.json")
@@ -214,12 +224,15 @@ def protocol(
     expected_auroc: Annotated[float, typer.Option(help="For the sample size.")] = 0.8,
     positive_share: Annotated[float | None, typer.Option(help="Of the cohort, for the sample size; default the prevalence.")] = None,
     half_width: Annotated[float, typer.Option(help="Wanted, of the AUROC's 95 % interval.")] = 0.05,
+    setting: Annotated[str | None, typer.Option(help="Where the patients come from, as: emergency department.")] = None,
+    period: Annotated[str | None, typer.Option(help="When they are seen, as: January to June 2026.")] = None,
 ) -> None:
     """Write down, before there are results, what will be asked and what would be enough."""
     from sga_monai.hospital.protocol import Plan, write_protocol
 
     texts = (question, labels, label_source)
-    plan = Plan(*texts, prevalence, threshold, endpoint, limit or (), subgroup or (), expected_auroc, positive_share, half_width)
+    size_of = (expected_auroc, positive_share, half_width)
+    plan = Plan(*texts, prevalence, threshold, endpoint, limit or (), subgroup or (), *size_of, setting, period)
     written = write_protocol(plan, out)
     size = written.content["sample_size"]
     table = Table("patients", "positive", "half-width of the AUROC's interval")

@@ -117,7 +117,8 @@ def table_text(table: Table, width: int) -> str:
 
 
 def page_templates(package: str) -> Environment:
-    """The page templates of ``sga_monai.<package>``; whatever is put into them is escaped."""
-    from jinja2 import Environment, PackageLoader, select_autoescape
+    """The page templates of ``sga_monai.<package>`` and those that all packages share; whatever is put into them is escaped."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, select_autoescape
 
-    return Environment(loader=PackageLoader(f"sga_monai.{package}"), autoescape=select_autoescape(default=True, default_for_string=True))
+    loader = ChoiceLoader([PackageLoader(f"sga_monai.{package}"), PackageLoader("sga_monai.core")])
+    return Environment(loader=loader, autoescape=select_autoescape(default=True, default_for_string=True))

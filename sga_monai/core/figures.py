@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import re
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+# Colors of a page in daylight, and what ``page_svg`` makes of them: those of ``templates/style.css``.
+INK, RULE, PANEL, ACCENT, GRAY, BAD = "#1c1c1c", "#dddddd", "#f5f5f3", "#1f5a99", "#707070", "#b3402a"
 
 
 def subplots(rows: int = 1, columns: int = 1, *, size: tuple[float, float], sharey: bool = False) -> tuple[Figure, NDArray[Any]]:
@@ -38,6 +42,14 @@ def figure_style(font_size: float = 8, text: bool = False) -> AbstractContextMan
     return rc_context(style | ({"svg.fonttype": "none"} if text else {}))
 
 
+def page_style(font_size: float = 8) -> AbstractContextManager[None]:
+    """``figure_style`` for ``page_svg``: text stays text, lines and letters in the ink of the page, no paper of its own."""
+    parts = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+    style: dict[Any, Any] = {"svg.hashsalt": "sga_monai", "svg.fonttype": "none", "font.size": font_size, "savefig.transparent": True}
+    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none"} | dict.fromkeys(parts, INK)
+    return rc_context(style)
+
+
 def figure_image(figure: Figure, dpi: float | None = None) -> NDArray[np.uint8]:
     """A figure as pixels, ``[H, W, 3]``."""
     if dpi is not None:
@@ -45,6 +57,23 @@ def figure_image(figure: Figure, dpi: float | None = None) -> NDArray[np.uint8]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def page_svg(figure: Figure, label: str) -> Markup:
+    """A figure drawn in ``page_style`` as inline SVG in the colors of the page, which change on a dark screen.
+
+    Args:
+        figure: drawn with the colors ``INK, RULE, PANEL, ACCENT, GRAY, BAD``; others stay.
+        label: what it shows, for those who do not see it.
+    """
+    text = str(inline_svg(figure))
+    # Several figures on one page must not have parts of the same name; those that are referred to come from a hash of their content.
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    # Its style sheet would be that of the whole page.
+    text = re.sub(r"<(metadata|style).*?</\1>", "", text, flags=re.DOTALL)
+    for color, name in ((INK, "ink"), (RULE, "rule"), (PANEL, "panel"), (ACCENT, "accent"), (GRAY, "gray"), (BAD, "bad")):
+        text = text.replace(color, f"var(--{name})")
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}" stroke-linejoin="round"', 1))
 
 
 def inline_svg(figure: Figure) -> Markup:

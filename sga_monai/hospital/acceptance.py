@@ -56,6 +56,7 @@ def compare_with_protocol(report: Mapping[str, Any], protocol: Protocol | None, 
     plan = protocol.content
     return base | {
         **{key: plan[key] for key in ("written", "question", "labels", "label_source", "prevalence", "threshold", "endpoint", "subgroups")},
+        **{key: plan.get(key) for key in ("setting", "period")},
         "sample_size": {key: plan["sample_size"][key] for key in ("expected_auroc", "half_width", "patients")},
         "limits": [limit | _outcome(limit, estimate_of(report, limit["measure"])) for limit in plan["limits"]],
         "endpoint_estimate": estimate_of(report, plan["endpoint"]),

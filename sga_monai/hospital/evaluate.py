@@ -105,7 +105,7 @@ def evaluate_bundle(
     write_csv(out / FILE, predictions)
     write_moments(out / "embedding.json", scored.moments.summary())
     shutil.copyfile(bundle / "reference.json", out / "reference.json")
-    write_heat_maps(networks[MODEL].cpu(), scored, predictions, reference["models"][MODEL]["threshold"], out)
+    write_heat_maps(networks[MODEL].cpu(), scored, predictions, reference["models"][MODEL]["threshold"], out, cohort.lung)
     counts = {"rows": len(cohort.items), "scored": len(scored), "failed": len(scored.failures)}
     write_json(out / "run.json", facts | {"counts": counts, "finished": _now()}, sort_keys=True)
     shutil.rmtree(out / PARTS, ignore_errors=True)

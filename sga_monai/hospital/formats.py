@@ -9,6 +9,8 @@ PROTOCOL = "sga_monai protocol 1"
 PROTOCOL_FILE = "protocol.json"
 # Keys of "models" in all of them: the model that is validated and, where there is one, what it is compared with.
 MODEL, BASELINE = ROLES = ("model", "baseline")
+# Fewer patients than these are not shown as a group of their own.
+MIN_PATIENTS = 10
 # Threshold probabilities of the decision curve that every site shows.
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 11))
 

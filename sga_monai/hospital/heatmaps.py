@@ -1,27 +1,54 @@
-"""Heat maps of a site's most confident correct and incorrect calls; they stay at the site."""
+"""Pictures of the images that a model calls wrongly, with what it looks at; they stay at the site."""
 
 from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import binary_erosion
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from sga_monai.core.figures import figure_image, subplots
+from sga_monai.core.display import track
+from sga_monai.core.files import write_json
 from sga_monai.data.dataset import CXRDataset
+from sga_monai.evaluation.scoring import LungReader
 from sga_monai.evaluation.stream import Streamed
-from sga_monai.interpret.saliency import input_gradient_map
+from sga_monai.interpret.saliency import curved_layer, fullgrad_map, input_gradient_map
 
-N_CASES = 8
+FOLDER, FACTS = "heatmaps", "heat_maps.json"
+# Pictures of errors of each kind at most; each takes about three times as long as scoring the image.
+MOST_ERRORS = 500
+# Right calls of each class, for comparison.
+RIGHT_CALLS = 2
+# Errors of each kind in TensorBoard.
+IN_TENSORBOARD = 4
+# Side of a picture; smaller and larger images are resampled.
+SIDE = 256
+_TOGETHER = 8
+OUTLINE = (64, 224, 208)
 
 
-def write_heat_maps(network: nn.Module, dataset: CXRDataset | Streamed, predictions: pd.DataFrame, threshold: float, out: Path) -> None:
-    """Write ``heatmaps/row_<row>.png`` and TensorBoard images; no image with BurnedInAnnotation YES is drawn.
+def write_heat_maps(
+    network: nn.Module,
+    dataset: CXRDataset | Streamed,
+    predictions: pd.DataFrame,
+    threshold: float,
+    out: Path,
+    lung: LungReader | None = None,
+    most_errors: int = MOST_ERRORS,
+) -> None:
+    """Write ``heatmaps/row_<row>.jpg``: the image, and beside it the image under its heat map. The first also go to TensorBoard.
+
+    No image with BurnedInAnnotation YES is drawn.
 
     Args:
         network: the model that is validated.
@@ -29,48 +56,97 @@ def write_heat_maps(network: nn.Module, dataset: CXRDataset | Streamed, predicti
         predictions: with the model's ``score``.
         threshold: scores from here on are called positive.
         out: output folder of the evaluation.
+        lung: from a row's number to its lung mask, bool ``[1, H, W]``, or to ``None``; lungs are outlined where there is one.
+        most_errors: of each kind, those farthest from the threshold.
     """
     index_of = {int(item["row"]): i for i, item in enumerate(dataset.data) if not item["burned_in"]}
     scored = predictions[predictions["score"].notna() & predictions["row"].isin(index_of)].set_index("row")
-    rows = confident_calls(scored, threshold)
-    shutil.rmtree(out / "heatmaps", ignore_errors=True)
-    (out / "heatmaps").mkdir(parents=True)
-    if not rows:
-        return
-    image = torch.stack([dataset[index_of[row]]["image"] for row in rows])
-    heat = heat_map(network, image)
-    writer = SummaryWriter(str(out / "tensorboard"))
-    for i, row in enumerate(rows):
-        line = scored.loc[row]
-        figure, axes = subplots(1, 2, size=(3.6, 1.95))
-        for axis in axes[0]:
-            axis.imshow(image[i, 0], cmap="gray", vmin=0, vmax=1)
-            axis.set_axis_off()
-        axes[0, 1].imshow(heat[i, 0], cmap="inferno", alpha=0.55)
-        called = "called positive" if line["score"] >= threshold else "called negative"
-        figure.suptitle(f"row {row}: label {int(line['label'])}, {called}, probability {line['probability']:.2f}", fontsize=8)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-        (out / "heatmaps" / f"row_{row:06d}.png").write_bytes(buffer.getvalue())
-        writer.add_image(f"heat_maps/row_{row:06d}", figure_image(figure), dataformats="HWC")
-    writer.close()
+    wrong, right = ranked_calls(scored, threshold)
+    chosen = [row for rows in wrong for row in rows[:most_errors]]
+    compared = [row for rows in right for row in rows[:RIGHT_CALLS]]
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    (out / FOLDER).mkdir(parents=True)
+    method = "input gradient" if curved_layer(network) else "FullGrad"
+    write_json(out / FOLDER / FACTS, {"method": method, "lungs": lung is not None, "most_errors": most_errors})
+    rows = chosen + compared
+    shown = {row for kind in wrong for row in kind[:IN_TENSORBOARD]} | set(compared)
+    writer = SummaryWriter(str(out / "tensorboard")) if rows else None
+    for start in track(range(0, len(rows), _TOGETHER), "drawing errors"):
+        some = rows[start : start + _TOGETHER]
+        image = torch.stack([dataset[index_of[row]]["image"] for row in some])
+        heat = heat_map(network, image)
+        for i, row in enumerate(some):
+            picture = case_picture(image[i, 0], heat[i, 0], None if lung is None else lung(row))
+            (out / FOLDER / f"row_{row:06d}.jpg").write_bytes(_jpeg(picture))
+            if writer is not None and row in shown:
+                writer.add_image(f"heat_maps/row_{row:06d}", picture, dataformats="HWC")
+    if writer is not None:
+        writer.close()
 
 
-def confident_calls(scored: pd.DataFrame, threshold: float) -> list[int]:
-    """Rows, sorted, of the calls farthest from the threshold on the wrong and on the right side, as many of each class.
+def ranked_calls(scored: pd.DataFrame, threshold: float) -> tuple[list[list[int]], list[list[int]]]:
+    """Wrong and right calls, each of positives and of negatives, farthest from the threshold first.
 
     Args:
         scored: ``label`` and ``score``, indexed by row.
         threshold: scores from here on are called positive.
+
+    Returns:
+        Rows: (false negatives, false positives), (true positives, true negatives).
     """
-    margin = (scored["score"] - threshold) * np.where(scored["label"] == 1, 1, -1)
-    chosen: set[int] = set()
-    for label in (1, 0):
-        order = margin[scored["label"] == label].sort_values().index
-        chosen |= {*map(int, order[: N_CASES // 4]), *map(int, order[::-1][: N_CASES // 4])}
-    return sorted(chosen)
+    margin = scored["score"] - threshold
+    called = margin >= 0
+    kinds = [[called != (scored["label"] == 1), scored["label"] == label] for label in (1, 0)]
+    wrong = [_farthest(margin[is_wrong & of_class]) for is_wrong, of_class in kinds]
+    right = [_farthest(margin[~is_wrong & of_class]) for is_wrong, of_class in kinds]
+    return wrong, right
 
 
 def heat_map(network: nn.Module, image: Tensor) -> Tensor:
-    """Absolute gradient of the logit difference, ``[N, 1, H, W]``, averaged over 9 x 9 pixels: single ones say little."""
-    return nn.functional.avg_pool2d(input_gradient_map(network, image), 9, 1, 4)
+    """Where the score comes from, ``[N, 1, H, W]``: FullGrad where it is exact, else the absolute gradient of the pixels."""
+    return input_gradient_map(network, image) if curved_layer(network) else fullgrad_map(network, image)
+
+
+def case_picture(image: Tensor, heat: Tensor, lung: Tensor | None) -> NDArray[np.uint8]:
+    """The image, and beside it the image under its heat map, ``[SIDE, 2 SIDE + 8, 3]``; both with the outline of the lungs.
+
+    Args:
+        image: ``[H, W]`` in [0, 1].
+        heat: ``[H, W]``, not negative.
+        lung: bool ``[1, H, W]``.
+    """
+    gray = _resampled(image)
+    plain = np.repeat(gray[..., None], 3, axis=2)
+    # A few pixels would take all of the scale.
+    top = float(torch.quantile(heat.flatten().float(), 0.995)) or 1.0
+    strength = _resampled((heat / top).clamp(0, 1))
+    colors = colormaps["inferno"](strength)[..., :3]
+    alpha = (0.7 * strength)[..., None]
+    pair = [plain, plain * (1 - alpha) + colors * alpha]
+    pixels = [np.clip(np.rint(255 * part), 0, 255).astype(np.uint8) for part in pair]
+    if lung is not None:
+        inside = _resampled(lung[0].float()) > 0.5
+        for part in pixels:
+            part[inside & ~binary_erosion(inside, iterations=1)] = OUTLINE
+    return np.concatenate([pixels[0], np.zeros((SIDE, 8, 3), dtype=np.uint8), pixels[1]], axis=1)
+
+
+def _farthest(margin: pd.Series) -> list[int]:
+    return [int(row) for row in margin.abs().sort_values(ascending=False, kind="stable").index]
+
+
+def _resampled(picture: Tensor) -> NDArray[np.float64]:
+    """``[SIDE, SIDE]``, by area where it shrinks."""
+    found = nn.functional.interpolate(picture[None, None].float(), size=(SIDE, SIDE), mode="bilinear", antialias=True)
+    return np.clip(found[0, 0].double().numpy(), 0, 1)
+
+
+def _jpeg(picture: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=82, optimize=True)
+    return buffer.getvalue()
+
+
+def rows_of_pictures(out: Path) -> Sequence[int]:
+    """Numbers of the rows that have a picture."""
+    return sorted(int(path.stem.removeprefix("row_")) for path in (out / FOLDER).glob("row_*.jpg"))

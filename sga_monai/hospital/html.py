@@ -8,21 +8,41 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from sga_monai.core.display import estimate_text, figure_text, p_text, page_templates
-from sga_monai.core.figures import figure_style, inline_svg, subplots
+from sga_monai.core.errors import REASONS
 from sga_monai.core.files import write_whole
 from sga_monai.hospital.acceptance import limit_text
-from sga_monai.hospital.formats import MODEL
+from sga_monai.hospital.cases import KINDS, Calls, read_calls
+from sga_monai.hospital.errors_page import write_errors
+from sga_monai.hospital.formats import MIN_PATIENTS, MODEL
+from sga_monai.hospital.page_figures import draw_figures, probability_text
 from sga_monai.hospital.protocol import MEASURES
-from sga_monai.hospital.readers_figure import readers_roc
 
-BLUE, GRAY, RED = "#1f5a99", "#8a8a8a", "#b3402a"
+# Errors of each kind, and right calls of each, that the page shows; all errors are on pages of their own.
+SHOWN = {"false negative": 4, "false positive": 4, "true positive": 1, "true negative": 1}
+# Names of the controls on the page, what is expected of each, and whether it is 0.5.
+CONTROLS = {
+    "lungs_blank": ("lungs blanked (mask)", "about 0.5 is expected; higher means that the label can be read outside the lungs"),
+    "only_lungs": ("only lungs (mask)", "about the model's AUROC is expected; lower means that it uses what is not lung"),
+    "center_blank": ("lungs blanked (ellipse)", "about 0.5 is expected; higher means that the label can be read outside the lungs"),
+    "border_blank": ("border blanked (12 %)", "lower than the model's AUROC means that it uses the border: markers, collimation"),
+    "metadata_only": ("view, manufacturer and sex alone", "close to the model's AUROC means that the cohort is confounded"),
+}
+# What the three conclusions ask.
+QUESTIONS = {
+    "ranking": "Does it rank diseased above healthy?",
+    "threshold": "Does the locked threshold work?",
+    "probabilities": "Do its probabilities mean what they say?",
+}
 
 
-def write_html(report: Mapping[str, Any], output_dir: str | Path) -> Path:
-    """Write ``report.html`` beside ``report.json``; heat maps are taken from ``heatmaps/``.
+def write_html(report: Mapping[str, Any], output_dir: str | Path, viewer: Mapping[int, str] | None = None) -> Path:
+    """Write ``report.html`` beside ``report.json`` and, for an evaluation, the pages of all errors.
+
+    Args:
+        report: of ``make_report`` or ``report_scores``.
+        output_dir: its folder; pictures are taken from ``heatmaps/``.
+        viewer: of ``viewer_links``, for the pages of errors.
 
     Returns:
         The page's path.
@@ -33,92 +53,70 @@ def write_html(report: Mapping[str, Any], output_dir: str | Path) -> Path:
     environment.filters["p_value"] = p_text
     environment.filters["limit"] = limit_text
     environment.filters["probability"] = probability_text
+    environment.filters["range"] = range_text
+    environment.filters["percent"] = percent_text
     environment.filters["interval"] = partial(estimate_text, absent="not estimable", absent_interval="[not estimable]")
-    with figure_style():
-        drawn = {name: draw(report) for name, draw in FIGURES.items()}
-        figures = {name: inline_svg(figure) for name, figure in drawn.items() if figure is not None}
-    names = {name: label for name, (_, _, label) in MEASURES.items()}
-    heat_maps = [base64.b64encode(path.read_bytes()).decode() for path in sorted((out / "heatmaps").glob("row_*.png"))]
-    page = environment.get_template("report.html.jinja").render(report=report, figures=figures, heat_maps=heat_maps, names=names)
+    calls = read_calls(report, out)
+    page = environment.get_template("report.html.jinja").render(
+        report=report,
+        figures=draw_figures(report),
+        calls=calls,
+        cases=_pictures(calls, out),
+        names={name: label for name, (_, _, label) in MEASURES.items()},
+        groups=group_rows(report),
+        controls=CONTROLS,
+        questions=QUESTIONS,
+        reasons=REASONS,
+    )
     write_whole(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    if calls is not None:
+        write_errors(calls, report["title"], out, viewer)
     return out / "report.html"
 
 
-def probability_text(value: float) -> str:
-    """A probability, of which none is shown as 0 or 1.
+def range_text(estimate: Mapping[str, float | None]) -> str:
+    """The interval of a number of patients in whole ones.
 
     Example:
-        >>> probability_text(0.62), probability_text(0.0002), probability_text(0.9999)
-        ('0.62', '< 0.01', '> 0.99')
+        >>> range_text({"low": 2.4, "high": 17.8}), range_text({"low": None, "high": None})
+        ('2 to 18', 'not estimable')
     """
-    return "< 0.01" if value < 0.005 else "> 0.99" if value > 0.995 else f"{value:.2f}"
+    low, high = estimate["low"], estimate["high"]
+    return "not estimable" if low is None or high is None else f"{low:.0f} to {high:.0f}"
 
 
-def _roc(report: Mapping[str, Any]) -> Figure | None:
+def percent_text(share: float | None) -> str:
+    """A share in whole percent; "-" where there is none.
+
+    Example:
+        >>> percent_text(0.314), percent_text(0.002), percent_text(0.0), percent_text(None)
+        ('31 %', '< 1 %', '0 %', '-')
+    """
+    if share is None:
+        return "-"
+    return "< 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+
+
+def group_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the forest plot: all, then each subgroup, with the numbers of patients of each class."""
     model = report["models"][MODEL]
-    if model["roc"] is None:
-        return None
-    figure, ((axis,),) = subplots(size=(3.1, 2.9))
-    axis.plot([0, 1], [0, 1], color="#dddddd", lw=1)
-    if model["internal_roc"] is not None:
-        axis.plot(*zip(*model["internal_roc"], strict=True), color=GRAY, lw=1.2, ls="--", label="internal")
-    axis.plot(*zip(*model["roc"], strict=True), color=BLUE, lw=1.6, label="this site")
-    axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
-    axis.legend(frameon=False, loc="lower right")
-    return figure
+    point = model["operating_point"] or {"sensitivity": None, "specificity": None}
+    lines = [{"name": "all", **report["cohort"], "auroc": model["auroc"], **{key: point[key] for key in ("sensitivity", "specificity")}}]
+    lines += [line | {"name": f"{line['by'].replace('_', ' ')}: {line['level']}"} for line in report["subgroups"]]
+    return [
+        {
+            **{key: line[key] for key in ("name", "auroc", "sensitivity", "specificity")},
+            "positive": line["positive_patients"],
+            "negative": line["negative_patients"],
+            "small": min(line["positive_patients"], line["negative_patients"]) < MIN_PATIENTS,
+        }
+        for line in lines
+    ]
 
 
-def _calibration(report: Mapping[str, Any]) -> Figure | None:
-    fit = report["models"][MODEL]["calibration"]
-    if fit is None:
-        return None
-    figure, ((axis,),) = subplots(size=(3.1, 2.9))
-    axis.plot([0, 1], [0, 1], color="#dddddd", lw=1)
-    for line in fit["bins"]:
-        if line["positives"]["low"] is not None:
-            axis.plot([line["probability"]] * 2, [line["positives"]["low"], line["positives"]["high"]], color=BLUE, lw=1)
-    axis.plot([line["probability"] for line in fit["bins"]], [line["positives"]["value"] for line in fit["bins"]], "o", color=BLUE, ms=4)
-    axis.set(xlabel="predicted probability", ylabel="share of positives", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    return figure
-
-
-def _decision(report: Mapping[str, Any]) -> Figure | None:
-    lines, locked = report["models"][MODEL]["net_benefit"], report["models"][MODEL]["threshold_probability"]
-    if lines is None:
-        return None
-    figure, ((axis,),) = subplots(size=(3.1, 2.9))
-    thresholds, model, treat_all = zip(*lines, strict=True)
-    axis.axhline(0, color=GRAY, lw=1, label="treat none")
-    axis.plot(thresholds, treat_all, color=GRAY, ls="--", lw=1.2, label="treat all")
-    axis.plot(thresholds, model, color=BLUE, lw=1.6, label="by the model")
-    if locked is not None:
-        axis.axvline(locked, color=RED, ls=":", lw=1.2, label=f"locked threshold ({probability_text(locked)})")
-        axis.plot(locked, model[thresholds.index(locked)], "o", color=RED, ms=4)
-    prevalence = report["cohort"]["prevalence"] if report["prevalence"] is None else report["prevalence"]
-    # Treating all falls without limit towards a threshold of 1, and with it nothing else would be seen.
-    bottom, top = max(min(-0.05, *model), -prevalence), max(*model, *treat_all, 0.02)
-    axis.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, max(0.5, locked or 0) + 0.02))
-    # Room for the legend above the curves.
-    axis.set_ylim(bottom - 0.05 * (top - bottom), top + 0.45 * (top - bottom))
-    axis.legend(frameon=False, loc="upper right")
-    return figure
-
-
-def _forest(report: Mapping[str, Any]) -> Figure | None:
-    rows = [("all", report["models"][MODEL]["auroc"])]
-    rows += [(f"{line['by']}: {line['level']}", line["auroc"]) for line in report["subgroups"]]
-    rows = [(name, estimate) for name, estimate in rows if estimate["value"] is not None]
-    if not rows:
-        return None
-    figure, ((axis,),) = subplots(size=(6.6, 0.5 + 0.22 * len(rows)))
-    for y, (name, estimate) in enumerate(reversed(rows)):
-        color = RED if name == "all" else BLUE
-        if estimate["low"] is not None:
-            axis.plot([estimate["low"], estimate["high"]], [y, y], color=color, lw=1.2)
-        axis.plot(estimate["value"], y, "s", color=color, ms=4)
-    axis.axvline(0.5, color="#dddddd", lw=1, zorder=0)
-    axis.set(yticks=range(len(rows)), yticklabels=[name for name, _ in reversed(rows)], xlabel="AUROC, 95 % interval", xlim=(0, 1.02))
-    return figure
-
-
-FIGURES = {"roc": _roc, "calibration": _calibration, "decision": _decision, "forest": _forest, "readers": readers_roc}
+def _pictures(calls: Calls | None, out: Path) -> list[tuple[Any, str]]:
+    """The cases that the page shows, and their pictures in base64: false negatives first, then false positives, then right calls."""
+    if calls is None:
+        return []
+    chosen = [case for kind in KINDS for case in [case for case in calls.cases[kind] if case.picture][: SHOWN[kind]]]
+    return [(case, base64.b64encode((out / str(case.picture)).read_bytes()).decode()) for case in chosen]

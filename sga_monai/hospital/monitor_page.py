@@ -11,9 +11,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sga_monai.core.display import estimate_text, figure_text, page_templates
-from sga_monai.core.figures import figure_style, inline_svg, subplots
+from sga_monai.core.figures import ACCENT, BAD, GRAY, PANEL, page_style, page_svg, subplots
 from sga_monai.core.files import write_whole
-from sga_monai.hospital.html import BLUE, GRAY, RED
 from sga_monai.hospital.monitor import CHARTS
 
 COLUMNS = 3
@@ -34,8 +33,10 @@ def write_monitor_page(content: Mapping[str, Any], out: str | Path) -> Path:
     environment = page_templates("hospital")
     environment.filters["figure"] = figure_text
     environment.filters["interval"] = partial(estimate_text, absent_interval="[not estimable]")
-    with figure_style():
-        charts = inline_svg(draw_charts(content))
+    with page_style():
+        number, periods = len(content["control"]["charts"]), len(content["periods"])
+        said = f"Control charts of {number} figures over {periods} periods; the alarms are in the table below"
+        charts = page_svg(draw_charts(content), said)
     page = environment.get_template("monitor.html.jinja").render(monitor=content, charts=charts, names=CHARTS)
     path = Path(out) / "monitor.html"
     write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
@@ -60,12 +61,12 @@ def draw_charts(content: Mapping[str, Any]) -> Figure:
     for axis in axes.flat[len(points) :]:
         axis.set_visible(False)
     for axis, (name, line) in zip(axes.flat, points.items(), strict=False):
-        axis.axhspan(-limit, limit, color="#f0f0ee", lw=0, zorder=0)
+        axis.axhspan(-limit, limit, color=PANEL, lw=0, zorder=0)
         for y in (-limit, 0, limit):
             axis.axhline(y, color=GRAY, lw=0.8, ls="-" if y == 0 else "--", zorder=1)
         shown = [(x, point["ewma"], point["alarm"]) for x, point in enumerate(line) if point["ewma"] is not None]
-        axis.plot([x for x, _, _ in shown], [y for _, y, _ in shown], color=BLUE, lw=1.2, zorder=2)
-        for alarm, color, marker, size in ((False, BLUE, "o", 3), (True, RED, "s", 5)):
+        axis.plot([x for x, _, _ in shown], [y for _, y, _ in shown], color=ACCENT, lw=1.2, zorder=2)
+        for alarm, color, marker, size in ((False, ACCENT, "o", 3), (True, BAD, "s", 5)):
             chosen = [(x, y) for x, y, raised in shown if raised == alarm]
             axis.plot([x for x, _ in chosen], [y for _, y in chosen], marker, color=color, ms=size, ls="none", zorder=3)
         axis.set(title=CHARTS[name], xlim=(-0.5, len(periods) - 0.5), ylim=(-1.12 * highest, 1.12 * highest))

@@ -25,6 +25,7 @@ from sga_monai.evaluation.embedding import read_embedding
 from sga_monai.evaluation.predictions import FILE, INTERNAL, read_predictions
 from sga_monai.evaluation.results import render, summarize
 from sga_monai.hospital.checksums import write_sums
+from sga_monai.hospital.development import development_shares
 from sga_monai.hospital.formats import BASELINE, MODEL, weights_file
 from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.selftest import write_selftest
@@ -142,6 +143,7 @@ def _refuse_unlike(model: _Run, baseline: _Run) -> None:
 
 def _reference(runs: Mapping[str, _Run], name: str, fit_temperature: bool) -> dict[str, Any]:
     model = runs[MODEL]
+    development = development_shares(model.settings, model.record["identity"]["data"]["manifest_sha256"])
     return make_reference(
         {role: run.predictions for role, run in runs.items()},
         {role: {"network": run.network, "sha256": run.record["model_sha256"]} for role, run in runs.items()},
@@ -150,6 +152,7 @@ def _reference(runs: Mapping[str, _Run], name: str, fit_temperature: bool) -> di
         name=name,
         version=__version__,
         **asdict(trained_preparation(model.checkpoint)),
+        **({} if development is None else {"development": development}),
     )
 
 

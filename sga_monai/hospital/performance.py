@@ -12,13 +12,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from sga_monai.data.manifest import age_band
 from sga_monai.evaluation.predictions import GROUPS
+from sga_monai.hospital.curves import calibration_figures, decision_band, score_distributions
+from sga_monai.hospital.cutoffs import cutoff_table, per_thousand
+from sga_monai.hospital.development import age_group
 from sga_monai.hospital.formats import THRESHOLDS
 from sga_monai.hospital.reference import FPR_GRID, roc_on_grid
 from sga_monai.statistics.calibration import CLIP, assess_calibration
 from sga_monai.statistics.decisions import net_benefit, operating_point
 from sga_monai.statistics.discrimination import auroc, average_precision
+from sga_monai.statistics.estimates import share
 
 FURTHER = tuple(round(0.05 * i, 2) for i in range(11, 20))
 
@@ -78,25 +81,33 @@ def model_figures(
         prevalence: of the population, for PPV, NPV and net benefit; the cohort's when ``None``.
 
     Returns:
-        ``auroc, auprc, operating_point, calibration, threshold_probability, net_benefit, roc``; ``None`` where a class, the
-        probabilities or the threshold are missing.
+        ``auroc, auprc, operating_point, per_thousand, calibration, calibration_curve, threshold_probability, net_benefit,
+        net_benefit_band, roc, distributions, cutoffs``; ``None`` where a class, the probabilities or the threshold are missing.
     """
     score, label, patient = cases["score"], cases["label"], cases["patient"]
     figure, both = auroc(score, label, patient), label.nunique() == 2
     locked = threshold.probability if threshold else None
-    fit = assess_calibration(probability, label, patient) if both and probability is not None else None
-    benefit = None
+    point = asdict(operating_point(score, label, threshold.score, patient, prevalence)) if threshold else None
+    fit = smooth = benefit = band = None
     if both and probability is not None:
+        fit = asdict(assess_calibration(probability, label, patient))
+        smooth = calibration_figures(probability, label, patient)
         curve = decision_thresholds(locked)
         benefit = [[t, *map(float, line)] for t, line in zip(curve, net_benefit(probability, label, curve, prevalence), strict=True)]
+        band = decision_band(probability, cases, curve, prevalence)
     return {
         "auroc": {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "variance": figure.variance},
         "auprc": asdict(average_precision(score, label, patient)) if both else None,
-        "operating_point": asdict(operating_point(score, label, threshold.score, patient, prevalence)) if threshold else None,
-        "calibration": asdict(fit) if fit else None,
+        "operating_point": point,
+        "per_thousand": per_thousand(point) if point else None,
+        "calibration": fit,
+        "calibration_curve": smooth,
         "threshold_probability": locked,
         "net_benefit": benefit,
+        "net_benefit_band": band,
         "roc": [list(pair) for pair in zip(FPR_GRID, roc_on_grid(score, label), strict=True)] if both else None,
+        "distributions": score_distributions(cases) if len(cases) else None,
+        "cutoffs": cutoff_table(cases, probability, point, threshold=locked, prevalence=prevalence) if both else None,
     }
 
 
@@ -164,14 +175,19 @@ def failure_figures(predictions: pd.DataFrame, limit: float, summary: Mapping[st
     }
 
 
-def subgroups(scored: pd.DataFrame) -> list[dict[str, Any]]:
-    """AUROC and counts by level of each column of ``GROUPS`` that is there."""
+def subgroups(scored: pd.DataFrame, threshold: float | None = None) -> list[dict[str, Any]]:
+    """AUROC, sensitivity, specificity and counts by level of each column of ``GROUPS`` that is there.
+
+    Args:
+        scored: the scored rows of a site's predictions.
+        threshold: the locked one; without it sensitivity and specificity are ``None``.
+    """
     table = []
     for by in GROUPS:
         if by not in scored or not scored[by].notna().any():
             continue
         levels = scored[by].fillna("missing")
-        levels = levels.map(_age_band) if by == "age" else levels
+        levels = levels.map(age_group) if by == "age" else levels
         for level, rows in scored.groupby(levels, sort=True):
             # Who is negative is a property of the negatives: all positives are compared with each kind.
             if by == "negative_type":
@@ -180,14 +196,18 @@ def subgroups(scored: pd.DataFrame) -> list[dict[str, Any]]:
                     continue
             figure = auroc(rows["score"], rows["label"], rows["patient"])
             estimate = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high}
-            table.append({"by": by, "level": str(level), **_counts(rows), "auroc": estimate})
+            table.append({"by": by, "level": str(level), **_counts(rows), "auroc": estimate, **_rates(rows, threshold)})
     return table
 
 
-def _age_band(age: str) -> str:
-    """18-39, 40-64, ... 90+ of a number of years; a band stays."""
-    try:
-        years = float(age)
-    except ValueError:
-        return age
-    return age_band(years)
+def _rates(rows: pd.DataFrame, threshold: float | None) -> dict[str, Any]:
+    """Sensitivity and specificity of a subgroup at the locked threshold."""
+    if threshold is None:
+        return {"sensitivity": None, "specificity": None}
+    sides = {"sensitivity": (1, rows["score"] >= threshold), "specificity": (0, rows["score"] < threshold)}
+    found = {}
+    for name, (label, right) in sides.items():
+        chosen = rows["label"] == label
+        estimate = share(right[chosen], rows.loc[chosen, "patient"])
+        found[name] = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return found

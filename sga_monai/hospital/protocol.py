@@ -75,6 +75,8 @@ SCHEMA = _record(
         },
     ),
 )
+# Protocols of before have neither.
+SCHEMA["properties"] |= {"setting": TEXT, "period": TEXT}
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ class Plan:
         expected_auroc: for the sample size.
         positive_share: share of positive patients in the cohort, for the sample size; ``prevalence``, or a half, when ``None``.
         half_width: of the AUROC's 95 % interval that is wanted.
+        setting: where the patients come from, as "emergency department"; ``None`` where it is not said.
+        period: when they are seen, in words.
     """
 
     question: str
@@ -106,10 +110,14 @@ class Plan:
     expected_auroc: float = 0.8
     positive_share: float | None = None
     half_width: float = 0.05
+    setting: str | None = None
+    period: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("question", "labels", "label_source"):
+        for name in ("question", "labels", "label_source", "setting", "period"):
             text = getattr(self, name)
+            if text is None and name in ("setting", "period"):
+                continue
             if not re.fullmatch(ONE_LINE, text) or len(text) > LONGEST:
                 raise InputError(f"{name} must be a text of one line, 1 to {LONGEST} characters")
         if self.prevalence is not None:
@@ -219,6 +227,7 @@ def write_protocol(plan: Plan, path: str | Path) -> Protocol:
         "limits": [read_limit(text) for text in plan.limits],
         "subgroups": list(plan.subgroups),
         "sample_size": sample_size(plan),
+        **{name: getattr(plan, name) for name in ("setting", "period") if getattr(plan, name) is not None},
     }
     write_json(path, content)
     protocol = read_protocol(path)

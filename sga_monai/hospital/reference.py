@@ -18,11 +18,12 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain
 from sga_monai.evaluation.embedding import check_embedding
 from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION, is_internal
+from sga_monai.hospital import development
 from sga_monai.hospital.formats import BASELINE, MODEL, REFERENCE, is_schema_1
 from sga_monai.model.networks import find_architecture
 from sga_monai.model.preparation import SETTINGS
 from sga_monai.statistics.calibration import assess_calibration, fit_temperature
-from sga_monai.statistics.decisions import youden_threshold
+from sga_monai.statistics.decisions import operating_point, youden_threshold
 from sga_monai.statistics.discrimination import auroc, paired_difference
 
 REFUSAL = "reference.json is missing or not as sga-monai package writes it; ask for the bundle again"
@@ -53,6 +54,9 @@ MODEL_FACTS = {
         "slope": ESTIMATE,
         "intercept": ESTIMATE,
         "brier": ESTIMATE,
+        # Bundles of before have none of these.
+        "sensitivity": ESTIMATE,
+        "specificity": ESTIMATE,
     },
 }
 SCHEMA = {
@@ -87,6 +91,7 @@ SCHEMA = {
             },
         },
         "embedding": {"type": "object"},
+        "development": development.SCHEMA,
     },
 }
 
@@ -106,7 +111,7 @@ def make_reference(
         weights: by role: the name of the ``network`` and the ``sha256`` of its weights.
         embedding: of the model's features of the internal images, the run's ``embedding.json``; left out when ``None``.
         temperature: fit one to each model's validation scores; otherwise it is 1, and probabilities are the network's own.
-        facts: ``name, version`` and the fields of ``Preparation``.
+        facts: ``name, version``, the fields of ``Preparation`` and, where it is known, ``development`` of ``development_shares``.
 
     Raises:
         InputError: when a set is missing or has one class only, no temperature fits, or the two models were not tested on the
@@ -135,8 +140,10 @@ def _internal_figures(predictions: pd.DataFrame, temperature: bool, role: str) -
     figure = auroc(test["score"], test["label"], test["patient"])
     fitted = _temperature(validation, role) if temperature else 1.0
     fit = assess_calibration(expit(test["score"] / fitted), test["label"], test["patient"])
+    threshold = youden_threshold(validation["score"], validation["label"])
+    point = operating_point(test["score"], test["label"], threshold, test["patient"])
     return {
-        "threshold": youden_threshold(validation["score"], validation["label"]),
+        "threshold": threshold,
         "temperature": fitted,
         "auroc": figure.auroc,
         "variance": figure.variance,
@@ -147,6 +154,8 @@ def _internal_figures(predictions: pd.DataFrame, temperature: bool, role: str) -
         "slope": asdict(fit.slope),
         "intercept": asdict(fit.intercept),
         "brier": asdict(fit.brier),
+        "sensitivity": asdict(point.sensitivity),
+        "specificity": asdict(point.specificity),
     }
 
 

@@ -20,15 +20,20 @@ from sga_monai.evaluation.predictions import BASELINE_SCORE, FILE, read_predicti
 from sga_monai.evaluation.results import summarize
 from sga_monai.hospital.acceptance import compare_with_protocol, status_of_evaluation
 from sga_monai.hospital.checks import drift, embedding_distance, shortcut_audit, site_separability
+from sga_monai.hospital.conclusions import draw_conclusions
+from sga_monai.hospital.development import compare_cohorts
 from sga_monai.hospital.formats import BASELINE, MODEL, PROTOCOL_FILE, REPORT, ROLES
 from sga_monai.hospital.performance import cohort_figures, failure_figures, flow, locked_threshold, model_figures, subgroups
 from sga_monai.hospital.protocol import Protocol, read_protocol
 from sga_monai.hospital.recalibration import local_recalibration
 from sga_monai.hospital.reference import FPR_GRID, read_reference
-from sga_monai.hospital.verdict import give_verdict, planning_half_width
+from sga_monai.hospital.verdict import planning_half_width
 from sga_monai.model.networks import find_architecture
 from sga_monai.statistics.discrimination import difference_in_differences, paired_difference
 from sga_monai.statistics.estimates import Estimate, difference
+
+# What is shown of the model's own test set. Bundles of before have no sensitivity and no specificity.
+INTERNAL = ("auroc", "variance", "n_positive", "n_negative", "n_patients", "sensitivity", "specificity")
 
 
 def make_report(output_dir: str | Path, prevalence: float | None = None, protocol: str | Path | None = None) -> dict[str, Any]:
@@ -74,7 +79,8 @@ def make_report(output_dir: str | Path, prevalence: float | None = None, protoco
         "cohort": cohort_figures(scored),
         "models": {role: _model(scored, columns[role], reference["models"][role], prevalence) for role in roles},
         "comparison": _comparison(scored, reference) if BASELINE in roles else None,
-        "subgroups": subgroups(scored),
+        "subgroups": subgroups(scored, reference["models"][MODEL]["threshold"]),
+        "development": compare_cohorts(scored, reference.get("development")),
         "drift": drift(scored, reference),
         "embedding": embedding_distance(read_embedding(out / "embedding.json", n_features), reference.get("embedding")),
         "site_auroc": site_separability(scored, reference.get("embedding")),
@@ -84,7 +90,7 @@ def make_report(output_dir: str | Path, prevalence: float | None = None, protoco
     report["recalibration"] = local_recalibration(scored, report["models"][MODEL])
     status = status_of_evaluation(plan, run.get("protocol"))
     report["protocol"] = compare_with_protocol(report, plan, status, run.get("started"))
-    report["verdict"] = give_verdict(report)
+    report |= draw_conclusions(report)
     report = plain(report)
     write_json(out / "report.json", report, sort_keys=True)
     return report
@@ -106,7 +112,7 @@ def _model(scored: pd.DataFrame, column: str, reference: Mapping[str, Any], prev
     area, variance = figures["auroc"]["value"], figures["auroc"]["variance"]
     return figures | {
         "temperature": temperature,
-        "internal": {key: reference[key] for key in ("auroc", "variance", "n_positive", "n_negative", "n_patients")},
+        "internal": {key: reference.get(key) for key in INTERNAL},
         "internal_roc": [list(pair) for pair in zip(FPR_GRID, reference["roc"], strict=True)],
         "auroc_difference": asdict(difference(area - _nan(reference["auroc"]), variance + _nan(reference["variance"]))),
     }

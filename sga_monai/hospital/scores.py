@@ -19,12 +19,14 @@ from sga_monai.core.text import plain_text
 from sga_monai.evaluation.predictions import BASELINE_SCORE
 from sga_monai.evaluation.results import FAILURE_LIMIT, summarize
 from sga_monai.hospital.acceptance import compare_with_protocol
+from sga_monai.hospital.conclusions import draw_conclusions
+from sga_monai.hospital.development import compare_cohorts
 from sga_monai.hospital.formats import BASELINE, MODEL, REPORT
 from sga_monai.hospital.performance import cohort_figures, failure_figures, flow, given_threshold, model_figures, subgroups
 from sga_monai.hospital.protocol import Protocol, read_protocol
 from sga_monai.hospital.reader_study import reader_study, write_imrmc
 from sga_monai.hospital.score_table import BASELINE_PROBABILITY, PROBABILITY, read_scores
-from sga_monai.hospital.verdict import give_verdict, planning_half_width
+from sga_monai.hospital.verdict import planning_half_width
 from sga_monai.statistics.discrimination import paired_difference
 from sga_monai.statistics.probes import METADATA, metadata_auroc
 
@@ -103,7 +105,8 @@ def report_scores(path: str | Path, output_dir: str | Path, options: ScoresRepor
         "cohort": cohort_figures(scored),
         "models": models,
         "comparison": _comparison(scored),
-        "subgroups": subgroups(scored),
+        "subgroups": subgroups(scored, threshold),
+        "development": compare_cohorts(scored, None),
         "drift": [],
         "embedding": None,
         "site_auroc": None,
@@ -117,7 +120,7 @@ def report_scores(path: str | Path, output_dir: str | Path, options: ScoresRepor
     first = _first_protocol(out, sha256)
     report["protocol"] = compare_with_protocol(report, protocol, _status(protocol, first), None)
     report["protocol"]["first_sha256"] = report["protocol"]["sha256"] if first is None else first["first_sha256"]
-    report["verdict"] = give_verdict(report)
+    report |= draw_conclusions(report)
     report = plain(report)
     write_json(out / "report.json", report, sort_keys=True)
     return report

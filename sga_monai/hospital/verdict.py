@@ -43,9 +43,9 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     elif protocol.get("limits"):
         code, text = _by_limits(protocol["limits"])
         if model["internal"] is not None:
-            notes.append(f"Beside the protocol: {_against_internal(report)[1]}")
+            notes.append(f"Beside the protocol: {against_internal(report)[1]}")
     else:
-        code, text = _against_internal(report)
+        code, text = against_internal(report)
     if protocol.get("status") in LATE:
         notes.append(protocol["text"])
     blanked = audit["lungs_blank"] or audit["center_blank"]
@@ -62,7 +62,7 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     return {"code": code, "text": text, "notes": notes}
 
 
-def _against_internal(report: Mapping[str, Any]) -> tuple[str, str]:
+def against_internal(report: Mapping[str, Any]) -> tuple[str, str]:
     """Code and text by the difference from the internal test set."""
     model, cohort = report["models"][MODEL], report["cohort"]
     area, internal = model["auroc"], model["internal"]

@@ -14,7 +14,8 @@ from fixtures.evaluations import predictions, reference_of, text_of, write_evalu
 from sga_monai.core.display import estimate_text, p_text
 from sga_monai.core.errors import InputError
 from sga_monai.evaluation.predictions import INTERNAL, VALIDATION
-from sga_monai.hospital.html import FIGURES, write_html
+from sga_monai.hospital.html import write_html
+from sga_monai.hospital.page_figures import draw_decision
 from sga_monai.hospital.performance import decision_thresholds
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.report import make_report
@@ -50,8 +51,8 @@ def evaluation(tmp_path: Path):
 def test_items_of_the_checklists_are_the_published_ones(evaluation):
     out = evaluation()
     page = write_html(make_report(out), out).read_text()
-    table = page[page.index("<th>TRIPOD+AI</th>") :]
-    rows = [re.findall(r"<td>(.*?)</td>", line) for line in table[: table.index("</table>")].splitlines()[1:]]
+    table = page[page.index('<th scope="col">TRIPOD+AI</th>') :]
+    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", line) for line in table[: table.index("</table>")].splitlines()[1:]]
     assert len(rows) > 10
     for column, items in ((1, TRIPOD), (2, CLAIM_2020), (3, CLAIM_2024)):
         named = {item: row[0] for row in rows for item in row[column].split(", ") if item != "-"}
@@ -121,7 +122,7 @@ def test_the_locked_threshold_is_in_the_decision_curve(evaluation, locked):
     called = scored["score"] >= facts["threshold"]
     rates = [called[scored["label"] == label].mean() for label in (1, 0)]
     assert line[1] == pytest.approx(rates[0] * 0.2 - rates[1] * 0.8 * locked / (1 - locked), abs=1e-4)
-    axis = FIGURES["decision"](report).axes[0]
+    axis = draw_decision(report).axes[0]
     marks = [line for line in axis.get_lines() if str(line.get_label()).startswith("locked threshold")]
     assert len(marks) == 1
     assert axis.get_xlim()[0] <= marks[0].get_xdata()[0] <= axis.get_xlim()[1]
@@ -170,4 +171,4 @@ def test_recalibration_is_beside_the_locked_figures_and_never_released(evaluatio
     without = report | {"recalibration": None}
     (out / "report.json").write_text(json.dumps(without))
     assert make_release(out, out / "release.json") == release
-    assert "(exploratory)" not in text_of(write_html(without, out))
+    assert "Recalibrated at this site (exploratory)" not in text_of(write_html(without, out))

@@ -1,0 +1,199 @@
+"""The first screen of a report in words: ranking, threshold and probabilities, each with its reason, and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sga_monai.core.display import estimate_text
+from sga_monai.hospital.acceptance import limit_text
+from sga_monai.hospital.formats import MODEL
+from sga_monai.hospital.verdict import ENOUGH_POSITIVES, ENOUGH_PRECISION, against_internal, give_verdict
+
+# Which of a protocol's limits answer which question.
+MEASURES = {
+    "ranking": ("auroc", "auroc_difference"),
+    "threshold": ("sensitivity", "specificity", "ppv", "npv"),
+    "probabilities": ("slope", "intercept"),
+}
+# How much lower sensitivity and specificity may be than inside.
+MARGIN = 0.10
+# Slope and observed to expected: off where outside of the first with an interval that leaves out 1, right where inside the second.
+OFF, RIGHT = (0.8, 1.25), (2 / 3, 1.5)
+GOOD, BAD = ("holds", "met"), ("worse", "not met", "shifted", "off")
+
+Conclusion = dict[str, str]
+
+
+def draw_conclusions(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts ``verdict``, ``conclusions`` and ``advice`` of a report that has all others."""
+    verdict = give_verdict(report)
+    conclusions = conclude(report)
+    return {"verdict": verdict, "conclusions": conclusions, "advice": advise({**report, "verdict": verdict, "conclusions": conclusions})}
+
+
+def conclude(report: Mapping[str, Any]) -> list[Conclusion]:
+    """Three answers: does the model rank, does its threshold work, do its probabilities mean what they say?
+
+    Args:
+        report: of ``make_report`` or ``report_scores``, with its protocol.
+
+    Returns:
+        Of "ranking", "threshold" and "probabilities", in this order: ``name, code, text, reason``. Codes are those of the verdict,
+        and "shifted" where a threshold finds more of one class and fewer of the other, "off" for probabilities, "absent" where there is
+        no threshold or no probability.
+    """
+    if not report["failures"]["reportable"]:
+        return [_answer(name, "not reportable", "Not known.", "Too many images failed.") for name in MEASURES]
+    answers = {"ranking": _ranking, "threshold": _threshold, "probabilities": _probabilities}
+    limits = report.get("protocol", {}).get("limits") or []
+    found = []
+    for name, answer in answers.items():
+        own = [line for line in limits if line["measure"] in MEASURES[name]]
+        given = answer(report)
+        found.append(_by_limits(name, own, given["reason"]) if own and given["code"] != "absent" else given)
+    return found
+
+
+def advise(report: Mapping[str, Any]) -> list[str]:
+    """What the site should do next, the most important first.
+
+    Args:
+        report: with ``verdict`` and ``conclusions``.
+    """
+    ranking, threshold, probabilities = (line["code"] for line in report["conclusions"])
+    advice = []
+    if ranking == "not reportable":
+        return ["Mend the images that failed, by the reasons listed, and evaluate again; do not use any figure of this page."]
+    if any(note.startswith("Shortcut suspected") for note in report["verdict"]["notes"]):
+        advice.append("Find out what the model reads outside the lungs before relying on any figure.")
+    if ranking in BAD:
+        advice.append("Do not use the model here as it is. Look at the errors, and send these figures to its developers.")
+    elif ranking == "inconclusive":
+        advice.append(f"Do not decide yet{_how_many(report)}.")
+    elif ranking == "no criterion":
+        advice.append("Write down what would be enough (sga-monai protocol), and evaluate again on patients who come after that.")
+    if ranking not in BAD:
+        if threshold in BAD:
+            advice.append(
+                "Do not use the locked threshold as it is; a threshold for this site must be chosen and tested on other patients."
+            )
+        if probabilities in BAD:
+            advice.append("Do not read the probabilities as they are; recalibrate them, and test that on other patients.")
+    if not advice:
+        advice.append(
+            "Nothing here speaks against the next step, a prospective study at this site. This report alone is not enough for use."
+        )
+        unknown = [name for name, code in (("the threshold", threshold), ("the probabilities", probabilities)) if code == "inconclusive"]
+        if unknown:
+            advice.append(f"Whether {' and '.join(unknown)} will do here is not settled by these patients; let that study settle it.")
+    return advice
+
+
+def _ranking(report: Mapping[str, Any]) -> Conclusion:
+    code, reason = against_internal(report)
+    texts = {
+        "holds": "It ranks diseased above healthy as well as at its developers.",
+        "worse": "It ranks diseased above healthy less well than at its developers.",
+        "inconclusive": "Whether it ranks as well as at its developers is not known yet.",
+        "no criterion": "It ranks, but nothing says how well would be enough.",
+    }
+    area = report["models"][MODEL]["auroc"]
+    if code != "no criterion":
+        reason = f"AUROC {estimate_text(area, 2, absent='not estimable')}. {reason}"
+    return _answer("ranking", code, texts[code], reason)
+
+
+def _threshold(report: Mapping[str, Any]) -> Conclusion:
+    model = report["models"][MODEL]
+    point = model["operating_point"]
+    if point is None:
+        return _answer("threshold", "absent", "There is no locked threshold.", "Without one nobody is called positive or negative.")
+    rates = {name: point[name] for name in ("sensitivity", "specificity")}
+    said = f"Sensitivity {estimate_text(rates['sensitivity'], 2)}, specificity {estimate_text(rates['specificity'], 2)}."
+    inside: dict[str, Any] = {name: (model["internal"] or {}).get(name) for name in rates}
+    if None in inside.values():
+        reason = f"{said} What they are on the developers' data is not known here."
+        return _answer("threshold", "no criterion", "It calls patients, but nothing says how well would be enough.", reason)
+    said = f"{said} Inside {inside['sensitivity']['value']:.2f} and {inside['specificity']['value']:.2f}."
+    drops = [_difference(rates[name], inside[name]) for name in rates]
+    if any(math.isnan(end) for drop in drops for end in drop):
+        return _answer("threshold", "inconclusive", "Whether it works as at its developers is not known yet.", said)
+    lower, higher = [high < 0 for _, high in drops], [low > 0 for low, _ in drops]
+    if any(lower) and any(higher):
+        missed, more = ("misses more", "fewer") if lower[0] else ("misses fewer", "more")
+        return _answer("threshold", "shifted", f"It sits elsewhere here: it {missed} diseased and raises {more} false alarms.", said)
+    if any(lower):
+        what = " and ".join(
+            text for text, is_lower in zip(("misses more diseased", "raises more false alarms"), lower, strict=True) if is_lower
+        )
+        return _answer("threshold", "worse", f"It {what} than at its developers.", said)
+    if all(drop[0] > -MARGIN for drop in drops):
+        return _answer("threshold", "holds", "It finds diseased and clears healthy as at its developers.", said)
+    return _answer("threshold", "inconclusive", f"A drop of {MARGIN:.2f} or more is not excluded.", said)
+
+
+def _probabilities(report: Mapping[str, Any]) -> Conclusion:
+    model = report["models"][MODEL]
+    fit, curve = model["calibration"], model["calibration_curve"]
+    if fit is None or curve is None:
+        return _answer(
+            "probabilities", "absent", "There are no probabilities to judge.", "Scores alone say nothing about how likely disease is."
+        )
+    figures = [curve["observed_to_expected"], fit["slope"]]
+    names = ("observed to expected", "slope")
+    said = ", ".join(f"{name} {estimate_text(figure, 2, absent='not estimable')}" for name, figure in zip(names, figures, strict=True))
+    said = f"{said[0].upper()}{said[1:]}; 1 is right for both. At the cohort's share of diseased, {report['cohort']['prevalence']:.2f}."
+    if any(_is_off(figure) for figure in figures):
+        ratio = figures[0]
+        what = "too high" if _is_off(ratio) and ratio["value"] < 1 else "too low" if _is_off(ratio) else ""
+        what = what or ("too extreme" if figures[1]["value"] < 1 else "too cautious")
+        return _answer("probabilities", "off", f"They are {what} at this site.", said)
+    if all(_is_known(figure) and RIGHT[0] < figure["low"] and figure["high"] < RIGHT[1] for figure in figures):
+        return _answer("probabilities", "holds", "They mean about what they say.", said)
+    return _answer("probabilities", "inconclusive", "Whether they mean what they say is not known yet.", said)
+
+
+def _by_limits(name: str, limits: Sequence[Mapping[str, Any]], reason: str) -> Conclusion:
+    outcomes = {line["outcome"] for line in limits}
+    code = "not met" if "not met" in outcomes else "inconclusive" if "undecided" in outcomes else "met"
+    texts = {
+        "met": "The protocol's limits are met.",
+        "not met": "A limit of the protocol is missed.",
+        "inconclusive": "A limit of the protocol lies within the interval.",
+    }
+    return _answer(name, code, texts[code], f"{'; '.join(map(limit_text, limits))}. {reason}")
+
+
+def _answer(name: str, code: str, text: str, reason: str) -> Conclusion:
+    return {"name": name, "code": code, "text": text, "reason": reason}
+
+
+def _difference(here: Mapping[str, float], inside: Mapping[str, float]) -> tuple[float, float]:
+    """Limits of here minus inside, two independent rates (Newcombe, Statistics in Medicine 17, 1998, method 10)."""
+    values = (here["value"], here["low"], here["high"], inside["value"], inside["low"], inside["high"])
+    a, a_low, a_high, b, b_low, b_high = (math.nan if value is None else value for value in values)
+    return a - b - math.hypot(a - a_low, b_high - b), a - b + math.hypot(a_high - a, b - b_low)
+
+
+def _is_known(figure: Mapping[str, float]) -> bool:
+    return not any(figure[end] is None or math.isnan(figure[end]) for end in ("value", "low", "high"))
+
+
+def _is_off(figure: Mapping[str, float]) -> bool:
+    beyond = _is_known(figure) and not OFF[0] <= figure["value"] <= OFF[1]
+    return beyond and not figure["low"] <= 1 <= figure["high"]
+
+
+def _how_many(report: Mapping[str, Any]) -> str:
+    """How many patients a conclusion would need, by the precision here: half-widths fall with the root of their number."""
+    area, cohort = report["models"][MODEL]["auroc"], report["cohort"]
+    half = (area["high"] - area["low"]) / 2 if _is_known(area) else math.nan
+    if not cohort["positive_patients"]:
+        return f": there is no diseased patient, and at least {ENOUGH_POSITIVES} are needed"
+    factors = [ENOUGH_POSITIVES / cohort["positive_patients"], *([] if math.isnan(half) else [(half / ENOUGH_PRECISION) ** 2])]
+    if max(factors) <= 1:
+        return ": more patients would narrow the interval"
+    wanted = math.ceil(cohort["patients"] * max(factors) / 10) * 10
+    return f": about {wanted} patients are needed in all, {cohort['patients']} are here, with as large a share of diseased"
