@@ -82,6 +82,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bootstrap intervals of a report from 20 samples instead of 1,000, for tests that look at other figures."""
+    take_few_samples(monkeypatch)
+
+
+def take_few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See ``few_samples``; for fixtures that live longer than a test."""
     from sga_monai.hospital import performance, reference
 
     names = ("average_precision", "assess_calibration", "calibration_figures", "decision_band")

@@ -102,28 +102,28 @@ def merged_bins(value: NDArray[np.float64], patient: NDArray[Any], edges: Sequen
         edges: rising; a value on an edge belongs to the bin above.
 
     Returns:
-        ``low, high, images, patients`` of each bin; infinite ends are open. Empty with fewer than ten patients in all.
+        ``low, high, images, patients`` of each bin; infinite ends are open, and there may be gaps without an image. Empty with fewer
+        than ten patients in all.
     """
     place = np.clip(np.searchsorted(edges, value, side="right") - 1, 0, len(edges) - 2)
-    groups: list[tuple[int, set[Any], int]] = []
-    first, patients, images = 0, set[Any](), 0
+    bins: list[dict[str, Any]] = []
+    low, inside = 0, np.zeros(len(value), dtype=bool)
     for i in range(len(edges) - 1):
-        inside = place == i
-        patients |= set(patient[inside].tolist())
-        images += int(inside.sum())
-        if len(patients) >= MIN_PATIENTS:
-            groups.append((first, patients, images))
-            first, patients, images = i + 1, set(), 0
-    if not groups:
-        return []
-    # What is left at the upper end is too small for a bin of its own.
-    start, known, count = groups[-1]
-    groups[-1] = (start, known | patients, count + images)
-    starts = [group[0] for group in groups] + [len(edges) - 1]
-    return [
-        {"low": edges[low], "high": edges[high], "images": count, "patients": len(known)}
-        for (low, known, count), high in zip(groups, starts[1:], strict=True)
-    ]
+        inside |= place == i
+        if not inside.any():
+            low = i + 1
+        elif len(np.unique(patient[inside])) >= MIN_PATIENTS:
+            bins.append(_bin(edges[low], edges[i + 1], inside, patient))
+            low, inside = i + 1, np.zeros(len(value), dtype=bool)
+    if inside.any() and bins:
+        # What is left at the upper end is too small for a bin of its own.
+        start = bins.pop()["low"]
+        bins.append(_bin(start, edges[-1], place >= list(edges).index(start), patient))
+    return bins
+
+
+def _bin(low: float, high: float, inside: NDArray[np.bool_], patient: NDArray[Any]) -> dict[str, Any]:
+    return {"low": low, "high": high, "images": int(inside.sum()), "patients": len(np.unique(patient[inside]))}
 
 
 def even_edges(value: NDArray[np.float64]) -> tuple[list[float], float]:
@@ -136,7 +136,8 @@ def even_edges(value: NDArray[np.float64]) -> tuple[list[float], float]:
         ([-10.0, -9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0], 1.0)
     """
     low, high = (float(end) for end in np.quantile(value, (0.025, 0.975)))
-    raw = max((high - low) / N_BINS, 1e-9)
+    # Values that are nearly the same would show themselves at full precision.
+    raw = max((high - low) / N_BINS, 0.005 * max(abs(low), abs(high)), 1e-9)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * k for k in (1, 2, 5, 10) if power * k >= raw * (1 - 1e-9))
     digits = max(0, 1 - math.floor(math.log10(step)))

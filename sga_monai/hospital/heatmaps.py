@@ -77,7 +77,7 @@ def write_heat_maps(
         heat = heat_map(network, image)
         for i, row in enumerate(some):
             picture = case_picture(image[i, 0], heat[i, 0], None if lung is None else lung(row))
-            (out / FOLDER / f"row_{row:06d}.jpg").write_bytes(_jpeg(picture))
+            (out / FOLDER / f"row_{row:06d}.jpg").write_bytes(jpeg(picture))
             if writer is not None and row in shown:
                 writer.add_image(f"heat_maps/row_{row:06d}", picture, dataformats="HWC")
     if writer is not None:
@@ -141,7 +141,8 @@ def _resampled(picture: Tensor) -> NDArray[np.float64]:
     return np.clip(found[0, 0].double().numpy(), 0, 1)
 
 
-def _jpeg(picture: NDArray[np.uint8]) -> bytes:
+def jpeg(picture: NDArray[np.uint8]) -> bytes:
+    """A picture ``[H, W, 3]`` as the bytes of a JPEG file."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="JPEG", quality=82, optimize=True)
     return buffer.getvalue()

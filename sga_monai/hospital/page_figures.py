@@ -97,7 +97,7 @@ def draw_distributions(report: Mapping[str, Any]) -> Figure | None:
     if shown is None or not (shown["positive"] or shown["negative"]):
         return None
     figure, axis = _empty()
-    highest = 0.0
+    highest = 1e-9
     for name, color in (("negative", GRAY), ("positive", ACCENT)):
         x, y = _steps(shown[name], shown["step"])
         if x:
@@ -163,10 +163,16 @@ def _steps(bins: Sequence[Mapping[str, Any]], step: float) -> tuple[list[float],
     x: list[float] = []
     y: list[float] = []
     for line in bins:
-        low = line["high"] - step if line["low"] is None or math.isinf(line["low"]) else line["low"]
-        high = line["low"] + step if line["high"] is None or math.isinf(line["high"]) else line["high"]
-        x += [low, high]
-        y += [line["share"] / (high - low)] * 2
+        low, high = (end if end is not None and math.isfinite(end) else None for end in (line["low"], line["high"]))
+        if low is None and high is None:
+            continue
+        begin = high - step if low is None else low  # type: ignore[operator]
+        end = begin + step if high is None else high
+        if x and begin > x[-1]:
+            x += [x[-1], begin]
+            y += [0.0, 0.0]
+        x += [begin, end]
+        y += [line["share"] / (end - begin)] * 2
     return ([x[0], *x, x[-1]], [0.0, *y, 0.0]) if x else (x, y)
 
 

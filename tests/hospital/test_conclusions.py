@@ -1,0 +1,109 @@
+"""Three answers and what to do, for sites that hold, are worse, or are too small; a protocol's limits come first."""
+
+from __future__ import annotations
+
+import pytest
+
+from sga_monai.hospital.conclusions import draw_conclusions
+
+
+def estimate(value: float, half: float = 0.03) -> dict:
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def report(auroc=0.9, half=0.03, sensitivity=0.85, specificity=0.8, ratio=1.0, slope=1.0, patients=400, rates=0.03, **changes) -> dict:
+    """A site whose model has an AUROC of 0.9, a sensitivity of 0.85 and a specificity of 0.8 inside."""
+    internal = {"auroc": 0.9, "n_positive": 300, "n_negative": 300, "n_patients": 600}
+    internal |= {"sensitivity": estimate(0.85), "specificity": estimate(0.8)}
+    model = {
+        "auroc": estimate(auroc, half),
+        "internal": internal,
+        "auroc_difference": estimate(auroc - 0.9, half),
+        "operating_point": {"sensitivity": estimate(sensitivity, rates), "specificity": estimate(specificity, rates)},
+        "calibration": {"slope": estimate(slope, 0.1)},
+        "calibration_curve": {"observed_to_expected": estimate(ratio, 0.1)},
+    }
+    near = estimate(0.5, 0.05)
+    base = {
+        "models": {"model": model},
+        "cohort": {"patients": 2 * patients, "positive_patients": patients, "negative_patients": patients, "prevalence": 0.5},
+        "failures": {"reportable": True},
+        "shortcut_audit": {"lungs_blank": None, "center_blank": near, "metadata_only": near},
+        "drift": [],
+        "prevalence": 0.1,
+        "protocol": {},
+    }
+    return base | changes
+
+
+def codes(given: dict) -> list[str]:
+    return [line["code"] for line in draw_conclusions(given)["conclusions"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "found", "advice"),
+    [
+        (report(), ["holds", "holds", "holds"], "Nothing here speaks against the next step"),
+        (report(auroc=0.7, sensitivity=0.6), ["worse", "worse", "holds"], "Do not use the model here as it is."),
+        (report(sensitivity=0.7, specificity=0.95), ["holds", "shifted", "holds"], "Do not use the locked threshold as it is"),
+        (report(sensitivity=0.95, specificity=0.6), ["holds", "shifted", "holds"], "Do not use the locked threshold as it is"),
+        (report(specificity=0.6), ["holds", "worse", "holds"], "Do not use the locked threshold as it is"),
+        (report(ratio=0.5), ["holds", "holds", "off"], "Do not read the probabilities as they are"),
+        (report(slope=0.5), ["holds", "holds", "off"], "Do not read the probabilities as they are"),
+        (report(slope=1.45), ["holds", "holds", "off"], "Do not read the probabilities as they are"),
+        (report(ratio=0.85, slope=0.7), ["holds", "holds", "off"], "Do not read the probabilities as they are"),
+        (report(slope=0.82), ["holds", "holds", "holds"], "Nothing here"),
+        (report(ratio=1.45), ["holds", "holds", "off"], "Do not read"),
+        (report(sensitivity=0.82, rates=0.08), ["holds", "inconclusive", "holds"], "Nothing here speaks against"),
+        (report(half=0.1), ["inconclusive", "holds", "holds"], "Do not decide yet: about 3200 patients are needed in all, 800 are here"),
+        (report(patients=40), ["inconclusive", "holds", "holds"], "Do not decide yet: about 200 patients are needed in all, 80 are here"),
+        (report(failures={"reportable": False}), ["not reportable"] * 3, "Mend the images that failed"),
+    ],
+)
+def test_codes_and_the_first_advice(given, found, advice):
+    assert codes(given) == found
+    assert draw_conclusions(given)["advice"][0].startswith(advice)
+
+
+def test_texts_say_in_which_direction():
+    texts = {
+        "It sits elsewhere here: it misses more diseased and raises fewer false alarms.": report(sensitivity=0.7, specificity=0.95),
+        "It sits elsewhere here: it misses fewer diseased and raises more false alarms.": report(sensitivity=0.95, specificity=0.6),
+        "It misses more diseased than at its developers.": report(sensitivity=0.6),
+        "It raises more false alarms than at its developers.": report(specificity=0.6),
+        "They are too high at this site.": report(ratio=0.5),
+        "They are too low at this site.": report(ratio=1.5),
+        "They are too extreme at this site.": report(slope=0.5),
+        "They are too cautious at this site.": report(slope=1.5),
+    }
+    for text, given in texts.items():
+        assert text in [line["text"] for line in draw_conclusions(given)["conclusions"]]
+
+
+def test_limits_of_a_protocol_answer_their_own_question():
+    limit = {"measure": "sensitivity", "relation": ">=", "limit": 0.9} | estimate(0.85)
+    given = report(protocol={"limits": [limit | {"outcome": "not met"}], "status": "before"})
+    assert codes(given) == ["holds", "not met", "holds"]
+    assert "sensitivity at least 0.90: 0.85 [0.82, 0.88]" in draw_conclusions(given)["conclusions"][1]["reason"]
+    given["protocol"]["limits"] = [limit | {"outcome": "undecided"}, limit | {"measure": "slope", "outcome": "met"}]
+    assert codes(given) == ["holds", "inconclusive", "met"]
+
+
+def test_a_shortcut_comes_before_everything():
+    audit = {"lungs_blank": None, "center_blank": estimate(0.9), "metadata_only": estimate(0.5)}
+    assert draw_conclusions(report(shortcut_audit=audit))["advice"][0].startswith("Find out what the model reads outside the lungs")
+
+
+def test_what_is_absent_is_said_and_does_not_count():
+    given = report()
+    given["models"]["model"] |= {"operating_point": None, "calibration": None, "calibration_curve": None, "internal": None}
+    assert codes(given) == ["no criterion", "absent", "absent"]
+    assert draw_conclusions(given)["advice"] == [
+        "Write down what would be enough (sga-monai protocol), and evaluate again on patients who come after that."
+    ]
+    nan = dict.fromkeys(("value", "low", "high"), float("nan"))
+    given = report(patients=0)
+    given["models"]["model"] |= {"auroc": nan, "auroc_difference": nan}
+    given["models"]["model"]["operating_point"] = {"sensitivity": nan, "specificity": estimate(0.8)}
+    assert codes(given)[:2] == ["inconclusive", "inconclusive"]
+    assert "no diseased patient" in draw_conclusions(given)["advice"][0]
