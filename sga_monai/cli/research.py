@@ -130,11 +130,14 @@ def package(
     wheelhouse: Annotated[
         bool, typer.Option("--wheelhouse", help="Also a folder of wheels from which a site without network installs; about 400 MB.")
     ] = False,
+    manifest: Annotated[
+        Path | None, typer.Option(help="The training's manifest: who the model was developed on travels as shares.")
+    ] = None,
 ) -> None:
     """Make a bundle for hospitals from a finished training: folder and zip, with reference and checksums."""
     from sga_monai.hospital.package import package_bundle
 
-    folder = package_bundle(checkpoint, out, source, baseline_checkpoint, site_manifest or (), name, fit_temperature)
+    folder = package_bundle(checkpoint, out, source, baseline_checkpoint, site_manifest or (), name, fit_temperature, manifest)
     typer.echo(f"wrote {folder.name}/ and {folder.name}.zip")
     if wheelhouse:
         from sga_monai.hospital.wheelhouse import write_wheelhouse

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +91,7 @@ def _case(line: pd.Series, row: int, kind: str, drawn: set[int]) -> Case:
     return Case(row, kind, float(line["score"]), text[:1].upper() + text[1:], picture)
 
 
-def _axis(distributions: Mapping[str, Any] | None, threshold: float) -> tuple[float, float]:
+def _axis(distributions: Mapping[str, Any], threshold: float) -> tuple[float, float]:
     """Round ends of the middle of the scores, so that a place on the axis gives no extreme score away; the threshold lies inside."""
-    bins = [line for name in ("positive", "negative") for line in (distributions or {}).get(name, [])]
-    ends = [end for line in bins for end in (line["low"], line["high"]) if end is not None and math.isfinite(end)]
-    step = distributions["step"] if distributions else 1.0
-    return min([*ends, threshold - step]), max([*ends, threshold + step])
+    step = distributions["step"]
+    return min(distributions["low"], threshold) - step, max(distributions["high"], threshold) + step

@@ -101,6 +101,7 @@ def _ranking(report: Mapping[str, Any]) -> Conclusion:
     }
     area = report["models"][MODEL]["auroc"]
     if code != "no criterion":
+        reason = reason.removesuffix(" The figures below are indications.")
         reason = f"AUROC {estimate_text(area, 2, absent='not estimable')}. {reason}"
     return _answer("ranking", code, texts[code], reason)
 

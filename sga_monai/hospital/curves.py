@@ -65,11 +65,12 @@ def score_distributions(cases: pd.DataFrame) -> dict[str, Any]:
         cases: ``score, label, patient``.
 
     Returns:
-        ``step``, the width of a bin before small ones were merged; ``positive`` and ``negative``, each of ``merged_bins`` with the
+        ``step``, the width of a bin before small ones were merged; ``low`` and ``high``, where the bins with an open end begin;
+        ``positive`` and ``negative``, each of ``merged_bins`` with the
         ``share`` of the class, and empty with fewer than ten patients.
     """
     edges, step = even_edges(cases["score"].to_numpy())
-    parts: dict[str, Any] = {"step": step}
+    parts: dict[str, Any] = {"step": step, "low": edges[0], "high": edges[-1]}
     for name, label in (("positive", 1), ("negative", 0)):
         rows = cases[cases["label"] == label]
         bins = merged_bins(rows["score"].to_numpy(), rows["patient"].to_numpy(), (-math.inf, *edges, math.inf))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ SCHEMA = {
         "columns": {"type": "object", "additionalProperties": False, "properties": dict.fromkeys(COLUMNS, SHARES)},
     },
 }
-logger = logging.getLogger(__name__)
 
 
 def cohort_shares(rows: pd.DataFrame) -> dict[str, Any] | None:
@@ -70,28 +68,21 @@ def _shares(level: pd.Series, patient: pd.Series) -> dict[str, float]:
     return {str(name): float(share) for name, share in level.value_counts(normalize=True).sort_index().items()}
 
 
-def development_shares(settings: Mapping[str, Any], manifest_sha256: str) -> dict[str, Any] | None:
+def development_shares(manifest: str | Path, manifest_sha256: str) -> dict[str, Any] | None:
     """``cohort_shares`` of the rows that a model was trained and chosen on.
 
     Args:
-        settings: of the training's ``run.json``; ``manifest`` is the path that it read.
-        manifest_sha256: of that file then.
+        manifest: the one that the training read.
+        manifest_sha256: of it, in the training's ``run.json``.
 
-    Returns:
-        ``None``, with a warning, where the manifest is no longer there or is another one.
+    Raises:
+        InputError: when it is another file, or is refused.
     """
-    path = Path(str(settings.get("manifest", "")))
-    try:
-        same = path.is_file() and file_sha256(path) == manifest_sha256
-        rows = [row for row in read_manifest(path) if row["split"] in SPLITS] if same else []
-    except (OSError, InputError):
-        rows = []
-    if not rows:
-        logger.warning("the training's manifest is not where it was: the bundle will not say who the model was developed on")
-        return None
-    table = pd.DataFrame(rows).rename(columns={"patient_id": "patient"})
-    table["label"] = table["label"].astype(int)
-    return cohort_shares(with_age_bands(table))
+    path = Path(manifest)
+    if not path.is_file() or file_sha256(path) != manifest_sha256:
+        raise InputError("the manifest is not the one that the model was trained with; give that one, or leave it out")
+    table = pd.DataFrame([row for row in read_manifest(path) if row["split"] in SPLITS]).rename(columns={"patient_id": "patient"})
+    return cohort_shares(with_age_bands(table.assign(label=table["label"].astype(int))))
 
 
 def with_age_bands(rows: pd.DataFrame) -> pd.DataFrame:

@@ -45,6 +45,7 @@ def package_bundle(
     site_manifests: Sequence[str | Path] = (),
     name: str = "sga_cxr",
     fit_temperature: bool = False,
+    manifest: str | Path | None = None,
 ) -> Path:
     """Write ``out/<name>-<version>/`` and ``.zip``: configs, models, docs, manifests, LICENSE, reference.json, SHA256SUMS.
 
@@ -60,6 +61,7 @@ def package_bundle(
         name: of the bundle.
         fit_temperature: fit a temperature to each model's scores of the internal validation set; it changes probabilities, and
             no score, threshold or AUROC.
+        manifest: the one that the model was trained with: shares of age, sex, view and manufacturer then travel in the reference.
 
     Returns:
         The bundle's folder.
@@ -75,7 +77,7 @@ def package_bundle(
     if baseline_checkpoint is not None:
         runs[BASELINE] = _finished_run(Path(baseline_checkpoint))
         _refuse_unlike(runs[MODEL], runs[BASELINE])
-    reference = _reference(runs, name, fit_temperature)
+    reference = _reference(runs, name, fit_temperature, manifest)
     target = Path(out) / f"{name}-{__version__}"
     if target.exists():
         raise InputError(f"{target.name} is there already; give another folder as out")
@@ -141,9 +143,9 @@ def _refuse_unlike(model: _Run, baseline: _Run) -> None:
         )
 
 
-def _reference(runs: Mapping[str, _Run], name: str, fit_temperature: bool) -> dict[str, Any]:
+def _reference(runs: Mapping[str, _Run], name: str, fit_temperature: bool, manifest: str | Path | None) -> dict[str, Any]:
     model = runs[MODEL]
-    development = development_shares(model.settings, model.record["identity"]["data"]["manifest_sha256"])
+    development = None if manifest is None else development_shares(manifest, model.record["identity"]["data"]["manifest_sha256"])
     return make_reference(
         {role: run.predictions for role, run in runs.items()},
         {role: {"network": run.network, "sha256": run.record["model_sha256"]} for role, run in runs.items()},

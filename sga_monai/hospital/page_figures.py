@@ -99,7 +99,7 @@ def draw_distributions(report: Mapping[str, Any]) -> Figure | None:
     figure, axis = _empty()
     highest = 1e-9
     for name, color in (("negative", GRAY), ("positive", ACCENT)):
-        x, y = _steps(shown[name], shown["step"])
+        x, y = _steps(shown[name], shown["low"] - shown["step"], shown["high"] + shown["step"])
         if x:
             highest = max(highest, *y)
             axis.fill_between(x, y, color=color, alpha=0.22, lw=0)
@@ -158,16 +158,13 @@ def _histogram(axis: Axes, bins: Sequence[tuple[float, float, int]], place: Any)
     axis.bar([low for low, _ in edges], heights, [high - low for low, high in edges], align="edge", color=GRAY, lw=0)
 
 
-def _steps(bins: Sequence[Mapping[str, Any]], step: float) -> tuple[list[float], list[float]]:
-    """Outline of a histogram; an open end is drawn one step wide."""
+def _steps(bins: Sequence[Mapping[str, Any]], low: float, high: float) -> tuple[list[float], list[float]]:
+    """Outline of a histogram whose open ends are drawn as far as ``low`` and ``high``."""
     x: list[float] = []
     y: list[float] = []
     for line in bins:
-        low, high = (end if end is not None and math.isfinite(end) else None for end in (line["low"], line["high"]))
-        if low is None and high is None:
-            continue
-        begin = high - step if low is None else low  # type: ignore[operator]
-        end = begin + step if high is None else high
+        begin = low if line["low"] is None else max(line["low"], low)
+        end = high if line["high"] is None else min(line["high"], high)
         if x and begin > x[-1]:
             x += [x[-1], begin]
             y += [0.0, 0.0]

@@ -188,13 +188,13 @@ def test_development_is_the_manifest_that_was_trained_on(tmp_path):
     ]  # fmt: skip
     write_manifest(tmp_path / "train.csv", rows)
     sha256 = file_sha256(tmp_path / "train.csv")
-    found = development_shares({"manifest": str(tmp_path / "train.csv")}, sha256)
+    found = development_shares(tmp_path / "train.csv", sha256)
     assert (found["images"], found["patients"], found["positive"]) == (40, 40, 0.5)
     assert found["columns"]["sex"] == {"F": 0.5, "M": 0.5}
     assert set(found["columns"]["age"]) <= {"18-39", "40-64", "65-79", "other"}
-    # Another file, or none, says nothing of the training.
-    assert development_shares({"manifest": str(tmp_path / "train.csv")}, "0" * 64) is None
-    assert development_shares({"manifest": str(tmp_path / "none.csv")}, sha256) is None
+    for name, known in (("train.csv", "0" * 64), ("none.csv", sha256)):
+        with pytest.raises(InputError, match="not the one that the model was trained with"):
+            development_shares(tmp_path / name, known)
 
 
 @pytest.mark.usefixtures("few_samples")

@@ -35,6 +35,7 @@ from scipy.special import expit
 from statsmodels.stats.meta_analysis import combine_effects
 
 from sga_monai.cohorts.from_dicom import manifest_from_dicom
+from sga_monai.cohorts.phantom import SOURCE
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain
 from sga_monai.data.manifest import read_manifest, write_manifest
@@ -147,8 +148,10 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert len(html) < 1_000_000
     assert "<script" not in html
     # Nothing is fetched: no address in a link, a source or a style.
-    assert not re.search(r'(src|href)="(?!data:|#)', html)
+    assert not re.search(r'(src|href)="(?!data:|#|errors\.html")', html)
     assert "@import" not in html
+    # Pictures are letters too.
+    html = re.sub(r"base64,[^\"]*", "", html)
     report = json.loads((hospital / "out/report.json").read_text())
     assert report["prevalence"] == 0.12
     assert f"{report['models']['model']['auroc']['value']:.3f}" in html
@@ -170,6 +173,16 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert probe["n"] == report["cohort"]["images"]
     assert f"by a linear probe of the main directions of these features: {probe['value']:.3f} [" in html
     assert "SGA" not in html
+    # The bundle says who the model was developed on, and the site's errors stay there.
+    development, here = report["development"]["development"], report["development"]["site"]
+    assert development == internal["development"]
+    assert development["images"] > 100
+    assert all(share > 0 for levels in development["columns"].values() for share in levels.values())
+    assert set(development["columns"]) == set(here["columns"]) == {"age", "sex", "view", "manufacturer"}
+    assert "The bundle does not say" not in html
+    wrong = sum(report["models"]["model"]["operating_point"]["counts"][1:3])
+    assert f"{wrong} " in (hospital / "out/errors.html").read_text()
+    assert len(list((hospital / "out/heatmaps").glob("row_*.jpg"))) >= wrong
     assert [sorted(line) for line in report["drift"]] == [["feature", "flag", "ks", "psi"]] * 3
     assert not re.search("embedding|distance|probe|axes|site_score|tag|only_lungs|lungs_blank", (hospital / "release.json").read_text())
     assert "data-protection-officer" in (hospital / "pooled/pooled.html").read_text()
@@ -464,7 +477,8 @@ def test_the_journey_on_real_radiographs(real_data, tmp_path):
 
 
 def test_the_same_run_gives_the_same_bytes(runs, bundle, phantom_dir, tmp_path):
-    again = package_bundle(runs / "sga/model.pt", tmp_path, ROOT / "bundles/sga", runs / "nt/model.pt", [phantom_dir / "harbor.csv"])
+    given = (runs / "sga/model.pt", tmp_path, ROOT / "bundles/sga", runs / "nt/model.pt", [phantom_dir / "harbor.csv"])
+    again = package_bundle(*given, manifest=phantom_dir / f"{SOURCE}.csv")
     assert again.with_name(f"{BUNDLE}.zip").read_bytes() == bundle.with_name(f"{BUNDLE}.zip").read_bytes()
     with pytest.raises(InputError, match="is there already"):
         package_bundle(runs / "sga/model.pt", tmp_path, ROOT / "bundles/sga")
