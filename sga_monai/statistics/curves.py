@@ -40,10 +40,11 @@ def smooth_calibration(
     """
     x, y = np.asarray(probability, dtype=np.float64), np.asarray(label, dtype=np.float64)
     points = np.asarray(grid, dtype=np.float64)
-    moments = np.stack([_moments(x, y, point, span) for point in points])
-    flat = moments.reshape(-1, len(x))
-    samples = [_local_lines(sums.reshape(len(points), 5, -1)) for sums in _resampled_sums(flat, patient, n_samples)]
-    value = _local_lines(moments.sum(axis=2)[..., None])[:, 0]
+    patients = _Patients(patient)
+    # By point, so that memory grows with the number of patients alone.
+    sums = np.concatenate([patients.sums(_moments(x, y, point, span)) for point in points])
+    samples = [_local_lines(drawn.reshape(len(points), 5, -1)) for drawn in patients.resampled(sums, n_samples)]
+    value = _local_lines(sums.sum(axis=1).reshape(len(points), 5, 1))[:, 0]
     low, high = _band(np.concatenate(samples, axis=1))
     return np.clip(np.stack([value, low, high], axis=1), 0, 1)
 
@@ -75,8 +76,9 @@ def net_benefit_band(
     called = p >= pt[:, None]
     rows = np.concatenate([[positive], [~positive], called & positive, called & ~positive]).astype(np.float64)
     odds = (pt / (1 - pt))[:, None]
+    patients = _Patients(patient)
     samples = []
-    for sums in _resampled_sums(rows, patient, n_samples):
+    for sums in patients.resampled(patients.sums(rows), n_samples):
         n_positive, n_negative, rates = sums[0], sums[1], sums[2:].reshape(2, len(pt), -1)
         with np.errstate(invalid="ignore", divide="ignore"):
             samples.append(rates[0] / n_positive * share - rates[1] / n_negative * (1 - share) * odds)
@@ -100,23 +102,30 @@ def _local_lines(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.where(determinant > 1e-9 * s0 * s2, (s2 * t0 - s1 * t1) / determinant, t0 / s0)
 
 
-def _resampled_sums(values: NDArray[np.float64], patient: ArrayLike, n_samples: int, seed: int = 0) -> Iterator[NDArray[np.float64]]:
-    """Sums over the images of samples of patients, ``[K, S]`` for some samples at a time.
+class _Patients:
+    """Sums over patients, and over samples of them.
 
     Args:
-        values: ``[K, N]``.
-        patient: ``[N]``.
-        n_samples: in all.
-        seed: of the samples.
+        patient: ``[N]``, any keys.
     """
-    keys, cluster = np.unique(np.asarray(patient), return_inverse=True)
-    order = np.argsort(cluster, kind="stable")
-    starts = np.searchsorted(cluster[order], np.arange(len(keys)))
-    by_patient = np.add.reduceat(values[:, order], starts, axis=1)
-    rng = np.random.default_rng(seed)
-    for first in range(0, n_samples, _TOGETHER):
-        drawn = rng.multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=min(_TOGETHER, n_samples - first))
-        yield by_patient @ drawn.T
+
+    def __init__(self, patient: ArrayLike) -> None:
+        keys, cluster = np.unique(np.asarray(patient), return_inverse=True)
+        self.number = len(keys)
+        self.order = np.argsort(cluster, kind="stable")
+        self.starts = np.searchsorted(cluster[self.order], np.arange(len(keys)))
+
+    def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums of ``values`` ``[K, N]`` by patient, ``[K, P]``."""
+        found: NDArray[np.float64] = np.add.reduceat(values[:, self.order], self.starts, axis=1)
+        return found
+
+    def resampled(self, sums: NDArray[np.float64], n_samples: int, seed: int = 0) -> Iterator[NDArray[np.float64]]:
+        """Sums ``[K, S]`` over samples of patients, some samples at a time, of ``sums`` ``[K, P]``."""
+        rng = np.random.default_rng(seed)
+        for first in range(0, n_samples, _TOGETHER):
+            size = min(_TOGETHER, n_samples - first)
+            yield sums @ rng.multinomial(self.number, np.full(self.number, 1 / self.number), size=size).T
 
 
 def _band(samples: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

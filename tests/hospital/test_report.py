@@ -172,3 +172,30 @@ def test_recalibration_is_beside_the_locked_figures_and_never_released(evaluatio
     (out / "report.json").write_text(json.dumps(without))
     assert make_release(out, out / "release.json") == release
     assert "Recalibrated at this site (exploratory)" not in text_of(write_html(without, out))
+
+
+@pytest.mark.usefixtures("few_samples")
+@pytest.mark.parametrize(
+    ("gap", "patients", "code", "advice"),
+    [
+        (2.05, 900, "holds", "Nothing here speaks against the next step"),
+        (1.2, 900, "worse", "Do not use the model here as it is."),
+        (1.9, 90, "inconclusive", "Do not decide yet: about 200 patients are needed in all, 90 are here"),
+    ],
+)
+def test_three_sites_read_at_the_top_of_the_page_what_to_do(evaluation, gap, patients, code, advice):
+    out = evaluation(gap=gap, patients=patients, baseline=False)
+    report = make_report(out, 0.12)
+    assert report["verdict"]["code"] == report["conclusions"][0]["code"] == code
+    assert report["advice"][0].startswith(advice)
+    page = text_of(write_html(report, out))
+    start = page[: page.index("Who was evaluated", page.index("In short What to do"))]
+    counts = report["models"]["model"]["per_thousand"]
+    for text in (*report["advice"], *(line["text"] for line in report["conclusions"]), *(line["reason"] for line in report["conclusions"])):
+        assert text in start
+    for kind, words in (("found", "diseased, found"), ("missed", "diseased, missed"), ("false_alarms", "healthy, false alarm")):
+        low, high = (round(counts[kind][end]) for end in ("low", "high"))
+        assert f"{words}: {counts['dots'][kind]} ({low} to {high})" in start
+    # Without a protocol it cannot be missed that nobody said where the labels are from.
+    assert "Labels from: not provided ." in start
+    assert "Setting: not provided ." in start
