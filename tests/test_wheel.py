@@ -41,6 +41,7 @@ def test_the_wheel_holds_the_source_bundle_and_nothing_of_tests(installed: Path)
     assert expected <= names
     assert "sga_monai/py.typed" in names
     assert {"sga_monai/hospital/templates/report.html.jinja", "sga_monai/hospital/templates/forest.svg.jinja"} <= names
+    assert {"sga_monai/core/templates/page.html.jinja", "sga_monai/core/templates/style.css"} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"sga_monai"}
     assert not [name for name in names if "__pycache__" in name or "/test" in name]
 

@@ -69,7 +69,8 @@ def score_distributions(cases: pd.DataFrame) -> dict[str, Any]:
         ``positive`` and ``negative``, each of ``merged_bins`` with the
         ``share`` of the class, and empty with fewer than ten patients.
     """
-    edges, step = even_edges(cases["score"].to_numpy())
+    classes = [rows["score"].to_numpy() for _, rows in cases.groupby("label") if rows["patient"].nunique() >= MIN_PATIENTS]
+    edges, step = even_edges(*(classes or [cases["score"].to_numpy()]))
     parts: dict[str, Any] = {"step": step, "low": edges[0], "high": edges[-1]}
     for name, label in (("positive", 1), ("negative", 0)):
         rows = cases[cases["label"] == label]
@@ -127,8 +128,8 @@ def _bin(low: float, high: float, inside: NDArray[np.bool_], patient: NDArray[An
     return {"low": low, "high": high, "images": int(inside.sum()), "patients": len(np.unique(patient[inside]))}
 
 
-def even_edges(value: NDArray[np.float64]) -> tuple[list[float], float]:
-    """About twenty round numbers at equal distances over the middle 95 % of the values, and their distance.
+def even_edges(*values: NDArray[np.float64]) -> tuple[list[float], float]:
+    """About twenty round numbers at equal distances over the middle 95 % of each of the arrays, and their distance.
 
     The smallest and the largest value, each of a single case, do not show.
 
@@ -136,7 +137,8 @@ def even_edges(value: NDArray[np.float64]) -> tuple[list[float], float]:
         >>> even_edges(np.linspace(-10, 10, 1000))
         ([-10.0, -9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0], 1.0)
     """
-    low, high = (float(end) for end in np.quantile(value, (0.025, 0.975)))
+    ends = [np.quantile(one, (0.025, 0.975)) for one in values]
+    low, high = float(np.min(ends)), float(np.max(ends))
     # Values that are nearly the same would show themselves at full precision.
     raw = max((high - low) / N_BINS, 0.005 * max(abs(low), abs(high)), 1e-9)
     power = 10.0 ** math.floor(math.log10(raw))

@@ -110,7 +110,7 @@ def draw_distributions(report: Mapping[str, Any]) -> Figure | None:
     axis.set(
         xlabel="score (dotted: locked threshold)" if point else "score", ylabel="share of the images", ylim=(0, 1.4 * highest), yticks=[]
     )
-    axis.legend(frameon=False, loc="upper left")
+    axis.legend(frameon=False)
     return figure
 
 

@@ -128,6 +128,15 @@ def test_a_class_of_few_patients_has_no_histogram():
     assert sum(line["share"] for line in found["negative"]) == pytest.approx(1)
 
 
+def test_the_histograms_reach_as_far_as_the_smaller_class():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"score": np.r_[rng.normal(0, 1, 980), rng.normal(30, 1, 20)], "label": [0] * 980 + [1] * 20})
+    found = score_distributions(table.assign(patient=table.index))
+    assert found["low"] < -1
+    assert 31 < found["high"] < 36
+    assert found["positive"][0]["low"] > 20
+
+
 def numbers(value: object) -> list[float]:
     if isinstance(value, dict):
         return [number for inner in value.values() for number in numbers(inner)]
