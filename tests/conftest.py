@@ -87,10 +87,13 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def take_few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """See ``few_samples``; for fixtures that live longer than a test."""
-    from sga_monai.hospital import performance, reference
+    from sga_monai.hospital import performance, recalibration, reference
 
     names = ("average_precision", "assess_calibration", "calibration_figures", "decision_band")
-    for module, name in (*((performance, name) for name in names), (reference, "assess_calibration")):
+    for module, name in (
+        *((performance, name) for name in names),
+        *((module, "assess_calibration") for module in (reference, recalibration)),
+    ):
         monkeypatch.setattr(module, name, functools.partial(getattr(module, name), n_samples=20))
 
 

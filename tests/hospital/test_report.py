@@ -20,6 +20,7 @@ from sga_monai.hospital.performance import decision_thresholds
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.report import make_report
 
+pytestmark = pytest.mark.usefixtures("few_samples")
 # Word of each item, from the published checklists: TRIPOD+AI (BMJ 385, 2024, e078378, table 2), CLAIM (Radiology: Artificial
 # Intelligence 2, 2020, e200029) and its update (6, 2024, e240300).
 TRIPOD = {
@@ -174,7 +175,6 @@ def test_recalibration_is_beside_the_locked_figures_and_never_released(evaluatio
     assert "Recalibrated at this site (exploratory)" not in text_of(write_html(without, out))
 
 
-@pytest.mark.usefixtures("few_samples")
 @pytest.mark.parametrize(
     ("gap", "patients", "code", "advice"),
     [
