@@ -1,4 +1,4 @@
-"""The four essentials of a report as figures: ROC, calibration, score distributions, net benefit. All they draw is in ``report.json``."""
+"""The figures of a report: ROC, calibration, score distributions, net benefit, readers. All that they draw is in ``report.json``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from scipy.special import logit
 from sga_monai.core.display import estimate_text
 from sga_monai.core.figures import ACCENT, BAD, GRAY, RULE, page_style, page_svg, subplots
 from sga_monai.hospital.formats import MODEL
+from sga_monai.hospital.readers_figure import readers_roc
 
 SIZE = (2.9, 2.75)
 # Where a logit axis has its marks.
@@ -196,9 +197,14 @@ def _say_decision(report: Mapping[str, Any]) -> str:
     return f"Net benefit by threshold probability: {pairs}"
 
 
+def _say_readers(report: Mapping[str, Any]) -> str:
+    return f"ROC curve of the model and operating points of {len(report['readers']['readers'])} readers; the figures are in the tables"
+
+
 FIGURES = {
     "roc": (draw_roc, _say_roc),
     "calibration": (draw_calibration, _say_calibration),
     "distributions": (draw_distributions, _say_distributions),
     "decision": (draw_decision, _say_decision),
+    "readers": (readers_roc, _say_readers),
 }

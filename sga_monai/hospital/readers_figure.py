@@ -7,9 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from sga_monai.core.figures import subplots
-
-MODEL_COLOR, READER_COLOR = "#1f5a99", "#b3402a"
+from sga_monai.core.figures import ACCENT, BAD, RULE, subplots
 
 
 def readers_roc(report: Mapping[str, Any]) -> Figure | None:
@@ -25,15 +23,15 @@ def readers_roc(report: Mapping[str, Any]) -> Figure | None:
     if not study:
         return None
     figure, ((axis,),) = subplots(size=(3.6, 3.4))
-    axis.plot([0, 1], [0, 1], color="#dddddd", lw=1)
-    axis.plot(*zip(*study["model"]["roc"], strict=True), color=MODEL_COLOR, lw=1.4, label="model")
+    axis.plot([0, 1], [0, 1], color=RULE, lw=1)
+    axis.plot(*zip(*study["model"]["roc"], strict=True), color=ACCENT, lw=1.4, label="model")
     if study["model"]["sensitivity"] is not None:
-        axis.plot(*_point(study["model"]), "s", color=MODEL_COLOR, ms=5, label="model at its threshold")
+        axis.plot(*_point(study["model"]), "s", color=ACCENT, ms=5, label="model at its threshold")
     points = [_point(one) for one in study["readers"] if one["sensitivity"] is not None]
     if points:
-        axis.plot(*zip(*points, strict=True), "o", mfc="none", color=READER_COLOR, ms=5, label="readers")
+        axis.plot(*zip(*points, strict=True), "o", mfc="none", color=BAD, ms=5, label="readers")
         mean = [sum(values) / len(points) for values in zip(*points, strict=True)]
-        axis.plot(*mean, "D", color=READER_COLOR, ms=6, label="average of the readers")
+        axis.plot(*mean, "D", color=BAD, ms=6, label="average of the readers")
     axis.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axis.legend(frameon=False, loc="lower right")
     return figure

@@ -62,6 +62,7 @@ def pages(site: Path) -> list[Path]:
         "bundle": {"name": "cxr", "version": "1"},
         "n_sites": 2,
         "cohort": cohort,
+        "approvals": [{"site": "A", "approval": None}],
         "models": {"model": {"sites": sites, "pooled": estimate}},
     }
     environment = page_templates("hospital")
