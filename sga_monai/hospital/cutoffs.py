@@ -38,13 +38,14 @@ def cutoff_table(
     scale = "score" if probability is None else "probability"
     values = cases["score"].to_numpy() if probability is None else probability
     label, patient = cases["label"].to_numpy(), cases["patient"].to_numpy()
-    rows = []
+    known = None if locked is None else locked["threshold"] if probability is None else at["threshold"]
+    rows = [] if locked is None else [_row(known, True, locked)]
     for cutoff in even_edges(values)[0] if probability is None else CUTOFFS:
+        if known is not None and abs(cutoff - known) < 1e-9:
+            continue
         called = values >= cutoff
         if min(len(np.unique(patient[side])) for side in (called, ~called)) >= MIN_PATIENTS:
             rows.append(_row(cutoff, False, asdict(operating_point(values, label, cutoff, patient, at["prevalence"]))))
-    if locked is not None:
-        rows.append(_row(locked["threshold"] if probability is None else at["threshold"], True, locked))
     # A locked threshold without a probability stands last.
     rows.sort(key=lambda row: (row["cutoff"] is None, row["cutoff"] or 0.0, row["locked"]))
     return {"scale": scale, "rows": rows}

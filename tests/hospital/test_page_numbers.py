@@ -104,6 +104,9 @@ def test_cutoffs_are_operating_points_and_the_locked_one_is_among_them():
             assert min(table["patient"][called].nunique(), table["patient"][~called].nunique()) >= 10
     # Few are below 0.01, so that this cutoff would show what single patients scored.
     assert found["rows"][0]["cutoff"] > 0.01
+    # A cutoff that is the locked one stands there once.
+    same = cutoff_table(table, probability, point, threshold=0.5, prevalence=0.1)
+    assert [row["locked"] for row in same["rows"] if row["cutoff"] == 0.5] == [True]
     by_score = cutoff_table(table, None, None, threshold=None, prevalence=None)
     assert by_score["scale"] == "score"
     assert {row["cutoff"] for row in by_score["rows"]} <= set(even_edges(table["score"].to_numpy())[0])
