@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_whole
+from sga_monai.hospital.reference import FPR_GRID, roc_on_grid
 from sga_monai.hospital.score_table import reader_columns, reader_name
 from sga_monai.statistics.discrimination import auroc
 from sga_monai.statistics.estimates import share
@@ -71,7 +71,7 @@ def reader_study(scored: pd.DataFrame, threshold: float | None, cutoff: float | 
         "positive": int((label == 1).sum()),
         "negative": int((label == 0).sum()),
         "left_out": len(scored) - len(rated),
-        "model": observers[0] | {"roc": _roc(model, label)},
+        "model": observers[0] | {"roc": [list(pair) for pair in zip(FPR_GRID, roc_on_grid(model, label), strict=True)]},
         "readers": [{"name": reader_name(name), **one} for name, one in zip(columns, observers[1:], strict=True)],
         "comparison": comparison,
     }
@@ -135,9 +135,3 @@ def _compare(observers: Sequence[dict[str, Any]], figure: str, covariance: NDArr
     del average["p"]
     average["low"], average["high"] = float(np.maximum(average["low"], 0)), float(np.minimum(average["high"], 1))
     return found | {"each": list(found["each"])}
-
-
-def _roc(score: NDArray[np.float64], label: NDArray[Any]) -> list[list[float]]:
-    """Corners of the ROC: false-positive rate and sensitivity."""
-    fpr, tpr, _ = roc_curve(label, score)
-    return [[float(x), float(y)] for x, y in zip(fpr, tpr, strict=True)]

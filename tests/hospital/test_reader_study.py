@@ -117,6 +117,8 @@ def test_the_figures_of_the_report_and_its_page(table, tmp_path):
     study = report["readers"]
     assert (study["cases"], study["positive"], study["negative"], study["left_out"]) == (114, 45, 69, 0)
     assert study["model"]["auroc"] == {key: report["models"]["model"]["auroc"][key] for key in ("value", "low", "high")}
+    # A grid, since the steps of a ROC give single cases away.
+    assert [x for x, _ in study["model"]["roc"]] == [round(0.05 * i, 2) for i in range(21)]
     point = report["models"]["model"]["operating_point"]
     assert (study["model"]["sensitivity"], study["model"]["specificity"]) == (point["sensitivity"], point["specificity"])
     # 40 of 45, 35 of 45, ...: printed by MRMCaov for a cutoff of 3.

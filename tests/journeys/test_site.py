@@ -56,6 +56,9 @@ from sga_monai.statistics.feature_shift import frechet_distance
 from sga_monai.statistics.pooling import pool_effects
 from sga_monai.statistics.separability import site_auroc
 
+# Of `sga-monai validate --out validation`.
+EVALUATION = Path("validation/evaluation")
+
 
 def run(*arguments: str, cwd: Path, prefix: tuple[str, ...] = (), code: int = 0) -> str:
     environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
@@ -109,7 +112,7 @@ def evaluated(hospital: Path) -> Path:
             continue
         if arguments[0] == "pool":
             for approved_by in (None, "IRB"):
-                make_release(hospital / "out", hospital / "release_b.json", "site-B", approved_by=approved_by)
+                make_release(hospital / EVALUATION, hospital / "release_b.json", "site-B", approved_by=approved_by)
         if name == "unzip":
             with zipfile.ZipFile(hospital / arguments[-1]) as archive:
                 assert all(not info.filename.startswith(("/", "..")) for info in archive.infolist())
@@ -130,21 +133,16 @@ def evaluated(hospital: Path) -> Path:
         "selftest",
         "validate",
         "validate",
-        "manifest",
-        "manifest",
-        "manifest",
-        "evaluate",
-        "report",
         "release",
         "release",
         "pool",
     ]
-    return hospital / "out"
+    return hospital / EVALUATION
 
 
 def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
-    assert len((ROOT / "docs/hospital.md").read_text().splitlines()) < 150
-    html = (hospital / "out/report.html").read_text()
+    assert len((ROOT / "docs/hospital.md").read_text().splitlines()) < 120
+    html = (hospital / EVALUATION / "report.html").read_text()
     assert len(html) < 1_000_000
     assert "<script" not in html
     # Nothing is fetched: no address in a link, a source or a style.
@@ -152,7 +150,7 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert "@import" not in html
     # Pictures are letters too.
     html = re.sub(r"base64,[^\"]*", "", html)
-    report = json.loads((hospital / "out/report.json").read_text())
+    report = json.loads((hospital / EVALUATION / "report.json").read_text())
     assert report["prevalence"] == 0.12
     assert f"{report['models']['model']['auroc']['value']:.3f}" in html
     assert {line["by"] for line in report["subgroups"]} >= {"sex", "age", "view", "period", "negative_type"}
@@ -162,12 +160,12 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert audit["tag"]["low"] < audit["tag"]["value"] < audit["tag"]["high"]
     assert "lungs blanked (ellipse)" in html
     assert "lungs blanked (mask)" not in html
-    internal, here = (json.loads((hospital / "out" / name).read_text()) for name in ("reference.json", "embedding.json"))
+    internal, here = (json.loads((hospital / EVALUATION / name).read_text()) for name in ("reference.json", "embedding.json"))
     assert report["embedding"]["distance"] == pytest.approx(frechet_distance(here, internal["embedding"]))
     assert report["embedding"]["n"] == report["cohort"]["images"]
     assert report["embedding"]["n_internal"] == 80
     assert f"{report['embedding']['distance']:.2f} times the internal spread" in html
-    probe, scored = report["site_auroc"], pd.read_csv(hospital / "out/predictions.csv").dropna(subset="score")
+    probe, scored = report["site_auroc"], pd.read_csv(hospital / EVALUATION / "predictions.csv").dropna(subset="score")
     profile = internal["embedding"]["profile"]
     assert probe == pytest.approx(site_auroc(scored["site_score"], scored["label"], scored["patient"], profile))
     assert probe["n"] == report["cohort"]["images"]
@@ -181,16 +179,16 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert set(development["columns"]) == set(here["columns"]) == {"age", "sex", "view", "manufacturer"}
     assert "The bundle does not say" not in html
     wrong = sum(report["models"]["model"]["operating_point"]["counts"][1:3])
-    assert f"{wrong} " in (hospital / "out/errors.html").read_text()
-    assert len(list((hospital / "out/heatmaps").glob("row_*.jpg"))) >= wrong
+    assert f"{wrong} " in (hospital / EVALUATION / "errors.html").read_text()
+    assert len(list((hospital / EVALUATION / "heatmaps").glob("row_*.jpg"))) >= wrong
     assert [sorted(line) for line in report["drift"]] == [["feature", "flag", "ks", "psi"]] * 3
     assert not re.search("embedding|distance|probe|axes|site_score|tag|only_lungs|lungs_blank", (hospital / "release.json").read_text())
     assert "data-protection-officer" in (hospital / "pooled/pooled.html").read_text()
     # Again with the same inputs: the same predictions; a third time the second is set aside.
     for _ in range(2):
-        again = ("--manifest", "site.csv", "--dataset-dir", "images", "--output-dir", "again")
+        again = ("--manifest", "validation/site.csv", "--dataset-dir", "images", "--output-dir", "again")
         run("sga_monai", "evaluate", BUNDLE, *again, cwd=hospital)
-        assert (hospital / "out/predictions.csv").read_bytes() == (hospital / "again/predictions.csv").read_bytes()
+        assert (hospital / EVALUATION / "predictions.csv").read_bytes() == (hospital / "again/predictions.csv").read_bytes()
     assert (hospital / "again.1/predictions.csv").is_file()
 
 
