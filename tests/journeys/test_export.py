@@ -108,7 +108,7 @@ def test_one_command_does_it_all_and_goes_on_after_a_stop(bundle, export):
         assert text in said
     page = (export / "all/index.html").read_text(encoding="utf-8")
     links = re.findall(r'href="([^"]+)"', page)
-    assert links == ["evaluation/report.html", "sheet.png"]
+    assert links == ["evaluation/report.html", "evaluation/errors.html", "sheet.png"]
     assert all((export / "all" / link).is_file() for link in links)
     assert "<script" not in page
     assert "Labels without an image: 2 (2 with label 1, 0 with label 0)" in page
