@@ -18,22 +18,30 @@ def experiment(
     output_dir: Annotated[Path | None, typer.Option(help="Default runs/<plan>. The same command goes on where it was stopped.")] = None,
     dataset_dir: Annotated[str | None, typer.Option(help="The folder of the collections, where it is not the plan's.")] = None,
     cache_dir: Annotated[str | None, typer.Option(help="Folder of prepared images: each is decoded once, not in every cell.")] = None,
-    jobs: Annotated[int, typer.Option(help="Runs at once; each gets its share of the cores.", min=1)] = 1,
+    jobs: Annotated[int | None, typer.Option(help="Runs at once. Default one; on a cluster as many as have room.", min=1)] = None,
     reuse: Annotated[list[Path] | None, typer.Option(help="Other experiment whose equal cells are copied; repeatable.")] = None,
+    launcher: Annotated[str, typer.Option(help="local, ray or slurm: where the runs are; docs/scaling.md.")] = "local",
+    cpus: Annotated[int | None, typer.Option(help="Cores of a run. Default its share of this machine; on a cluster one.", min=1)] = None,
+    gpu: Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="One GPU for each run, or none. Default where there are some.")] = None,
+    sbatch: Annotated[list[str] | None, typer.Option(help="Slurm: further option, as --sbatch=--partition=gpu; repeatable.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Slurm: write the array's script and submit nothing.")] = False,
+    tracking: Annotated[str | None, typer.Option(help="mlflow, or a file of MONAI's tracking settings: each run is tracked too.")] = None,
 ) -> None:
     """Run a plan, methods x conditions x seeds, and collect it: records, tables, comparison with the baseline."""
     from sga_monai.core.folders import is_finished
     from sga_monai.core.process import end_on_sigterm
+    from sga_monai.experiments.launchers import launcher_of
     from sga_monai.experiments.pages import collect_experiment
     from sga_monai.experiments.plan import read_plan
     from sga_monai.experiments.runner import run_experiment
     from sga_monai.experiments.tables import render_text
 
     end_on_sigterm("the same command goes on")
-    given = {"dataset_dir": dataset_dir, "cache_dir": cache_dir}
+    given = {"dataset_dir": dataset_dir, "cache_dir": cache_dir, "tracking": tracking}
+    chosen = launcher_of(launcher, jobs, cpus, gpu, sbatch or (), dry_run)
     settings = {key: folder for key, folder in given.items() if folder is not None}
     read, out = read_plan(plan, **settings), output_dir or Path("runs") / plan.stem
-    failed = run_experiment(read, out, jobs, reuse or ())
+    failed = run_experiment(read, out, chosen, reuse or ())
     if any(is_finished(out / cell.folder) for cell in read.cells):
         typer.echo(render_text(collect_experiment(read, out)))
         typer.echo(f"wrote records.jsonl, results.csv, results.md and results.html in {out.name}/")

@@ -44,6 +44,22 @@ def lock_output_dir(output_dir: str | Path) -> None:
         _hold(f"{folder.stat().st_dev}:{folder.stat().st_ino}", os.O_RDONLY, folder)
 
 
+def is_in_use(output_dir: str | Path) -> bool:
+    """Whether another process holds the lock of ``output_dir`` beside it; ``False`` where the system has no locks."""
+    folder = Path(output_dir).resolve()
+    try:
+        import fcntl
+
+        with folder.with_name(f".{folder.name}.lock").open("rb+") as stream:
+            # Given back when the file is closed.
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
+
+
 def _hold(key: str, flags: int, path: Path | None = None) -> None:
     if key in _held:
         return

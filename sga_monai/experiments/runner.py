@@ -1,41 +1,38 @@
-"""Runs the cells of a plan as ordinary bundle runs, some at once; goes on where it was stopped."""
+"""Runs the cells of a plan as ordinary bundle runs, wherever a launcher can; goes on where it was stopped."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import inspect
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sga_monai.cohorts.phantom import OPTIONS as PHANTOM_OPTIONS
 from sga_monai.cohorts.phantom import SOURCE, ensure_phantom, write_phantom
-from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, write_json
 from sga_monai.core.folders import is_finished, lock_output_dir
 from sga_monai.core.provenance import code_digest, differences, versions
+from sga_monai.experiments.cell import CellRun, Ended, Launcher, last_words
+from sga_monai.experiments.launch_local import LocalLauncher
 from sga_monai.experiments.plan import Cell, Plan
+from sga_monai.experiments.watch import ConsoleWatch
 
-POLL_S = 0.5
-STOP_S = 30
-# Of a cell's record: where its files lie does not make it another run.
-PLACES = ("dataset_dir", "cache_dir", "num_workers")
+# Of a cell's record: where its files lie and what is told of it does not make it another run.
+PLACES = ("dataset_dir", "cache_dir", "num_workers", "tracking")
 
 
 def run_experiment(
-    plan: Plan, output_dir: str | Path, jobs: int = 1, reuse: Sequence[str | Path] = (), console: Console | None = None
+    plan: Plan,
+    output_dir: str | Path,
+    launcher: Launcher | None = None,
+    reuse: Sequence[str | Path] = (),
+    console: Console | None = None,
 ) -> list[str]:
     """Run every cell that is not finished; a cell that was stopped is resumed.
 
@@ -46,7 +43,7 @@ def run_experiment(
     Args:
         plan: of ``read_plan``.
         output_dir: one experiment at a time; an experiment of the same plan there is gone on with.
-        jobs: cells at once; each gets its share of the cores.
+        launcher: where the cells run; one at a time on this machine when ``None``.
         reuse: folders of other experiments; a finished cell there with the same overrides, manifests and code is copied
             instead of run: on the same machine with as many threads it would be equal to the bit.
         console: where the progress is shown.
@@ -56,10 +53,30 @@ def run_experiment(
 
     Raises:
         InputError: when a cell in ``output_dir`` was begun with other overrides, configuration, manifests or phantom, a
-            phantom's folder was drawn with other options, ``output_dir`` holds a run, or a folder of ``reuse`` is missing.
+            phantom's folder was drawn with other options, ``output_dir`` holds a run, a folder of ``reuse`` is missing, or the
+            launcher cannot run cells here.
     """
-    out, console = Path(output_dir), console or Console()
-    check.whole("jobs", jobs, low=1)
+    out, console, launcher = Path(output_dir), console or Console(), launcher or LocalLauncher()
+    waiting = _prepare(plan, out, reuse)
+    done = len(plan.cells) - len(waiting)
+    if done:
+        console.print(f"{done} of {len(plan.cells)} cells are finished and are left as they are")
+    runs = [_cell_run(plan, cell, out) for cell in waiting]
+    failed = []
+    with ConsoleWatch(plan.name, len(plan.cells), done, console) as watch:
+        for ended in launcher.launch(runs, out.absolute(), watch) if runs else ():
+            reason = _reason(ended)
+            if reason:
+                failed.append(f"{ended.run.name}: {reason[0]}")
+                watch.ended(f"{ended.run.name}: {reason[1]}")
+                continue
+            _drop_checkpoints(ended.run.folder)
+            watch.ended(f"{ended.run.name}: finished" + ("" if ended.seconds is None else f" in {ended.seconds:.0f} s"))
+    return failed
+
+
+def _prepare(plan: Plan, out: Path, reuse: Sequence[str | Path]) -> list[Cell]:
+    """Lock the folder, draw the phantoms, record what each cell is, copy what can be reused; returns the cells that are to run."""
     for other in map(Path, reuse):
         if not other.is_dir():
             raise InputError(f"reuse: there is no folder {other.name}; give that of another experiment")
@@ -77,30 +94,23 @@ def run_experiment(
         _copy_finished(plan, out, cell, map(Path, reuse))
         if is_finished(out / cell.folder):
             _drop_checkpoints(out / cell.folder)
-    waiting = [cell for cell in plan.cells if not is_finished(out / cell.folder)]
-    done = len(plan.cells) - len(waiting)
-    if done:
-        console.print(f"{done} of {len(plan.cells)} cells are finished and are left as they are")
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"), TimeElapsedColumn(), TimeRemainingColumn())
-    failed = []
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        total = progress.add_task(plan.name, total=float(len(plan.cells)), completed=done, at=f"{done}/{len(plan.cells)}")
-        for cell, code, seconds in _run_all(plan, waiting, out, jobs, progress, total):
-            done += 1
-            progress.update(total, at=f"{done}/{len(plan.cells)}")
-            if code == 0 and not is_finished(out / cell.folder):
-                # Never finished in silence, whatever the run has made of its folder's name.
-                failed.append(f"{cell.name}: the run ended without results in its folder")
-                text = f"{done}/{len(plan.cells)} {cell.name}: failed (no results in its folder)"
-            elif code == 0:
-                _drop_checkpoints(out / cell.folder)
-                text = f"{done}/{len(plan.cells)} {cell.name}: finished in {seconds:.0f} s"
-            else:
-                words = _last_words(out / f"{cell.folder}.log")
-                failed.append(f"{cell.name}: {words}")
-                text = f"{done}/{len(plan.cells)} {cell.name}: failed with code {code} ({words})"
-            (progress.console if console.is_terminal else console).print(text, markup=False, highlight=False)
-    return failed
+    return [cell for cell in plan.cells if not is_finished(out / cell.folder)]
+
+
+def _cell_run(plan: Plan, cell: Cell, out: Path) -> CellRun:
+    folder = out / cell.folder
+    return CellRun(cell.name, tuple(command(plan, cell, folder)[1:]), folder.absolute())
+
+
+def _reason(ended: Ended) -> tuple[str, str] | None:
+    """Why a cell failed, for the list at the end and for the line of the moment; ``None`` when it is finished."""
+    if ended.code == 0 and is_finished(ended.run.folder):
+        return None
+    if ended.code == 0:
+        # Never finished in silence, whatever the run has made of its folder's name.
+        return "the run ended without results in its folder", "failed (no results in its folder)"
+    words = ended.reason or last_words(ended.run.log)
+    return words, f"failed with code {ended.code} ({words})"
 
 
 def command(plan: Plan, cell: Cell, folder: Path) -> list[str]:
@@ -178,80 +188,3 @@ def _copy_finished(plan: Plan, out: Path, cell: Cell, others: Iterable[Path]) ->
             shutil.copytree(found, draft)
             draft.rename(folder)
             return
-
-
-def _run_all(
-    plan: Plan, waiting: Sequence[Cell], out: Path, jobs: int, progress: Progress, total: TaskID
-) -> Iterator[tuple[Cell, int, float]]:
-    """Start cells, ``jobs`` at once, and yield each when it ends; whatever happens, none outlives this function."""
-    queue, running = list(waiting), dict[Cell, tuple[subprocess.Popen[bytes], float, TaskID]]()
-    finished = sum(is_finished(out / cell.folder) for cell in plan.cells)
-    try:
-        while queue or running:
-            while queue and len(running) < jobs:
-                cell = queue.pop(0)
-                running[cell] = (_start(plan, cell, out, jobs), time.monotonic(), progress.add_task(cell.name, total=1.0, at=""))
-            time.sleep(POLL_S)
-            shares = 0.0
-            for cell, (process, began, task) in list(running.items()):
-                share, at = _share_done(out / cell.folder)
-                progress.update(task, completed=share, at=at)
-                shares += share
-                code = process.poll()
-                if code is None:
-                    continue
-                del running[cell]
-                progress.remove_task(task)
-                finished += 1
-                shares -= share
-                progress.update(total, completed=finished + shares)
-                yield cell, code, time.monotonic() - began
-            progress.update(total, completed=finished + shares)
-    finally:
-        for process, _, _ in running.values():
-            process.terminate()
-        for process, _, _ in running.values():
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _start(plan: Plan, cell: Cell, out: Path, jobs: int) -> subprocess.Popen[bytes]:
-    folder = out / cell.folder
-    arguments = command(plan, cell, folder)
-    if any((folder / "checkpoints").glob("epoch_*.pt")):
-        arguments.append("--resume=True")
-    environment = dict(os.environ)
-    if jobs > 1:
-        # Without it each run would take all cores, and all would wait for each other.
-        environment["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // jobs, 1))
-    with (out / f"{cell.folder}.log").open("ab") as log:
-        return subprocess.Popen(
-            arguments, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, **_tied_to_parent()
-        )
-
-
-def _tied_to_parent() -> dict[str, Any]:
-    """The option of a child that is to be told to stop when this process was killed and cannot tell it; Linux alone has it."""
-    return {"preexec_fn": _end_with_parent} if sys.platform == "linux" else {}
-
-
-def _end_with_parent() -> None:
-    """In the child."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def _share_done(folder: Path) -> tuple[float, str]:
-    """Completed epochs of a run as a share, and as text."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        card: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
-        return card["epoch"] / card["max_epochs"], f"epoch {card['epoch']}/{card['max_epochs']}"
-    return 0.0, "reading"
-
-
-def _last_words(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no output"
