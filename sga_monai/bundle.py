@@ -35,7 +35,7 @@ ONE_PIXEL = 32
 # Ids of train.json on which no weight depends, or that run.json holds as hashes or as the machine's.
 UNDECISIVE = (
     "bundle_root", "output_dir", "dataset_dir", "manifest", "external_manifests", "accepted_pairs", "cache_dir", "num_workers", "resume",
-    "force_resume",
+    "force_resume", "save_execute_config", "run_name",
     "max_epochs", "review_interval", "device", "imports", "hyper_parameters", "initialize", "rank",
     "training", "run", "test", "summary_writer",
 )  # fmt: skip

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sga_monai.training.schedule import lr_scheduler
     from sga_monai.training.statistics import BatchNormStatistics
     from sga_monai.training.stopping import EarlyStopping, RobustOverfitting
+    from sga_monai.training.tracking import tracked_name, tracking_handlers
 
 __all__ = [
     "BatchNormStatistics",
@@ -51,6 +52,8 @@ __all__ = [
     "local_device",
     "lr_scheduler",
     "rank_summary_writer",
+    "tracked_name",
+    "tracking_handlers",
     "world_size",
 ]
 _MODULES = {
@@ -75,6 +78,8 @@ _MODULES = {
     "local_device": "distributed",
     "lr_scheduler": "schedule",
     "rank_summary_writer": "distributed",
+    "tracked_name": "tracking",
+    "tracking_handlers": "tracking",
     "world_size": "distributed",
 }
 __getattr__, __dir__ = lazy_index(__name__, _MODULES)

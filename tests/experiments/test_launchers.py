@@ -422,7 +422,7 @@ def node_of(cluster, folder: Path):
 
 @pytest.mark.ray
 def test_a_lost_node_changes_nothing_in_the_table(cluster, tmp_path, few, phantom_dir):
-    plan = write_plan(tmp_path, few, phantom_dir, max_epochs=12)
+    plan = write_plan(tmp_path, few, phantom_dir, max_epochs=6)
     experiment(plan, tmp_path / "local")
     out = tmp_path / "ray"
     command = [sys.executable, "-m", "sga_monai", "experiment", str(plan), "--output-dir", str(out), "--launcher", "ray", "--no-gpu"]
