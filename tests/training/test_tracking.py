@@ -59,12 +59,12 @@ def test_a_tracked_training_that_was_killed_is_one_run_with_its_metrics_and_para
     assert (name, status) == ("/".join(out.parts[-4:]), "FINISHED")
     parameters = dict(store.execute("select key, value from params").fetchall())
     settings = json.loads((out / "run.json").read_text())["identity"]["settings"]
-    assert parameters.pop("epoch_length") == "3"
+    assert parameters.pop("epoch_length") == "2"
     assert parameters.pop("max_epochs") == "3"
     assert {key for key in parameters if key not in settings} == set()
     assert parameters["kl_weight"] == "1.0"
     metrics = pd.read_sql("select key, value, step from metrics", store)
-    assert set(metrics[metrics["key"] == "train_loss"]["step"]) == set(range(1, 10))
+    assert set(metrics[metrics["key"] == "train_loss"]["step"]) == set(range(1, 7))
     validation = metrics[metrics["key"] == "val_auroc"].drop_duplicates("step").set_index("step")["value"]
     assert set(validation.index) == {1, 2, 3}
     assert max(validation) == pytest.approx(json.loads((out / "run.json").read_text())["best"]["val_auroc"])
