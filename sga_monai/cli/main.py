@@ -7,7 +7,7 @@ import sys
 import typer
 
 from sga_monai import __version__
-from sga_monai.cli import benchmark, manifest, pacs, phantom, research, site
+from sga_monai.cli import benchmark, federated, manifest, pacs, phantom, research, site
 from sga_monai.core.errors import EXIT_INPUT_REFUSED, EXIT_INTERRUPTED, input_error
 from sga_monai.core.process import name_the_user, quiet_monai, show_what_the_console_can
 
@@ -27,6 +27,7 @@ app.add_typer(manifest.app, name="manifest")
 app.add_typer(pacs.app, name="pacs")
 app.add_typer(pacs.results)
 app.add_typer(benchmark.app, name="benchmark")
+app.add_typer(federated.app, name="federated")
 
 
 def main() -> None:

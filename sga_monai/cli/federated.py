@@ -1,0 +1,97 @@
+"""Commands of a federation: many hospitals, one result, no image leaves. They need the extra ``[federated]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
+
+if TYPE_CHECKING:
+    from sga_monai.integrations.federated.jobs import Job
+
+app = typer.Typer(no_args_is_help=True, help="Evaluate or train at many hospitals without moving images.")
+Simulate = Annotated[list[Path] | None, typer.Option(help="A site's file, to simulate it on this computer; again for each site.")]
+Kit = Annotated[Path | None, typer.Option(help="Or your startup kit of a provisioned federation.")]
+User = Annotated[str | None, typer.Option(help="With --kit: your name in the federation.")]
+MinSites = Annotated[int, typer.Option(help="Fewer valid answers are no result.")]
+Timeout = Annotated[int, typer.Option(help="Seconds after which a site is left out.")]
+Expect = Annotated[list[str] | None, typer.Option(help="With --kit: a site that is named also when it is not connected; again for more.")]
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="The unpacked bundle that every site has, too.")],
+    out: Annotated[Path, typer.Option(help="Folder of pooled.html, pooled.json, sites.json and the releases.")],
+    simulate: Simulate = None,
+    kit: Kit = None,
+    user: User = None,
+    min_sites: MinSites = 2,
+    timeout: Timeout = 86400,
+    expect: Expect = None,
+) -> None:
+    """Ask every site for its release of one bundle, and pool them. Each site verifies and evaluates a bundle of its own."""
+    from sga_monai.core.files import file_sha256
+    from sga_monai.hospital.verify import SUMS, verify_bundle
+    from sga_monai.integrations.federated.jobs import evaluation_job
+    from sga_monai.integrations.federated.results import SITES
+    from sga_monai.integrations.federated.runs import read_result, require_nvflare
+
+    require_nvflare()
+    verify_bundle(bundle)
+    job = evaluation_job(file_sha256(bundle / SUMS), min_sites, timeout, expect or [])
+    result: dict[str, Any] = read_result(_run(job, simulate, kit, user, out) / SITES)
+    table = Table("site", "alias", "answer", "reason", title=f"{out.name}/")
+    for line in result["sites"]:
+        table.add_row(line["name"], line["alias"] or "", line["status"], line["reason"])
+    Console().print(table)
+    if result["not_pooled"]:
+        raise InputError(f"nothing was pooled: {result['not_pooled']}")
+    typer.echo("wrote pooled.html, pooled.json and sites.json")
+    if result["valid"] < len(result["sites"]):
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+
+
+@app.command()
+def approve(site_file: Annotated[Path, typer.Argument(help="The site's file.")]) -> None:
+    """At a site: print every number of the release that waits, and let this release leave at the server's next request."""
+    import json
+
+    from sga_monai.hospital.release import numbers
+    from sga_monai.integrations.federated.at_site import approve
+    from sga_monai.integrations.federated.site import read_site_file
+
+    for place, value in numbers(json.loads(approve(read_site_file(site_file)))):
+        typer.echo(f"{place}: {value}")
+    typer.echo("approved; this is all that leaves, when the server asks again")
+
+
+@app.command()
+def prepare(
+    kit: Annotated[Path, typer.Argument(help="Startup kit of a site or of the server, as NVFlare provisioned it.")],
+    site_file: Annotated[Path | None, typer.Option(help="The site's file; leave it out for the server.")] = None,
+) -> None:
+    """At a site, or at the server: allow the classes of this package in a startup kit, and put the site's file into it."""
+    from sga_monai.integrations.federated.runs import require_nvflare
+
+    require_nvflare()
+    from sga_monai.integrations.federated.kit import prepare_kit
+
+    typer.echo(f"wrote {' and '.join(prepare_kit(kit, site_file))} to {kit.name}/local; start the kit again")
+
+
+def _run(job: Job, simulate: list[Path] | None, kit: Path | None, user: str | None, out: Path) -> Path:
+    """Run a job in the simulator or at the server."""
+    from sga_monai.integrations.federated import runs
+
+    if bool(simulate) == bool(kit):
+        raise InputError("give --simulate for each site's file, or --kit and --user")
+    if simulate:
+        return runs.simulate(job, simulate, out)
+    if kit is None or user is None:
+        raise InputError("--kit needs --user, your name in the federation")
+    return runs.submit(job, kit, user, out)

@@ -1,0 +1,135 @@
+"""The server's part without a network: which answers of sites count, and what they come to together."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sga_monai.core.errors import InputError
+from sga_monai.hospital.release import check_release, numbers
+from sga_monai.integrations.federated.refusals import Refusal
+
+MOST_BYTES = 1_000_000
+# A site that claims more would outweigh all others.
+MOST_IMAGES = 10_000_000
+METRICS = ("val_auroc_received", "val_auroc_trained")
+Weights = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a site sends after its local epochs.
+
+    Attributes:
+        weights: the tensors that are shared.
+        images: number of training images, its weight in the mean.
+        metrics: the numbers ``METRICS``.
+    """
+
+    weights: Weights
+    images: int
+    metrics: Mapping[str, float]
+
+
+def read_release(text: object, sums: str | None = None) -> dict[str, Any]:
+    """The release in a site's answer.
+
+    Args:
+        text: JSON as the site's ``release.json`` has it.
+        sums: SHA-256 of the bundle's ``SHA256SUMS`` that was asked for; ``None`` takes any.
+
+    Raises:
+        Refusal: when it is no release, holds a value that is not finite, or is of another bundle.
+    """
+    if not isinstance(text, str) or len(text) > MOST_BYTES:
+        raise Refusal("not a release")
+    try:
+        release = json.loads(text, parse_constant=_not_finite)
+        check_release(release)
+    except Refusal:
+        raise
+    except (ValueError, RecursionError):
+        raise Refusal("not a release") from None
+    if any(isinstance(value, float) and not math.isfinite(value) for _, value in numbers(release)):
+        # 1e999 is a number of JSON, and infinite in Python.
+        raise Refusal("not finite")
+    if sums is not None and release["bundle"]["sha256sums"] != sums:
+        raise Refusal("other bundle")
+    checked: dict[str, Any] = release
+    return checked
+
+
+def read_update(weights: object, images: object, metrics: object, sent: Weights) -> Update:
+    """The update in a site's answer.
+
+    Args:
+        weights: arrays by name.
+        images: number of training images.
+        metrics: numbers by name; all of ``METRICS``.
+        sent: what the server sent in this round.
+
+    Raises:
+        Refusal: when names, shapes or types differ, a value is not finite, or there is no number of images.
+    """
+    if not isinstance(weights, Mapping) or weights.keys() != sent.keys():
+        raise Refusal("other weights")
+    for name, value in weights.items():
+        if not isinstance(value, np.ndarray) or value.shape != sent[name].shape or value.dtype != sent[name].dtype:
+            raise Refusal("other weights")
+        if not np.isfinite(value).all():
+            raise Refusal("not finite")
+    if isinstance(images, bool) or not isinstance(images, int) or not 1 <= images <= MOST_IMAGES:
+        raise Refusal("no count")
+    return Update(weights, images, read_metrics(metrics, METRICS))
+
+
+def read_metrics(metrics: object, names: Sequence[str]) -> dict[str, float]:
+    """Metrics of a site: these names, and each a number in [0, 1].
+
+    Raises:
+        Refusal: when they are anything else.
+    """
+    if not isinstance(metrics, Mapping) or set(metrics) != set(names):
+        raise Refusal("no metrics")
+    values = [metrics[name] for name in names]
+    if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
+        raise Refusal("no metrics")
+    if not all(math.isfinite(value) for value in values):
+        raise Refusal("not finite")
+    if not all(0 <= value <= 1 for value in values):
+        raise Refusal("no metrics")
+    return {name: float(metrics[name]) for name in names}
+
+
+def average(updates: Sequence[Update]) -> dict[str, NDArray[Any]]:
+    """The mean of the sites' weights, weighted by images (FedAvg; McMahan et al., AISTATS 2017, arXiv:1602.05629).
+
+    Sums are in float64, in the order given; a whole number (BatchNorm's counter) is rounded.
+
+    Raises:
+        InputError: when there is no update.
+
+    Example:
+        >>> one, three = ({"w": np.array([value], dtype=np.float32)} for value in (1.0, 3.0))
+        >>> float(average([Update(one, 10, {}), Update(three, 30, {})])["w"][0])
+        2.5
+    """
+    if not updates:
+        raise InputError("no site sent weights; nothing can be averaged")
+    total = sum(update.images for update in updates)
+    mean = {}
+    for name, first in updates[0].weights.items():
+        summed = sum(np.asarray(update.weights[name], dtype=np.float64) * (update.images / total) for update in updates)
+        value = np.asarray(summed)
+        mean[name] = (np.rint(value) if np.issubdtype(first.dtype, np.integer) else value).astype(first.dtype)
+    return mean
+
+
+def _not_finite(_: str) -> NoReturn:
+    raise Refusal("not finite")

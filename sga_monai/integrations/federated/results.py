@@ -1,0 +1,77 @@
+"""What the server writes: every site with what became of its answer, the releases as they came, and the pooled result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sga_monai.core.errors import InputError
+from sga_monai.core.files import write_json, write_whole
+from sga_monai.hospital.pool import pool_releases
+from sga_monai.integrations.federated.aggregation import read_release
+from sga_monai.integrations.federated.refusals import REASONS, Refusal
+
+RESULTS, SITES, RELEASES = "sga_monai", "sites.json", "releases"
+SCHEMA = "sga_monai federated evaluation 1"
+VALID = "valid"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one site answered.
+
+    Attributes:
+        name: of its connection.
+        refused: code of why there is no release; ``None`` where there is one.
+        release: the text of its release, unchecked.
+    """
+
+    name: str
+    refused: str | None = None
+    release: Any = None
+
+
+def pool_answers(answers: Sequence[Answer], sums: str, folder: Path, min_sites: int = 2) -> dict[str, Any]:
+    """Pool the valid releases; a site that refuses or sends something else is named, and spoils nothing.
+
+    Writes to ``folder``: ``sites.json``, ``releases/<name>.json`` byte for byte as they came, and ``pooled.json`` and ``pooled.html``
+    of ``pool_releases`` where enough sites are valid.
+
+    Args:
+        answers: one of each site.
+        sums: SHA-256 of the ``SHA256SUMS`` of the bundle that was asked for.
+        folder: is made.
+        min_sites: fewer valid releases are not pooled.
+
+    Returns:
+        The content of ``sites.json``.
+    """
+    lines, files, aliases = [], [], set()
+    for answer in sorted(answers, key=lambda answer: answer.name):
+        status, alias = answer.refused or VALID, None
+        if answer.refused is None:
+            try:
+                alias = read_release(answer.release, sums)["site"]
+                if alias in aliases:
+                    raise Refusal("same alias")
+            except Refusal as refusal:
+                status = refusal.code
+        if status == VALID:
+            aliases.add(alias)
+            path, data = folder / RELEASES / f"{answer.name}.json", answer.release.encode()
+            write_whole(path, lambda target, data=data: target.write_bytes(data))  # type: ignore[misc]
+            files.append((alias, path))
+        lines.append({"name": answer.name, "alias": alias, "status": status, "reason": REASONS.get(status, "")})
+    content: dict[str, Any] = {"schema": SCHEMA, "bundle_sha256sums": sums, "sites": lines, "valid": len(files), "not_pooled": None}
+    if len(files) < min_sites:
+        content["not_pooled"] = f"{len(files)} valid releases are fewer than the {min_sites} that were asked for"
+    else:
+        try:
+            # In the order of the aliases, as a person would give the files.
+            pool_releases([path for _, path in sorted(files)], folder)
+        except InputError as error:
+            content["not_pooled"] = str(error)
+    write_json(folder / SITES, content)
+    return content

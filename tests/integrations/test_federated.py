@@ -1,0 +1,276 @@
+"""The parts of a federation that need no network and no NVFlare: which answers count, what they come to, what a site decides."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer.testing
+from fixtures.evaluations import write_evaluation
+from fixtures.federation import write_site
+
+from sga_monai.cli.main import app
+from sga_monai.core.errors import InputError
+from sga_monai.core.files import file_sha256
+from sga_monai.hospital.pool import pool_releases
+from sga_monai.hospital.release import make_release
+from sga_monai.hospital.report import make_report
+from sga_monai.integrations.federated.aggregation import METRICS, Update, average, read_metrics, read_release, read_update
+from sga_monai.integrations.federated.at_site import APPROVED, RELEASE, approve, evaluate_site, is_approved
+from sga_monai.integrations.federated.plan import TrainingPlan, plan_content, read_plan, read_sums
+from sga_monai.integrations.federated.refusals import REASONS, Refusal, known
+from sga_monai.integrations.federated.results import RELEASES, SITES, Answer, pool_answers
+from sga_monai.integrations.federated.site import read_site_file, site_content, site_name
+
+SUMS = "0" * 64
+
+
+def update(value: float, images: int, dtype: type = np.float32) -> Update:
+    return Update({"w": np.full((2, 3), value, dtype=dtype), "n": np.array(round(value), dtype=np.int64)}, images, {})
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The texts of three sites' releases."""
+    folder = tmp_path_factory.mktemp("releases")
+    write_evaluation(folder, baseline=False)
+    make_report(folder, None)
+    release = make_release(folder, folder / "release.json", "site")
+    texts = {}
+    for shift, name in enumerate(("north", "south", "west")):
+        area = release["models"]["model"]["auroc"]
+        moved = {key: round(value - 0.01 * shift, 3) for key, value in area.items()}
+        changed = release | {"site": name.title(), "models": {"model": release["models"]["model"] | {"auroc": moved}}}
+        texts[name] = json.dumps(changed, indent=1, sort_keys=True) + "\n"
+    return texts
+
+
+def test_the_mean_is_weighted_by_images():
+    mean = average([update(1, 10), update(4, 20), update(-2, 30)])
+    assert np.allclose(mean["w"], (10 + 80 - 60) / 60, atol=1e-7)
+    assert mean["w"].dtype == np.float32
+    assert mean["n"].dtype == np.int64
+    assert mean["n"].shape == ()
+
+
+def test_the_mean_of_equal_weights_is_these_to_the_bit_and_of_one_site_its_own():
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(5, 7)).astype(np.float32), "n": np.array(12)}
+    assert all(np.array_equal(average([Update(weights, 3, {})])[name], weights[name]) for name in weights)
+    assert all(np.array_equal(average([Update(weights, n, {}) for n in (1, 2, 5)])[name], weights[name]) for name in weights)
+
+
+def test_the_order_of_the_sites_changes_nothing_beyond_rounding():
+    rng = np.random.default_rng(1)
+    updates = [Update({"w": rng.normal(size=100).astype(np.float32)}, int(rng.integers(1, 500)), {}) for _ in range(6)]
+    assert np.allclose(average(updates)["w"], average(updates[::-1])["w"], rtol=0, atol=1e-7)
+
+
+def test_nothing_is_averaged_of_nothing():
+    with pytest.raises(InputError, match="no site sent weights"):
+        average([])
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda weights: weights | {"w": np.full((2, 3), np.nan, dtype=np.float32)}, "not finite"),
+        (lambda weights: weights | {"w": np.full((2, 3), np.inf, dtype=np.float32)}, "not finite"),
+        (lambda weights: weights | {"w": weights["w"].astype(np.float64)}, "other weights"),
+        (lambda weights: weights | {"w": weights["w"][:1]}, "other weights"),
+        (lambda weights: weights | {"extra": weights["w"]}, "other weights"),
+        (lambda weights: {"w": weights["w"]}, "other weights"),
+        (lambda weights: weights | {"w": weights["w"].tolist()}, "other weights"),
+        (lambda weights: None, "other weights"),
+    ],
+)
+def test_weights_that_are_not_those_that_were_sent_are_refused(change, code: str):
+    sent = dict(update(1, 1).weights)
+    with pytest.raises(Refusal) as refused:
+        read_update(change(dict(sent)), 10, dict.fromkeys(METRICS, 0.5), sent)
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize("images", [0, -1, True, 2.0, None, "10", 10**12])
+def test_a_number_of_images_that_is_none_is_refused(images: object):
+    sent = update(1, 1).weights
+    with pytest.raises(Refusal) as refused:
+        read_update(sent, images, dict.fromkeys(METRICS, 0.5), sent)
+    assert refused.value.code == "no count"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "code"),
+    [
+        (None, "no metrics"),
+        ({"a": 0.5, "scores": [0.1, 0.2]}, "no metrics"),
+        ({"a": 0.5, "b": True}, "no metrics"),
+        ({"a": 0.5, "b": 1.5}, "no metrics"),
+        ({"a": 0.5, "b": math.nan}, "not finite"),
+    ],
+)
+def test_metrics_are_the_numbers_of_the_task_and_nothing_else(metrics: object, code: str):
+    with pytest.raises(Refusal) as refused:
+        read_metrics(metrics, ("a", "b"))
+    assert refused.value.code == code
+    assert read_metrics({"a": 0, "b": 1}, ("a", "b")) == {"a": 0.0, "b": 1.0}
+
+
+def test_a_release_with_nan_or_another_field_is_refused(releases):
+    text = releases["north"]
+    value = json.loads(text)["models"]["model"]["auroc"]["value"]
+    damaged = {
+        text.replace(f'"value": {value}', '"value": NaN', 1): "not finite",
+        text.replace(f'"value": {value}', '"value": 1e999', 1): "not finite",
+        text.replace('"site"', '"patient_id"', 1): "not a release",
+        text[:-20]: "not a release",
+        "[" * 100_000: "not a release",
+    }
+    for changed, code in damaged.items():
+        assert changed != text
+        with pytest.raises(Refusal) as refused:
+            read_release(changed, SUMS)
+        assert refused.value.code == code
+    for other in (None, 7, b"{}"):
+        with pytest.raises(Refusal):
+            read_release(other)
+    with pytest.raises(Refusal) as refused:
+        read_release(text, "1" * 64)
+    assert refused.value.code == "other bundle"
+    assert read_release(text, SUMS)["site"] == "North"
+
+
+def test_valid_releases_are_pooled_as_by_hand_and_each_other_site_is_named(releases, tmp_path: Path):
+    spoiled = releases["west"].replace('"low": 0.', '"low": NaN, "was": 0.', 1)
+    answers = [
+        Answer("south", None, releases["south"]),
+        Answer("north", None, releases["north"]),
+        Answer("west", None, spoiled),
+        Answer("copy", None, releases["south"]),
+        Answer("shy", "approval"),
+        Answer("gone", "no answer"),
+    ]
+    content = pool_answers(answers, SUMS, tmp_path / "pooled")
+    status = {line["name"]: line["status"] for line in content["sites"]}
+    # In the order of the names: the first of two with one alias counts.
+    assert status == {
+        "copy": "valid",
+        "gone": "no answer",
+        "north": "valid",
+        "shy": "approval",
+        "south": "same alias",
+        "west": "not finite",
+    }
+    assert content == json.loads((tmp_path / "pooled" / SITES).read_text())
+    assert sorted(path.name for path in (tmp_path / "pooled" / RELEASES).iterdir()) == ["copy.json", "north.json"]
+    for name in ("north", "south"):
+        (tmp_path / f"{name}.json").write_text(releases[name])
+    pool_releases([tmp_path / "north.json", tmp_path / "south.json"], tmp_path / "by_hand")
+    for name in ("pooled.json", "pooled.html"):
+        assert (tmp_path / "pooled" / name).read_bytes() == (tmp_path / "by_hand" / name).read_bytes()
+
+
+def test_too_few_sites_are_not_pooled(releases, tmp_path: Path):
+    content = pool_answers([Answer("north", None, releases["north"]), Answer("south", "data")], SUMS, tmp_path)
+    assert content["not_pooled"] == "1 valid releases are fewer than the 2 that were asked for"
+    assert not (tmp_path / "pooled.json").exists()
+
+
+def test_a_sites_own_words_do_not_get_into_results():
+    assert known("approval") == "approval"
+    assert known("DOE^JOHN") == "error"
+    assert known({"a": 1}) == "error"
+    assert all(str(Refusal(code)) == text for code, text in REASONS.items())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        {},
+        plan_content(TrainingPlan()) | {"_target_": "os.system"},
+        plan_content(TrainingPlan()) | {"rounds": 10**9},
+        plan_content(TrainingPlan()) | {"learning_rate": math.nan},
+        plan_content(TrainingPlan()) | {"architecture": "$import os"},
+        plan_content(TrainingPlan()) | {"fed_bn": 1},
+    ],
+)
+def test_a_site_takes_a_task_of_checked_numbers_only(content: object):
+    with pytest.raises(Refusal) as refused:
+        read_plan(content)
+    assert refused.value.code == "task"
+
+
+def test_a_task_comes_back_as_it_was():
+    plan = TrainingPlan(rounds=3, fed_bn=True)
+    assert read_plan(json.loads(json.dumps(plan_content(plan)))) == plan
+    assert read_sums(SUMS) == SUMS
+    for content in (None, "../../bundle", SUMS[:-1], SUMS + "\n"):
+        with pytest.raises(Refusal):
+            read_sums(content)
+
+
+def test_a_sites_file_has_paths_of_its_folder_and_refuses_what_it_does_not_know(tmp_path: Path):
+    sections = {"bundle": "b", "images": "i", "labels": "l.csv", "out": "o"}
+    path = write_site(tmp_path / "north.json", "North", sections, {"manifest": "m.csv", "dataset_dir": ".", "out": "t"})
+    site = read_site_file(path)
+    assert site.evaluate.bundle == tmp_path / "b"
+    assert site.evaluate.approval == "each"
+    assert site.train.manifest == tmp_path / "m.csv"
+    moved = tmp_path / "elsewhere" / "north.json"
+    moved.parent.mkdir()
+    moved.write_text(json.dumps(site_content(site)))
+    assert read_site_file(moved) == site
+    assert site_name(path) == "north"
+    wrong = [
+        (sections | {"min_cell": 5}, "min_cell"),
+        (sections | {"approval": "never"}, "approval"),
+        (sections | {"command": "rm"}, "command"),
+        ({"bundle": "b"}, "images, labels, out"),
+    ]
+    for section, said in wrong:
+        with pytest.raises(InputError, match=said):
+            read_site_file(write_site(path, "North", section))
+    with pytest.raises(InputError, match="alias"):
+        read_site_file(write_site(path, "東", sections))
+    for name in ("server.json", "a b.json", "a;b.json"):
+        with pytest.raises(InputError, match="rename it"):
+            site_name(name)
+
+
+def test_a_release_waits_until_a_person_has_approved_exactly_it(releases, tmp_path: Path):
+    site = read_site_file(write_site(tmp_path / "a.json", "A", {"bundle": "b", "images": "i", "labels": "l", "out": "."}))
+    with pytest.raises(InputError, match=r"no release\.json yet"):
+        approve(site)
+    (tmp_path / RELEASE).write_text(releases["north"])
+    assert not is_approved(site.evaluate)
+    assert approve(site) == releases["north"]
+    assert is_approved(site.evaluate)
+    assert (tmp_path / APPROVED).read_text().strip() == file_sha256(tmp_path / RELEASE)
+    (tmp_path / RELEASE).write_text(releases["south"])
+    assert not is_approved(site.evaluate)
+
+
+def test_a_site_evaluates_only_the_bundle_that_is_asked_for_and_only_where_it_takes_part(tmp_path: Path):
+    site = read_site_file(write_site(tmp_path / "a.json", "A"))
+    with pytest.raises(Refusal) as refused:
+        evaluate_site(site, SUMS)
+    assert refused.value.code == "no part"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/SHA256SUMS").write_text("")
+    site = read_site_file(write_site(tmp_path / "a.json", "A", {"bundle": "b", "images": "i", "labels": "l", "out": "o"}))
+    with pytest.raises(Refusal) as refused:
+        evaluate_site(site, SUMS)
+    assert refused.value.code == "bundle"
+
+
+def test_without_nvflare_the_command_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "nvflare", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = typer.testing.CliRunner().invoke(app, ["federated", "evaluate", str(tmp_path), "--out", str(tmp_path / "o")])
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception) == "this command needs the extra: pip install 'sga_monai[federated]'"
