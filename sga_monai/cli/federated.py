@@ -57,6 +57,56 @@ def evaluate(
 
 
 @app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of model.pt and rounds.json.")],
+    simulate: Simulate = None,
+    kit: Kit = None,
+    user: User = None,
+    rounds: Annotated[int, typer.Option(help="How often weights are averaged.")] = 10,
+    local_epochs: Annotated[int, typer.Option(help="Epochs at each site in a round.")] = 1,
+    image_size: Annotated[int, typer.Option(help="Pixels of a side.")] = 224,
+    batch_size: Annotated[int, typer.Option(help="Images of a mini-batch.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Of SGD with momentum.")] = 0.01,
+    kl_weight: Annotated[float, typer.Option(help="0 is natural training.")] = 1.0,
+    mask_fraction: Annotated[float, typer.Option(help="Share of the pixels that is masked.")] = 0.1,
+    architecture: Annotated[str, typer.Option(help="resnet18, resnet50, densenet121 or resnet18_group_norm.")] = "resnet18",
+    fed_bn: Annotated[bool, typer.Option("--fed-bn", help="BatchNorm stays at each site, and so does the model.")] = False,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    min_sites: MinSites = 2,
+    timeout: Timeout = 86400,
+    expect: Expect = None,
+) -> None:
+    """Train by SGA at every site and average the weights (FedAvg). Weights and one AUROC a round leave a site, no image."""
+    from sga_monai.integrations.federated.runs import read_result, require_nvflare
+
+    require_nvflare()
+    from sga_monai.integrations.federated.jobs import training_job
+    from sga_monai.integrations.federated.plan import TrainingPlan, plan_content
+    from sga_monai.integrations.federated.results import ROUNDS
+
+    given = (rounds, local_epochs, image_size, batch_size, learning_rate, kl_weight, mask_fraction, architecture, fed_bn, seed)
+    job = training_job(plan_content(TrainingPlan(*given)), min_sites, timeout, expect or [])
+    result: dict[str, Any] = read_result(_run(job, simulate, kit, user, out) / ROUNDS)
+    table = Table(
+        "round", "site", "answer", "AUROC received", "AUROC trained", "reason", title=f"{out.name}/: validation images of each site"
+    )
+    complete = True
+    for number, lines in [(str(line["round"]), line["sites"]) for line in result["rounds"]] + [("final", result["final"])]:
+        for line in lines:
+            figures = (str(line.get(key, "")) for key in ("val_auroc_received", "val_auroc_trained"))
+            table.add_row(number, line["name"], line["status"], *figures, line["reason"])
+            complete &= line["status"] == "valid"
+    Console().print(table)
+    if result["stopped"]:
+        raise InputError(f"training stopped: {result['stopped']}")
+    typer.echo(
+        "each site has its own model.pt; wrote rounds.json" if fed_bn else "wrote model.pt and rounds.json; each site has model.pt, too"
+    )
+    if not complete:
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
+
+
+@app.command()
 def approve(site_file: Annotated[Path, typer.Argument(help="The site's file.")]) -> None:
     """At a site: print every number of the release that waits, and let this release leave at the server's next request."""
     import json

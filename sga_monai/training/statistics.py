@@ -73,8 +73,8 @@ class BatchNormStatistics:
         """Give the network of every process the mean of all processes' running statistics."""
         share_statistics(self.network)
 
-    def __call__(self, engine: Engine) -> None:
-        """Estimate the statistics of the network as it is."""
+    def __call__(self, engine: Engine | None = None) -> None:
+        """Estimate the statistics of the network as it is; ``engine`` is the trainer where it calls."""
         device = next(self.network.parameters()).device
         with self._autocast(device):
             recalibrate(self.network, self._batches(device))

@@ -54,6 +54,7 @@ def test_the_mean_is_weighted_by_images():
     assert np.allclose(mean["w"], (10 + 80 - 60) / 60, atol=1e-7)
     assert mean["w"].dtype == np.float32
     assert mean["n"].dtype == np.int64
+    assert isinstance(mean["n"], np.ndarray)
     assert mean["n"].shape == ()
 
 

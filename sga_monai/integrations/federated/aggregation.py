@@ -126,8 +126,8 @@ def average(updates: Sequence[Update]) -> dict[str, NDArray[Any]]:
     mean = {}
     for name, first in updates[0].weights.items():
         summed = sum(np.asarray(update.weights[name], dtype=np.float64) * (update.images / total) for update in updates)
-        value = np.asarray(summed)
-        mean[name] = (np.rint(value) if np.issubdtype(first.dtype, np.integer) else value).astype(first.dtype)
+        # What NumPy computes of an array without axes is no array.
+        mean[name] = np.asarray(np.rint(summed) if np.issubdtype(first.dtype, np.integer) else summed, dtype=first.dtype)
     return mean
 
 

@@ -66,6 +66,7 @@ class TrainExecutor(ClientAPIExecutor):  # type: ignore[misc]
             task_script_path=str(client.__file__),
             train_task_name=TRAIN,
             evaluate_task_name=FINISH,
+            params_exchange_format=ExchangeFormat.RAW,
             server_expected_format=ExchangeFormat.RAW,
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sga_monai.core.files import write_json
+from sga_monai.integrations.federated.plan import EVALUATE, FINISH, TRAIN
 
 PACKAGE = "sga_monai.integrations.federated"
 # What the server and the sites must allow; NVFlare takes each as the path of one class.
@@ -37,13 +38,13 @@ class Job:
 def evaluation_job(sums: str, min_sites: int, timeout: int, expected: Sequence[str] = ()) -> Job:
     """The job of ``federated evaluate``; see ``EvaluateController``."""
     arguments = {"sums": sums, "min_sites": min_sites, "timeout": timeout, "expected": list(expected)}
-    return Job("sga_evaluate", CONTROLLERS[0], EXECUTORS[0], ["sga_evaluate_1"], arguments)
+    return Job("sga_evaluate", CONTROLLERS[0], EXECUTORS[0], [EVALUATE], arguments)
 
 
 def training_job(plan: dict[str, Any], min_sites: int, timeout: int, expected: Sequence[str] = ()) -> Job:
     """The job of ``federated train``; see ``TrainController``."""
     arguments = {"plan": plan, "min_sites": min_sites, "timeout": timeout, "expected": list(expected)}
-    return Job("sga_train", CONTROLLERS[1], EXECUTORS[1], ["train", "validate"], arguments)
+    return Job("sga_train", CONTROLLERS[1], EXECUTORS[1], [TRAIN, FINISH], arguments)
 
 
 def write_job(job: Job, folder: Path) -> Path:

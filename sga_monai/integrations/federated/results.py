@@ -13,7 +13,7 @@ from sga_monai.hospital.pool import pool_releases
 from sga_monai.integrations.federated.aggregation import read_release
 from sga_monai.integrations.federated.refusals import REASONS, Refusal
 
-RESULTS, SITES, RELEASES = "sga_monai", "sites.json", "releases"
+RESULTS, SITES, RELEASES, ROUNDS = "sga_monai", "sites.json", "releases", "rounds.json"
 SCHEMA = "sga_monai federated evaluation 1"
 VALID = "valid"
 
