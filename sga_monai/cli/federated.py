@@ -125,13 +125,13 @@ def prepare(
     kit: Annotated[Path, typer.Argument(help="Startup kit of a site or of the server, as NVFlare provisioned it.")],
     site_file: Annotated[Path | None, typer.Option(help="The site's file; leave it out for the server.")] = None,
 ) -> None:
-    """At a site, or at the server: allow the classes of this package in a startup kit, and put the site's file into it."""
+    """At a site, or at the server: allow this package's classes in a startup kit, forbid code of jobs, put the site's file into it."""
     from sga_monai.integrations.federated.runs import require_nvflare
 
     require_nvflare()
     from sga_monai.integrations.federated.kit import prepare_kit
 
-    typer.echo(f"wrote {' and '.join(prepare_kit(kit, site_file))} to {kit.name}/local; start the kit again")
+    typer.echo(f"wrote {', '.join(prepare_kit(kit, site_file))} to {kit.name}/local; start the kit again")
 
 
 def _run(job: Job, simulate: list[Path] | None, kit: Path | None, user: str | None, out: Path) -> Path:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer.testing
+from conftest import ROOT
 from fixtures.evaluations import write_evaluation
 from fixtures.federation import write_site
 
@@ -21,11 +25,13 @@ from sga_monai.hospital.release import make_release
 from sga_monai.hospital.report import make_report
 from sga_monai.integrations.federated.aggregation import METRICS, Update, average, read_metrics, read_release, read_update
 from sga_monai.integrations.federated.at_site import APPROVED, RELEASE, approve, evaluate_site, is_approved
+from sga_monai.integrations.federated.jobs import CONTROLLERS, EXECUTORS, evaluation_job, write_job
 from sga_monai.integrations.federated.plan import TrainingPlan, plan_content, read_plan, read_sums
 from sga_monai.integrations.federated.refusals import REASONS, Refusal, known
 from sga_monai.integrations.federated.results import RELEASES, SITES, Answer, pool_answers
 from sga_monai.integrations.federated.site import read_site_file, site_content, site_name
 
+PAGE = ROOT / "docs/federated.md"
 SUMS = "0" * 64
 
 
@@ -275,3 +281,69 @@ def test_without_nvflare_the_command_names_the_extra(tmp_path: Path, monkeypatch
     result = typer.testing.CliRunner().invoke(app, ["federated", "evaluate", str(tmp_path), "--out", str(tmp_path / "o")])
     assert isinstance(result.exception, InputError)
     assert str(result.exception) == "this command needs the extra: pip install 'sga_monai[federated]'"
+
+
+@pytest.mark.parametrize("line", [line.strip() for line in PAGE.read_text().splitlines() if line.startswith("    sga-monai ")])
+def test_every_command_of_the_page_is_one_with_its_options(line: str):
+    group, arguments = typer.main.get_command(app), line.split()[1:]
+    while hasattr(group, "commands"):
+        group = group.commands[arguments.pop(0)]
+    assert group.make_context(group.name, arguments).params
+
+
+def test_the_page_is_short_and_shows_a_sites_file(tmp_path: Path):
+    text = PAGE.read_text()
+    assert len(text.splitlines()) < 120
+    shown = text[text.index("    {\n") : text.index("    }\n") + len("    }\n")]
+    (tmp_path / "harbor.json").write_text(shown)
+    site = read_site_file(tmp_path / "harbor.json")
+    assert (site.alias, site.evaluate.approval) == ("Harbor", "each")
+    assert site.train.manifest == tmp_path / "harbor/train.csv"
+
+
+def test_a_prepared_kit_allows_this_packages_classes_and_no_code_of_jobs(tmp_path: Path):
+    pytest.importorskip("nvflare")
+    from sga_monai.integrations.federated.kit import prepare_kit
+
+    rights = {"format_version": "1.0", "permissions": {"project_admin": "any", "lead": {"submit_job": "any", "byoc": "any"}}}
+    for folder in ("startup", "local"):
+        (tmp_path / "kit" / folder).mkdir(parents=True)
+    local = tmp_path / "kit/local"
+    (tmp_path / "kit/startup/fed_client.json").write_text('{"client": {"fqsn": "relay.harbor"}}')
+    (local / "resources.json.default").write_text('{"format_version": 2, "class_allow_list": ["nvflare.a.B"], "components": [1]}')
+    (local / "authorization.json.default").write_text(json.dumps(rights))
+    site_file = write_site(tmp_path / "mine.json", "Harbor", {"bundle": "b", "images": "i", "labels": "l", "out": "o"})
+    # A second time changes nothing.
+    for _ in range(2):
+        assert prepare_kit(tmp_path / "kit", site_file) == ["sga_monai.harbor.json", "resources.json", "authorization.json"]
+        resources = json.loads((local / "resources.json").read_text())
+        assert resources == {"format_version": 2, "class_allow_list": ["nvflare.a.B", *EXECUTORS], "components": [1]}
+        permissions = json.loads((local / "authorization.json").read_text())["permissions"]
+        assert permissions["lead"] == {"submit_job": "any", "byoc": "none"}
+        assert permissions["project_admin"]["byoc"] == "none"
+        assert permissions["project_admin"]["submit_job"] == "any"
+    assert (local / "sga_monai.harbor.json").stat().st_mode & 0o777 == 0o600
+    assert read_site_file(local / "sga_monai.harbor.json") == read_site_file(site_file)
+    # At a server its controllers.
+    shutil.rmtree(tmp_path / "kit/startup")
+    prepare_kit(tmp_path / "kit")
+    assert set(CONTROLLERS) < set(json.loads((local / "resources.json").read_text())["class_allow_list"])
+    with pytest.raises(InputError, match="no folder local"):
+        prepare_kit(tmp_path)
+
+
+def test_a_job_is_names_of_classes_and_numbers_and_configures_nothing_at_a_site(tmp_path: Path):
+    folder = write_job(evaluation_job(SUMS, 2, 60, ["harbor"]), tmp_path / "job")
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "app/config/config_fed_client.json",
+        "app/config/config_fed_server.json",
+        "meta.json",
+    ]
+    client = json.loads((folder / "app/config/config_fed_client.json").read_text())
+    assert [line["executor"] for line in client["executors"]] == [{"path": EXECUTORS[0], "args": {}}]
+    for path in (*CONTROLLERS, *EXECUTORS):
+        pytest.importorskip("nvflare")
+        module, _, name = path.rpartition(".")
+        kind = getattr(importlib.import_module(module), name)
+        if path in EXECUTORS:
+            assert list(inspect.signature(kind).parameters) in ([], ["self"])

@@ -78,7 +78,7 @@ def compare(phantom: Path, folder: Path, seed: int, **options: object) -> list[d
 @pytest.mark.slow
 def test_federated_training_is_better_outside_than_the_site_with_the_shortcut(tmp_path: Path):
     """Prints what docs/federated.md says; SGA_SEEDS is the number of seeds."""
-    write_phantom(tmp_path / "phantom", external_images=160)
+    write_phantom(tmp_path / "phantom", external_images=64)
     lines = []
     for seed in range(int(os.environ.get("SGA_SEEDS", "1"))):
         lines += compare(tmp_path / "phantom", tmp_path, seed, rounds=10, image_size=32, batch_size=32)

@@ -1,4 +1,4 @@
-"""A startup kit of NVFlare made ready: this package's classes are allowed, and a site's file lies in its folder ``local``."""
+"""A startup kit of NVFlare made ready: this package's classes are allowed, code of a job is not, and the site's file is in it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from sga_monai.integrations.federated.jobs import CONTROLLERS, EXECUTORS
 from sga_monai.integrations.federated.site import local_name, read_site_file, site_content
 
 ALLOW_LIST, RESOURCES, DEFAULT = "class_allow_list", "resources.json", "resources.json.default"
+RIGHTS, BYOC = "authorization.json", "byoc"
+# Rights of NVFlare's policy; a role that is written as one word has it for all of them.
+ALL_RIGHTS = ("submit_job", "clone_job", "manage_job", "download_job", "view", "operate", "shell_commands", "server-predeployed-flwr")
 
 
 def prepare_kit(kit: str | Path, site_file: str | Path | None = None) -> list[str]:
-    """Allow this package's classes in a kit, and nothing else that was not allowed before; put the site's file into it.
+    """Allow this package's classes in a kit, forbid jobs that bring code of their own to everyone, and put the site's file into it.
 
-    Jobs that bring code of their own stay forbidden: they need a right that NVFlare's default policy does not give.
+    A job with code is run without regard to the allowed classes; NVFlare's own policy lets a lead submit one.
 
     Args:
         kit: folder of ``startup`` and ``local``, of a site or of the server.
@@ -40,11 +43,10 @@ def prepare_kit(kit: str | Path, site_file: str | Path | None = None) -> list[st
         write_json(path, site_content(read_site_file(site_file)))
         path.chmod(0o600)
         written.append(path.name)
-    source = next((local / name for name in (RESOURCES, DEFAULT) if (local / name).is_file()), None)
-    if source is None:
-        raise InputError("kit: it has no local/resources.json.default; give the kit as NVFlare provisioned it")
-    write_json(local / RESOURCES, allow(json.loads(source.read_text(encoding="utf-8")), CONTROLLERS if site_file is None else EXECUTORS))
-    return [*written, RESOURCES]
+    classes = CONTROLLERS if site_file is None else EXECUTORS
+    write_json(local / RESOURCES, allow(_read(local, RESOURCES), classes))
+    write_json(local / RIGHTS, forbid_code(_read(local, RIGHTS)))
+    return [*written, RESOURCES, RIGHTS]
 
 
 def kit_name(kit: str | Path) -> str:
@@ -65,3 +67,20 @@ def allow(resources: dict[str, Any], classes: tuple[str, ...]) -> dict[str, Any]
     """``resources.json`` that allows also ``classes``."""
     listed = list(resources.get(ALLOW_LIST, DEFAULT_CLASS_ALLOW_LIST))
     return resources | {ALLOW_LIST: listed + [name for name in classes if name not in listed]}
+
+
+def forbid_code(rights: dict[str, Any]) -> dict[str, Any]:
+    """``authorization.json`` in which no role may submit a job that brings code."""
+    roles = {}
+    for role, given in rights["permissions"].items():
+        roles[role] = (given if isinstance(given, dict) else dict.fromkeys(ALL_RIGHTS, given)) | {BYOC: "none"}
+    return rights | {"permissions": roles}
+
+
+def _read(local: Path, name: str) -> dict[str, Any]:
+    """The site's own version of a file, or the one that was provisioned."""
+    for path in (local / name, local / f"{name}.default"):
+        if path.is_file():
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return content
+    raise InputError(f"kit: it has no local/{name}.default; give the kit as NVFlare provisioned it")
