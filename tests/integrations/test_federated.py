@@ -310,16 +310,20 @@ def test_a_prepared_kit_allows_this_packages_classes_and_no_code_of_jobs(tmp_pat
         (tmp_path / "kit" / folder).mkdir(parents=True)
     local = tmp_path / "kit/local"
     (tmp_path / "kit/startup/fed_client.json").write_text('{"client": {"fqsn": "relay.harbor"}}')
-    (local / "resources.json.default").write_text('{"format_version": 2, "class_allow_list": ["nvflare.a.B"], "components": [1]}')
+    (local / "resources.json.default").write_text(
+        '{"format_version": 2, "class_allow_list": ["nvflare.a.B"], "components": [{"path": "a.B"}, {"path": "a.SiteLogStreamer"}]}'
+    )
     (local / "authorization.json.default").write_text(json.dumps(rights))
     site_file = write_site(tmp_path / "mine.json", "Harbor", {"bundle": "b", "images": "i", "labels": "l", "out": "o"})
     # A second time changes nothing.
     for _ in range(2):
         assert prepare_kit(tmp_path / "kit", site_file) == ["sga_monai.harbor.json", "resources.json", "authorization.json"]
         resources = json.loads((local / "resources.json").read_text())
-        assert resources == {"format_version": 2, "class_allow_list": ["nvflare.a.B", *EXECUTORS], "components": [1]}
+        assert resources["class_allow_list"] == ["nvflare.a.B", *EXECUTORS]
+        assert resources["components"] == [{"path": "a.B"}]
+        assert resources["allow_log_streaming"] is False
         permissions = json.loads((local / "authorization.json").read_text())["permissions"]
-        assert permissions["lead"] == {"submit_job": "any", "byoc": "none"}
+        assert permissions["lead"] == {"submit_job": "any", "byoc": "none", "shell_commands": "none"}
         assert permissions["project_admin"]["byoc"] == "none"
         assert permissions["project_admin"]["submit_job"] == "any"
     assert (local / "sga_monai.harbor.json").stat().st_mode & 0o777 == 0o600

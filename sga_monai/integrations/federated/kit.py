@@ -14,15 +14,17 @@ from sga_monai.integrations.federated.jobs import CONTROLLERS, EXECUTORS
 from sga_monai.integrations.federated.site import local_name, read_site_file, site_content
 
 ALLOW_LIST, RESOURCES, DEFAULT = "class_allow_list", "resources.json", "resources.json.default"
-RIGHTS, BYOC = "authorization.json", "byoc"
+RIGHTS, BYOC, SHELL = "authorization.json", "byoc", "shell_commands"
+STREAMING, STREAMER = "allow_log_streaming", "LogStreamer"
 # Rights of NVFlare's policy; a role that is written as one word has it for all of them.
-ALL_RIGHTS = ("submit_job", "clone_job", "manage_job", "download_job", "view", "operate", "shell_commands", "server-predeployed-flwr")
+ALL_RIGHTS = ("submit_job", "clone_job", "manage_job", "download_job", "view", "operate", SHELL, "server-predeployed-flwr")
 
 
 def prepare_kit(kit: str | Path, site_file: str | Path | None = None) -> list[str]:
     """Allow this package's classes in a kit, forbid jobs that bring code of their own to everyone, and put the site's file into it.
 
-    A job with code is run without regard to the allowed classes; NVFlare's own policy lets a lead submit one.
+    A job with code is run without regard to the allowed classes; NVFlare's own policy lets a lead submit one. At a site, logs stay, too:
+    NVFlare would otherwise stream its file of errors to the server, and let administrators read files by shell commands.
 
     Args:
         kit: folder of ``startup`` and ``local``, of a site or of the server.
@@ -43,9 +45,13 @@ def prepare_kit(kit: str | Path, site_file: str | Path | None = None) -> list[st
         write_json(path, site_content(read_site_file(site_file)))
         path.chmod(0o600)
         written.append(path.name)
-    classes = CONTROLLERS if site_file is None else EXECUTORS
-    write_json(local / RESOURCES, allow(_read(local, RESOURCES), classes))
-    write_json(local / RIGHTS, forbid_code(_read(local, RIGHTS)))
+    resources, rights = _read(local, RESOURCES), _read(local, RIGHTS)
+    if site_file is None:
+        resources, rights = allow(resources, CONTROLLERS), forbid(rights, BYOC)
+    else:
+        resources, rights = keep_logs(allow(resources, EXECUTORS)), forbid(rights, BYOC, SHELL)
+    write_json(local / RESOURCES, resources)
+    write_json(local / RIGHTS, rights)
     return [*written, RESOURCES, RIGHTS]
 
 
@@ -69,11 +75,17 @@ def allow(resources: dict[str, Any], classes: tuple[str, ...]) -> dict[str, Any]
     return resources | {ALLOW_LIST: listed + [name for name in classes if name not in listed]}
 
 
-def forbid_code(rights: dict[str, Any]) -> dict[str, Any]:
-    """``authorization.json`` in which no role may submit a job that brings code."""
+def keep_logs(resources: dict[str, Any]) -> dict[str, Any]:
+    """``resources.json`` of a site that streams no log to the server, whatever a job asks for."""
+    kept = [line for line in resources.get("components", []) if not str(line.get("path", "")).endswith(STREAMER)]
+    return resources | {STREAMING: False, "components": kept}
+
+
+def forbid(rights: dict[str, Any], *forbidden: str) -> dict[str, Any]:
+    """``authorization.json`` in which no role has these rights."""
     roles = {}
     for role, given in rights["permissions"].items():
-        roles[role] = (given if isinstance(given, dict) else dict.fromkeys(ALL_RIGHTS, given)) | {BYOC: "none"}
+        roles[role] = (given if isinstance(given, dict) else dict.fromkeys(ALL_RIGHTS, given)) | dict.fromkeys(forbidden, "none")
     return rights | {"permissions": roles}
 
 
