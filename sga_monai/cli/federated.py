@@ -107,20 +107,6 @@ def train(
 
 
 @app.command()
-def approve(site_file: Annotated[Path, typer.Argument(help="The site's file.")]) -> None:
-    """At a site: print every number of the release that waits, and let this release leave at the server's next request."""
-    import json
-
-    from sga_monai.hospital.release import numbers
-    from sga_monai.integrations.federated.at_site import approve
-    from sga_monai.integrations.federated.site import read_site_file
-
-    for place, value in numbers(json.loads(approve(read_site_file(site_file)))):
-        typer.echo(f"{place}: {value}")
-    typer.echo("approved; this is all that leaves, when the server asks again")
-
-
-@app.command()
 def prepare(
     kit: Annotated[Path, typer.Argument(help="Startup kit of a site or of the server, as NVFlare provisioned it.")],
     site_file: Annotated[Path | None, typer.Option(help="The site's file; leave it out for the server.")] = None,

@@ -19,12 +19,11 @@ from fixtures.federation import write_site
 
 from sga_monai.cli.main import app
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256
 from sga_monai.hospital.pool import pool_releases
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.report import make_report
 from sga_monai.integrations.federated.aggregation import METRICS, Update, average, read_metrics, read_release, read_update
-from sga_monai.integrations.federated.at_site import APPROVED, RELEASE, approve, evaluate_site, is_approved
+from sga_monai.integrations.federated.at_site import FRESH, RELEASE, evaluate_site, released
 from sga_monai.integrations.federated.jobs import CONTROLLERS, EXECUTORS, evaluation_job, write_job
 from sga_monai.integrations.federated.plan import TrainingPlan, plan_content, read_plan, read_sums
 from sga_monai.integrations.federated.refusals import REASONS, Refusal, known
@@ -249,17 +248,29 @@ def test_a_sites_file_has_paths_of_its_folder_and_refuses_what_it_does_not_know(
             site_name(name)
 
 
-def test_a_release_waits_until_a_person_has_approved_exactly_it(releases, tmp_path: Path):
-    site = read_site_file(write_site(tmp_path / "a.json", "A", {"bundle": "b", "images": "i", "labels": "l", "out": "."}))
-    with pytest.raises(InputError, match=r"no release\.json yet"):
-        approve(site)
-    (tmp_path / RELEASE).write_text(releases["north"])
-    assert not is_approved(site.evaluate)
-    assert approve(site) == releases["north"]
-    assert is_approved(site.evaluate)
-    assert (tmp_path / APPROVED).read_text().strip() == file_sha256(tmp_path / RELEASE)
-    (tmp_path / RELEASE).write_text(releases["south"])
-    assert not is_approved(site.evaluate)
+def test_a_release_waits_until_a_person_has_approved_exactly_it(tmp_path: Path):
+    write_evaluation(tmp_path, baseline=False)
+    make_report(tmp_path, None)
+    section = {"bundle": "b", "images": "i", "labels": "l", "out": "."}
+    each, none = (read_site_file(write_site(tmp_path / "a.json", "A", section | {"approval": word})) for word in ("each", "none"))
+    fresh = make_release(tmp_path, tmp_path / FRESH, "A")
+    with pytest.raises(Refusal) as refused:
+        released(each.evaluate, fresh)
+    assert refused.value.code == "approval"
+    assert released(none.evaluate, fresh) == (tmp_path / FRESH).read_text()
+    # As the page says: the same command with the name of who approves.
+    approved = make_release(tmp_path, tmp_path / RELEASE, "A", approved_by="IRB")
+    text = released(each.evaluate, fresh)
+    assert json.loads(text) == approved
+    assert read_release(text, SUMS)["approval"]["approved_by"] == "IRB"
+    changed = make_release(tmp_path, tmp_path / FRESH, "A", min_cell=12)
+    with pytest.raises(Refusal):
+        released(each.evaluate, changed)
+    assert "approval" not in json.loads((tmp_path / RELEASE).read_text())
+    # Values that are not those that were approved are left out at the server, and do not stop the pooling of others.
+    with pytest.raises(Refusal) as refused:
+        read_release(json.dumps(approved | {"min_cell": 12}), SUMS)
+    assert refused.value.code == "other approval"
 
 
 def test_a_site_evaluates_only_the_bundle_that_is_asked_for_and_only_where_it_takes_part(tmp_path: Path):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sga_monai.core.errors import InputError
+from sga_monai.hospital.approval import CHANGED, approval_state
 from sga_monai.hospital.release import check_release, numbers
 from sga_monai.integrations.federated.refusals import Refusal
 
@@ -61,6 +62,8 @@ def read_release(text: object, sums: str | None = None) -> dict[str, Any]:
         raise Refusal("not finite")
     if sums is not None and release["bundle"]["sha256sums"] != sums:
         raise Refusal("other bundle")
+    if approval_state(release) == CHANGED:
+        raise Refusal("other approval")
     checked: dict[str, Any] = release
     return checked
 

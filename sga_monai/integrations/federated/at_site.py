@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
+import shutil
+from collections.abc import Mapping
+from typing import Any
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, write_whole
+from sga_monai.core.files import file_sha256
+from sga_monai.hospital.approval import APPROVED, approval_state, content_sha256, read_shown
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.validate import EVALUATION, Site, Validation
 from sga_monai.hospital.verify import SUMS
@@ -14,7 +17,8 @@ from sga_monai.integrations.federated.aggregation import read_release
 from sga_monai.integrations.federated.refusals import Refusal
 from sga_monai.integrations.federated.site import EvaluationSite, SiteFile
 
-RELEASE, APPROVED = "release.json", "approved.sha256"
+# What a person approves, and what the figures are now.
+RELEASE, FRESH = "release.json", "release.fresh.json"
 logger = logging.getLogger(__name__)
 
 
@@ -53,41 +57,28 @@ def evaluate_site(site: SiteFile, sums: str) -> str:
     except InputError as error:
         raise _refusal("data", error) from None
     try:
-        make_release(given.out / EVALUATION, given.out / RELEASE, site.alias, given.min_cell)
+        fresh = make_release(given.out / EVALUATION, given.out / FRESH, site.alias, given.min_cell)
     except InputError as error:
         raise _refusal("release", error) from None
-    if given.approval == "each" and not is_approved(given):
-        raise Refusal("approval")
-    text = (given.out / RELEASE).read_text(encoding="utf-8")
+    text = released(given, fresh)
     read_release(text, sums)
     return text
 
 
-def approve(site: SiteFile) -> str:
-    """Approve the release that is in the site's folder now, and only this one; a changed one must be approved again.
-
-    Returns:
-        Its text, for the person who approves.
+def released(given: EvaluationSite, fresh: Mapping[str, Any]) -> str:
+    """The text of ``release.json``, which a person may have approved; it is written anew when the figures have changed.
 
     Raises:
-        InputError: when there is no release yet.
+        Refusal: when the site wants every release approved, and nobody has approved this one.
     """
-    if site.evaluate is None:
-        raise InputError("the site's file has no section evaluate; there is nothing to approve")
-    path = site.evaluate.out / RELEASE
-    if not path.is_file():
-        raise InputError("there is no release.json yet; it is made when the server asks for an evaluation")
-    text = path.read_text(encoding="utf-8")
-    read_release(text)
-    digest = file_sha256(path)
-    write_whole(site.evaluate.out / APPROVED, lambda target: target.write_text(digest + "\n", encoding="utf-8"))
-    return text
-
-
-def is_approved(given: EvaluationSite) -> bool:
-    """Whether a person approved the release that is in the folder now."""
-    approved = given.out / APPROVED
-    return approved.is_file() and hmac.compare_digest(approved.read_text(encoding="utf-8").strip(), file_sha256(given.out / RELEASE))
+    path = given.out / RELEASE
+    there = read_shown(path)
+    if there is None or content_sha256(there) != content_sha256(fresh):
+        shutil.copyfile(given.out / FRESH, path)
+        there = fresh
+    if given.approval == "each" and approval_state(there) != APPROVED:
+        raise Refusal("approval")
+    return path.read_text(encoding="utf-8")
 
 
 def _refusal(code: str, error: InputError) -> Refusal:
