@@ -72,7 +72,7 @@ def released(given: EvaluationSite, fresh: Mapping[str, Any]) -> str:
         Refusal: when the site wants every release approved, and nobody has approved this one.
     """
     path = given.out / RELEASE
-    there = read_shown(path)
+    there: Mapping[str, Any] | None = read_shown(path)
     if there is None or content_sha256(there) != content_sha256(fresh):
         shutil.copyfile(given.out / FRESH, path)
         there = fresh
