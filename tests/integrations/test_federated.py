@@ -362,3 +362,19 @@ def test_a_job_is_names_of_classes_and_numbers_and_configures_nothing_at_a_site(
         kind = getattr(importlib.import_module(module), name)
         if path in EXECUTORS:
             assert list(inspect.signature(kind).parameters) in ([], ["self"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give --simulate for each site's file, or --kit and --user"),
+        (["--simulate", "a.json", "--kit", "kit"], "give --simulate for each site's file, or --kit and --user"),
+        (["--kit", "kit"], "--kit needs --user"),
+        (["--rounds", "0", "--kit", "kit"], "rounds must be a whole number"),
+    ],
+)
+def test_a_command_says_where_it_is_run_and_with_what(arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sga_monai.integrations.federated.runs.require_nvflare", lambda: None)
+    result = typer.testing.CliRunner().invoke(app, ["federated", "train", "--out", "out", *arguments])
+    assert isinstance(result.exception, InputError)
+    assert said in str(result.exception)
