@@ -11,11 +11,11 @@ from nvflare.fuel.data_event.data_bus import DataBus
 from sga_monai.core.errors import InputError, NumericError
 from sga_monai.integrations.federated.local_training import LocalTraining
 from sga_monai.integrations.federated.plan import FINISH, TRAIN, TrainingPlan, read_plan
-from sga_monai.integrations.federated.refusals import Refusal
+from sga_monai.integrations.federated.refusals import REFUSED, Refusal
 from sga_monai.integrations.federated.site import SiteFile, read_site_file
 
 SITE_FILE = "sga_monai.site_file"
-PLAN, IMAGES, REFUSED = "plan", "images", "refused"
+PLAN, IMAGES = "plan", "images"
 logger = logging.getLogger("sga_monai.federated")
 
 

@@ -11,10 +11,11 @@ from nvflare.app_common.workflows.model_controller import ModelController
 
 from sga_monai.core import checks as check
 from sga_monai.integrations.federated.plan import EVALUATE, read_sums
-from sga_monai.integrations.federated.refusals import Refusal, known
+from sga_monai.integrations.federated.refusals import REFUSED, known
 from sga_monai.integrations.federated.results import RESULTS, Answer, pool_answers
 
-REFUSED, RELEASE = "refused", "release"
+# The field of an answer that holds the text of a release.
+RELEASE = "release"
 
 
 class SiteController(ModelController):  # type: ignore[misc]
@@ -76,8 +77,3 @@ class EvaluateController(SiteController):
 def _release(answer: FLModel | str) -> Any:
     """The text that a site sent for its release; ``None`` where there is none."""
     return answer.metrics.get(RELEASE) if not isinstance(answer, str) and isinstance(answer.metrics, Mapping) else None
-
-
-def refusal(code: str) -> FLModel:
-    """The answer of a site that is left out."""
-    return FLModel(metrics={REFUSED: Refusal(code).code})

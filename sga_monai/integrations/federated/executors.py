@@ -19,9 +19,9 @@ from nvflare.fuel.data_event.data_bus import DataBus
 
 from sga_monai.core.errors import InputError
 from sga_monai.integrations.federated import client
-from sga_monai.integrations.federated.controllers import RELEASE, refusal
+from sga_monai.integrations.federated.controllers import RELEASE
 from sga_monai.integrations.federated.plan import EVALUATE, FINISH, TRAIN, read_sums
-from sga_monai.integrations.federated.refusals import Refusal
+from sga_monai.integrations.federated.refusals import REFUSED, Refusal
 from sga_monai.integrations.federated.site import SiteFile, local_name, read_site_file
 
 
@@ -33,11 +33,11 @@ class EvaluateExecutor(Executor):  # type: ignore[misc]
         try:
             return FLModelUtils.to_shareable(FLModel(metrics={RELEASE: self._release(task_name, shareable, fl_ctx)}))
         except Refusal as error:
-            return FLModelUtils.to_shareable(refusal(error.code))
+            return FLModelUtils.to_shareable(FLModel(metrics={REFUSED: error.code}))
         except Exception as error:
             # The words of an unexpected error may quote data, so that only its kind is logged.
             self.log_error(fl_ctx, f"unexpected {type(error).__name__}", fire_event=False)
-            return FLModelUtils.to_shareable(refusal("error"))
+            return FLModelUtils.to_shareable(FLModel(metrics={REFUSED: "error"}))
 
     def _release(self, task_name: str, shareable: Shareable, fl_ctx: FLContext) -> str:
         # Here, so that what is not evaluated needs no MONAI.

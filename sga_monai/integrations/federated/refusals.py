@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sga_monai.core.errors import InputError
 
+# The field of an answer that holds a code.
+REFUSED = "refused"
 # The first group is said by sites, the second by the server.
 REASONS = {
     "no part": "the site's file has no section for this task; the site does not take part",
