@@ -206,7 +206,16 @@ def trained(consortium: Path) -> Path:
 
 
 def loop(consortium: Path, names: tuple[str, ...], plan: TrainingPlan, folder: Path) -> dict[str, np.ndarray]:
-    """The weights of the same training without NVFlare."""
+    """The weights of the same training without NVFlare, by one thread as in ``ENVIRONMENT``: more would add in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _loop(consortium, names, plan, folder)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _loop(consortium: Path, names: tuple[str, ...], plan: TrainingPlan, folder: Path) -> dict[str, np.ndarray]:
     sites = []
     for name in names:
         train = sections(name, "none")[1]
