@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -181,6 +182,22 @@ def test_two_hospitals_are_released_and_pooled(told, tls_archive):
     assert pooled["n_sites"] == 2
     text = "".join((told / name).read_text() for name in ("site-A.json", "site-B.json", "pooled/pooled.json"))
     assert "SECRET" not in text
+    _pool_again_as_a_federation(told, tls_archive)
     # An untrusted certificate is one sentence.
     other = [argument for argument in pull if argument not in ("--ca", "hospital_ca.pem")]
     assert "certificate is not trusted" in run(tls_archive, *other, code=3)
+
+
+def _pool_again_as_a_federation(folder: Path, server: Orthanc) -> None:
+    """The same two hospitals, each by a process of its own that lets only its release out: equal releases, equal page."""
+    if importlib.util.find_spec("nvflare") is None:
+        return
+    for name, alias in (("harbor", "site-A"), ("lakeside", "site-B")):
+        inputs = {"images": f"{name}/images", "labels": f"{name}/labels.csv", "site_key": f"{name}/site.key"}
+        evaluate = {"bundle": BUNDLE, **inputs, "out": f"federated_{name}", "approval": "none"}
+        (folder / f"{name}.json").write_text(json.dumps({"alias": alias, "evaluate": evaluate}))
+    run(server, "federated", "evaluate", BUNDLE, "--simulate", "harbor.json", "--simulate", "lakeside.json", "--out", "federated")
+    for name, alias in (("harbor", "site-A"), ("lakeside", "site-B")):
+        assert (folder / f"federated/releases/{name}.json").read_bytes() == (folder / f"{alias}.json").read_bytes()
+    for page in ("pooled.json", "pooled.html"):
+        assert (folder / "federated" / page).read_bytes() == (folder / "pooled" / page).read_bytes()
