@@ -124,7 +124,9 @@ def _needs(name: str, extras: frozenset[str]) -> Iterator[tuple[str, frozenset[s
 def _own_wheel(folder: Path) -> None:
     """This package as a wheel: built from the folder that it is installed from, or fetched as it was."""
     ours = distribution(OURS)
-    url = json.loads(ours.read_text("direct_url.json") or "{}").get("url", "")
+    # PEP 610: where it was installed from, unless that was an index.
+    record = next((Path(str(file.locate())) for file in ours.files or () if file.name == "direct_url.json"), None)
+    url = "" if record is None else json.loads(record.read_text(encoding="utf-8")).get("url", "")
     source = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
     if source is not None and source.exists():
         _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(source))
