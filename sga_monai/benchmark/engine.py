@@ -95,7 +95,8 @@ def _trainer(machine: Machine, method: Method, writer: SummaryWriter) -> Callabl
         ]  # fmt: skip
         trainer = SupervisedTrainer(
             device=torch.device(machine.device), max_epochs=1, train_data_loader=[batch] * ITERATIONS, network=network, optimizer=optimizer,
-            loss_function=nn.CrossEntropyLoss(), iteration_update=iteration, train_handlers=handlers, decollate=False,
+            loss_function=nn.CrossEntropyLoss(), iteration_update=iteration, train_handlers=handlers, optim_set_to_none=True,
+            decollate=False,
         )  # fmt: skip
         with silence():
             trainer.run()

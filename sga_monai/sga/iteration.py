@@ -30,6 +30,7 @@ from sga_monai.model.modes import frozen_statistics, untracked_statistics
 from sga_monai.sga.comparisons import Augmentation, GroupWeights
 from sga_monai.sga.engine import Step
 from sga_monai.sga.options import Attack, Domain, Masking, Objective
+from sga_monai.sga.steps import CleanPass
 
 
 class Views(NamedTuple):
@@ -56,7 +57,8 @@ class SGAIteration:
         domain: where pixels may be.
         augmentation: of X before step 1.
         groups: group DRO, which then takes the place of the trainer's loss on X; its step 0 is the plain mean.
-        attack_mode: mode of the network in steps 1 and 3, "eval" or "train"; BatchNorm's buffers never change there.
+        attack_mode: mode of the network in steps 1 and 3, "eval" or "train"; BatchNorm's buffers never change there. In "train"
+            one forward pass of X serves steps 1 and 4, since the mode is the same.
         adversarial_statistics: whether f(X') of step 4 moves BatchNorm's running statistics: "both" (f(X) and f(X') do) or
             "clean" (only f(X) does).
         gradient_reuse: take the direction of FGSM from the saliency at X instead of a second gradient at X~, which saves a
@@ -105,7 +107,7 @@ class SGAIteration:
         if self.groups.group_dro_step > 0 and (mixup or objective.objective != "kl"):
             raise InputError("group_dro_step weighs the CE on X by label: leave augmentation mixup and objective adversarial_ce off")
         taken = masking.mask_fraction > 0 and masking.saliency_order != "random" and masking.saliency_target == "difference"
-        if self.gradient_reuse and not (taken and attack.attack == "ce" and attack.attack_steps == 1 and not attack.random_start):
+        if self.gradient_reuse and not (taken and attack.is_fgsm):
             raise InputError(
                 "gradient_reuse needs saliency_target difference, a mask by saliency, and attack ce with one step and no random_start"
             )
@@ -125,17 +127,18 @@ class SGAIteration:
         draw = step.generator(self.seed)
         image, target = self.augmentation(step.image, step.label, draw)
         step.begin_output(image, step.label)
+        step.begin_training()
 
-        views = None
+        views = shared = None
         if self.objective.kl_weight > 0:  # Steps 1 to 3, which natural training skips.
             with step.autocast(self.precision):
-                views = self.views(step.bare, image, step.label, draw)
+                shared = CleanPass.of(step.network, image) if self.attack_mode == "train" else None
+                views = self.views(step.bare, image, step.label, draw, shared)
             step.output["epsilon"] = views.epsilon.mean()
             step.check_finite(saliency=views.gradient, perturbation=views.adversarial)
 
-        step.begin_training()
         with step.autocast(self.precision):
-            clean = step.network(image)
+            clean = step.network(image) if shared is None else shared.logits
             adversarial = None if views is None else self._forward_adversarial(step.network, views.adversarial)
         step.forward_completed(clean)
 
@@ -144,19 +147,32 @@ class SGAIteration:
         step.loss_completed(terms)
         return step.optimize(terms.loss)
 
-    def views(self, network: nn.Module, image: Tensor, label: Tensor, generator: torch.Generator | None = None) -> Views:
-        """Steps 1 to 3 for ``image`` ``[B, C, H, W]`` and ``label`` ``[B]``; no trace is left in the network."""
+    def views(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        label: Tensor,
+        generator: torch.Generator | None = None,
+        clean: CleanPass | None = None,
+    ) -> Views:
+        """Steps 1 to 3 for ``image`` ``[B, C, H, W]`` and ``label`` ``[B]``; no trace is left in the network.
+
+        ``clean``, the forward pass of ``image`` in train mode, takes the place of passes that ``attack_mode`` train would repeat.
+        """
         image = image.detach()
         with frozen_statistics(network, self.attack_mode):
-            gradient, mask, masked = self.masking(network, image, label, self.domain, generator)  # Eq. 2 and 3.
+            gradient, mask, masked = self.masking(network, image, label, self.domain, generator, clean)  # Eq. 2 and 3.
             epsilon = self.attack.draw(image, generator)
             if self.attack.epsilon_range[1] == 0:
                 return Views(gradient, mask, masked, epsilon, masked)
-            clean_logits = None
+            slope, clean_logits = None, None
+            if self.gradient_reuse:
+                slope = -gradient
+            elif clean is not None and self.attack.is_fgsm and self.masking.mask_fraction == 0:  # X~ is X.
+                slope = clean.gradient(F.cross_entropy(clean.logits.float(), label, reduction="sum"))
             if self.attack.attack == "kl":
                 with torch.no_grad():
-                    clean_logits = network(image).float()
-            slope = -gradient if self.gradient_reuse else None
+                    clean_logits = (network(image) if clean is None else clean.logits.detach()).float()
             adversarial = self.attack(network, masked, label, epsilon, self.domain, generator, clean_logits, slope)  # Eq. 4 and 5.
         return Views(gradient, mask, masked, epsilon, adversarial)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.sga import lp_ball
-from sga_monai.sga.steps import border, fill_masked, input_gradient, kl_divergence, lowest_mask, mask_size
+from sga_monai.sga.steps import CleanPass, border, class_score, fill_masked, input_gradient, kl_divergence, lowest_mask, mask_size
 
 ORDERS = ("signed", "magnitude", "highest", "highest_magnitude", "random")
 FILLS = ("image_range", "value_range", "image_mean")
@@ -80,15 +80,23 @@ class Masking:
         check.choice("fill", self.fill, FILLS)
 
     def __call__(
-        self, network: nn.Module, image: Tensor, label: Tensor, domain: Domain, generator: torch.Generator | None = None
+        self,
+        network: nn.Module,
+        image: Tensor,
+        label: Tensor,
+        domain: Domain,
+        generator: torch.Generator | None = None,
+        clean: CleanPass | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient ``[B, C, H, W]``, mask ``[B, 1, H, W]`` and masked image X~ ``[B, C, H, W]``."""
+        """Gradient ``[B, C, H, W]``, mask ``[B, 1, H, W]`` and masked image X~ ``[B, C, H, W]``; ``clean`` saves a pass of X."""
         gradient, region = torch.zeros_like(image), domain.region(image)
         if self.mask_fraction == 0:
             return gradient, torch.zeros_like(image[:, :1], dtype=torch.bool), image
         if mask_size(image, self.mask_fraction, region) == 0:
             raise InputError("mask_fraction is less than one pixel of the image; raise it, border_width or image_size")
-        if self.saliency_order != "random":
+        if self.saliency_order != "random" and clean is not None:
+            gradient = clean.gradient(class_score(clean.logits, label, self.saliency_target))
+        elif self.saliency_order != "random":
             gradient = input_gradient(network, image, label, self.saliency_target)
         mask = lowest_mask(gradient, self.mask_fraction, self.saliency_order, generator, region)
         return gradient, mask, fill_masked(image, mask, self.fill, generator, domain.value_range)
@@ -125,6 +133,11 @@ class Attack:
         check.choice("attack", self.attack, ("ce", "kl", "noise"))
         object.__setattr__(self, "attack_steps", check.whole("attack_steps", self.attack_steps, low=1))
         object.__setattr__(self, "random_start", check.flag("random_start", self.random_start))
+
+    @property
+    def is_fgsm(self) -> bool:
+        """One step along the gradient of CE at X~ itself, so that a gradient at hand can take its place."""
+        return self.attack == "ce" and self.attack_steps == 1 and not self.random_start
 
     def draw(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """``epsilon`` for a mini-batch, ``[1, 1, 1, 1]``, or ``[B, 1, 1, 1]`` with ``epsilon_per`` "sample"."""

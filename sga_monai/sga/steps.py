@@ -7,6 +7,7 @@ Parameters receive no gradient.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +29,45 @@ def input_gradient(network: nn.Module, image: Tensor, label: Tensor, target: str
     """
     image = image.detach().requires_grad_(True)
     with torch.enable_grad():
-        logits = network(image).float()
-        chosen = logits.argmax(dim=1) if target == "predicted" else label
-        score = logits.gather(1, chosen.view(-1, 1)).sum()
-        if target == "difference":
-            score = score - logits.scatter(1, label.view(-1, 1), -torch.inf).amax(dim=1).sum()
+        score = class_score(network(image), label, target)
     return torch.autograd.grad(score, image)[0]
+
+
+def class_score(logits: Tensor, label: Tensor, target: str = "label") -> Tensor:
+    """Sum over the mini-batch of each image's class score, see ``input_gradient``, from ``logits`` ``[B, K]``."""
+    logits = logits.float()
+    chosen = logits.argmax(dim=1) if target == "predicted" else label
+    score = logits.gather(1, chosen.view(-1, 1)).sum()
+    if target == "difference":
+        score = score - logits.scatter(1, label.view(-1, 1), -torch.inf).amax(dim=1).sum()
+    return score
+
+
+class CleanPass(NamedTuple):
+    """f(X) with its graph, so that one forward pass gives gradients at X and the loss.
+
+    Attributes:
+        image: X, ``[B, C, H, W]``, a leaf that requires a gradient.
+        logits: f(X), ``[B, K]``.
+
+    Example:
+        >>> clean = CleanPass.of(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.ones(1, 1, 2, 2))
+        >>> clean.gradient(class_score(clean.logits, torch.tensor([0]))).shape
+        torch.Size([1, 1, 2, 2])
+    """
+
+    image: Tensor
+    logits: Tensor
+
+    @classmethod
+    def of(cls, network: nn.Module, image: Tensor) -> CleanPass:
+        """Run ``network`` on ``image`` as it is: its mode decides about statistics and dropout."""
+        image = image.detach().requires_grad_(True)
+        return cls(image, network(image))
+
+    def gradient(self, value: Tensor) -> Tensor:
+        """Gradient of a scalar made from ``logits`` with respect to X; the graph stays."""
+        return torch.autograd.grad(value, self.image, retain_graph=True)[0]
 
 
 def border(image: Tensor, border_width: float) -> Tensor:

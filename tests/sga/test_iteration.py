@@ -18,6 +18,7 @@ from sga_monai.core.errors import InputError, NumericError
 from sga_monai.model.modes import frozen_statistics
 from sga_monai.sga import lp_ball
 from sga_monai.sga.engine import Step
+from sga_monai.sga.iteration import SGAIteration
 from sga_monai.sga.options import FILLS, Attack, Domain
 from sga_monai.sga.steps import border, fill_masked, input_gradient, kl_divergence, lowest_mask, mask_size
 
@@ -277,6 +278,41 @@ def test_train_mode_attack_uses_batch_statistics():
         with frozen_statistics(network, mode):
             gradients.append(input_gradient(network, image, label))
     assert not torch.allclose(*gradients)
+
+
+class Apart(SGAIteration):
+    """Steps 1 to 3 with forward passes of their own."""
+
+    def views(self, network, image, label, generator=None, clean=None):
+        assert clean is not None
+        return super().views(network, image, label, generator)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mask_fraction": 0},
+        {"epsilon_range": (0, 0)},
+        {"saliency_target": "predicted"},
+        {"saliency_target": "difference", "gradient_reuse": True},
+        {"saliency_order": "random"},
+        {"attack": "kl"},
+        {"attack_steps": 3, "random_start": True, "mask_fraction": 0},
+        {"adversarial_statistics": "clean", "detach_clean": True},
+        {"precision": "bf16"},
+    ],
+)
+def test_one_pass_of_x_serves_all_steps_in_train_mode(options):
+    data = batches(2)
+    one = TinyNet(dropout=0.0)
+    own = copy.deepcopy(one)
+    train(one, iteration(attack_mode="train", **options), data)
+    apart = iteration(attack_mode="train", **options)
+    apart.__class__ = Apart
+    train(own, apart, data)
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, own.state_dict()[key]), key
 
 
 def test_accumulation_equals_a_large_batch():

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import ROOT, equal
 from fixtures import warm
-from fixtures.two_processes import IMAGES, train_small
+from fixtures.two_processes import IMAGES, MODES, train_small
 
 from sga_monai.core.errors import InputError
 from sga_monai.training.checkpoint import load_checkpoint
@@ -52,8 +52,8 @@ def bundle(run_id: str, config: str, few: Path, out: Path, **options: object) ->
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory) -> list[list[dict]]:
-    """Of each process: the small trainings without and with BatchNorm."""
+def small(tmp_path_factory) -> list[dict[str, list[dict]]]:
+    """Of each process, by attack_mode: the small trainings without and with BatchNorm."""
     folder = tmp_path_factory.mktemp("small")
     run_two([sys.executable, "-m", "fixtures.two_processes", str(folder)], ROOT / "tests")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -65,8 +65,10 @@ def trained(few, tmp_path_factory) -> tuple[Path, list[str]]:
     return out, run_two(bundle("training", TRAIN, few, out, max_epochs=1))
 
 
-def test_gradients_are_those_of_one_process_with_the_same_global_batch(small):
+@pytest.mark.parametrize("attack_mode", MODES)
+def test_gradients_are_those_of_one_process_with_the_same_global_batch(small, attack_mode):
     one = train_small(batch_norm=False)
+    small = [process[attack_mode] for process in small]
     for rank in (0, 1):
         for ours, theirs in zip(small[rank][0]["gradients"], one["gradients"], strict=True):
             for a, b in zip(ours, theirs, strict=True):
@@ -76,8 +78,9 @@ def test_gradients_are_those_of_one_process_with_the_same_global_batch(small):
     assert sorted(row for rank in (0, 1) for batch in small[rank][0]["rows"] for row in batch) == list(range(IMAGES))
 
 
-def test_parameters_and_statistics_are_equal_after_each_step_and_draws_are_not(small):
-    first, second = small[0][1], small[1][1]
+@pytest.mark.parametrize("attack_mode", MODES)
+def test_parameters_and_statistics_are_equal_after_each_step_and_draws_are_not(small, attack_mode):
+    first, second = small[0][attack_mode][1], small[1][attack_mode][1]
     assert all(equal(a, b) for a, b in zip(first["states"], second["states"], strict=True))
     assert not equal(first["states"][0], first["states"][1])
     assert not set(first["epsilon"]) & set(second["epsilon"])

@@ -147,6 +147,7 @@ class LocalTraining:
             loss_function=nn.CrossEntropyLoss(),
             iteration_update=iteration,
             train_handlers=[EpochSeeds(seed, sampler, dataset), self.statistics],
+            optim_set_to_none=True,
             decollate=False,
         ).run()
         metrics = dict(zip(METRICS, (received, self.validate()), strict=True))
