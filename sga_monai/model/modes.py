@@ -1,4 +1,4 @@
-"""Device, memory format and modes of a network: forward passes that leave no trace, BatchNorm statistics estimated anew."""
+"""Device, memory format, precision and modes of a network: forward passes that leave no trace, BatchNorm statistics estimated anew."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from sga_monai.core import checks as check
 
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -18,6 +19,12 @@ def to_device(network: nn.Module, device: torch.device | str, memory_format: str
     """``network`` on ``device`` with its weights in ``memory_format``: "contiguous_format", or "channels_last", which is faster."""
     chosen = check.choice("memory_format", memory_format, MEMORY_FORMATS)
     return network.to(device=device, memory_format=MEMORY_FORMATS[chosen])  # type: ignore[call-overload]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Forward passes inside in ``precision``: "fp32" as they are, "bf16" and "fp16" by torch's autocast."""
+    dtype = PRECISIONS[check.choice("precision", precision, PRECISIONS)]
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sga_monai.core.errors import InputError, NumericError
 from sga_monai.sga.options import Domain, Terms
+from sga_monai.sga.precision import GradientScale
+
+logger = logging.getLogger(__name__)
 
 # What a step records in ``engine.state.output`` besides images and tensors of the network.
 SCALARS = (str(Keys.LOSS.value), "ce_loss", "kl_loss", "epsilon", "adversarial_accuracy")
@@ -68,10 +71,6 @@ class Step:
         entropy = np.random.SeedSequence((seed, self.engine.state.iteration, self.engine.state.rank))
         return torch.Generator(self.image.device).manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
-    def autocast(self, precision: str) -> contextlib.AbstractContextManager[Any]:
-        """bfloat16 autocast when ``precision`` is "bf16", nothing otherwise."""
-        return torch.autocast(self.image.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
     def begin_output(self, image: Tensor, label: Tensor) -> None:
         """Start ``engine.state.output`` with what the network is trained on."""
         self.output = {Keys.IMAGE: image, Keys.LABEL: label}
@@ -102,17 +101,26 @@ class Step:
         self.engine.fire_event(IterationEvents.LOSS_COMPLETED)
         self.check_finite(loss=terms.loss)
 
-    def optimize(self, loss: Tensor) -> dict[str, Any]:
-        """Backward pass and, at the end of an accumulated step, the optimizer's; returns the output."""
+    def optimize(self, loss: Tensor, scale: GradientScale) -> dict[str, Any]:
+        """Backward pass and, at the end of an accumulated step, the optimizer's; returns the output.
+
+        With float16 a step whose values are not finite is left out, as long as a smaller scale can be tried.
+        """
         engine = self.engine
         (loss / engine.accumulation_steps if engine.accumulation_steps > 1 else loss).backward()
+        if self.last:
+            scale.unscale(engine.optimizer)
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         self.check_finite(gradient=nn.utils.get_total_norm(gradients))
         # Before the optimizer, which would spread what is not finite over all weights.
-        self.settle()
+        finite = self.settle(scale)
         if self.last:
-            engine.optimizer.step()
+            if finite:
+                engine.optimizer.step()
+            else:
+                logger.info("iteration %d was left out: float16 overflows, the scale of gradients is halved", engine.state.iteration)
+            scale.update()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.output
 
@@ -120,10 +128,16 @@ class Step:
         """Name quantities in which ``settle`` is to find a NaN or an infinite value, in the order in which they arise."""
         self.checked |= tensors
 
-    def settle(self) -> None:
+    def settle(self, scale: GradientScale | None = None) -> bool:
         """Stop if a quantity is not finite, naming the rows of the manifest: those concerned, or all. Scalars go to the host.
 
         Both in one transfer: it is the only place where a step waits for the device.
+
+        Args:
+            scale: where it can fall, what is not finite is no error, unless it is the image.
+
+        Returns:
+            Whether all quantities are finite.
 
         Raises:
             NumericError: before the optimizer's step.
@@ -132,11 +146,15 @@ class Step:
         # A sum is finite only if its terms are, and takes a fraction of the time; one that overflows is looked into.
         sums = [tensor.detach().sum().float() for tensor in self.checked.values()]
         values = torch.stack([*sums, *(value.detach().float() for value in scalars.values())]).cpu()
+        finite = True
         for (name, tensor), total in zip(self.checked.items(), values.tolist(), strict=False):
             if not math.isfinite(total) and not bool(tensor.isfinite().all()):
-                raise NumericError(self._not_finite(name, tensor))
+                finite = False
+                if name == "image" or scale is None or not scale.can_fall:
+                    raise NumericError(self._not_finite(name, tensor))
         self.output |= dict(zip(scalars, values[len(sums) :], strict=True))
         self.checked = {}
+        return finite
 
     def _not_finite(self, name: str, tensor: Tensor) -> str:
         rows = [int(row) for row in self.batchdata.get("row", [])]

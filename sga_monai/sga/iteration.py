@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.model.modes import frozen_statistics, untracked_statistics
+from sga_monai.model.modes import autocast, frozen_statistics, untracked_statistics
 from sga_monai.sga.comparisons import Augmentation, GroupWeights
 from sga_monai.sga.engine import Step
 from sga_monai.sga.options import Attack, Domain, Masking, Objective
+from sga_monai.sga.precision import GradientScale
 from sga_monai.sga.steps import CleanPass
 
 
@@ -64,7 +65,8 @@ class SGAIteration:
         gradient_reuse: take the direction of FGSM from the saliency at X instead of a second gradient at X~, which saves a
             quarter of the extra cost. With two classes the gradient of CE is minus a positive multiple of that of the score
             difference at the same point; here the point differs by the mask.
-        precision: "fp32", or "bf16" for autocast in every forward pass; losses are float32 either way.
+        precision: of every forward pass: "fp32", or "bf16" and "fp16" by autocast; losses are float32 either way. "fp16" scales
+            gradients and leaves out a step in which they overflow, see ``GradientScale``.
         seed: all draws are a function of (seed, iteration, rank); the global random state is not touched.
 
     Raises:
@@ -97,7 +99,7 @@ class SGAIteration:
         self.attack_mode = check.choice("attack_mode", attack_mode, ("eval", "train"))
         self.adversarial_statistics = check.choice("adversarial_statistics", adversarial_statistics, ("both", "clean"))
         self.gradient_reuse = check.flag("gradient_reuse", gradient_reuse)
-        self.precision = check.choice("precision", precision, ("fp32", "bf16"))
+        self.scale = GradientScale(precision)
         self.seed = check.whole("seed", seed, low=0)
         mixup = augmentation.augmentation == "mixup"
         if attack.attack == "kl" and not (attack.random_start or masking.mask_fraction > 0):
@@ -118,7 +120,7 @@ class SGAIteration:
         parts = [asdict(part) for part in (self.masking, self.attack, self.objective, self.domain, self.augmentation)]
         own = {"group_dro_step": self.groups.group_dro_step, "attack_mode": self.attack_mode}
         own |= {"adversarial_statistics": self.adversarial_statistics, "gradient_reuse": self.gradient_reuse}
-        own |= {"precision": self.precision, "seed": self.seed}
+        own |= {"precision": self.scale.precision, "seed": self.seed}
         return {key: value for part in (*parts, own) for key, value in part.items()}
 
     def __call__(self, engine: SupervisedTrainer, batchdata: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,22 +132,25 @@ class SGAIteration:
         step.begin_training()
 
         views = shared = None
+        network, precision = self.scale.network(step.network), self.scale.precision
         if self.objective.kl_weight > 0:  # Steps 1 to 3, which natural training skips.
-            with step.autocast(self.precision):
-                shared = CleanPass.of(step.network, image) if self.attack_mode == "train" else None
+            # A context of its own: autocast would keep weights that were cast without a gradient, as attack kl does it.
+            with autocast(image.device, precision):
+                shared = CleanPass.of(network, image) if self.attack_mode == "train" else None
                 views = self.views(step.bare, image, step.label, draw, shared)
             step.output["epsilon"] = views.epsilon.mean()
             step.check_finite(saliency=views.gradient, perturbation=views.adversarial)
 
-        with step.autocast(self.precision):
-            clean = step.network(image) if shared is None else shared.logits
-            adversarial = None if views is None else self._forward_adversarial(step.network, views.adversarial)
+        with autocast(image.device, precision):
+            clean = network(image) if shared is None else shared.logits
+            adversarial = None if views is None else self._forward_adversarial(network, views.adversarial)
         step.forward_completed(clean)
 
         clean, adversarial = clean.float(), None if adversarial is None else adversarial.float()
         terms = self.objective(self._clean_loss(step, clean, target), clean, adversarial, step.label, step.ce)  # Step 4, Eq. 6.
         step.loss_completed(terms)
-        return step.optimize(terms.loss)
+        loss = terms.loss if views is None else self.scale.mark(terms.loss, views.gradient, views.adversarial)
+        return step.optimize(loss, self.scale)
 
     def views(
         self,
@@ -161,6 +166,7 @@ class SGAIteration:
         """
         image = image.detach()
         with frozen_statistics(network, self.attack_mode):
+            network = self.scale.network(network)
             gradient, mask, masked = self.masking(network, image, label, self.domain, generator, clean)  # Eq. 2 and 3.
             epsilon = self.attack.draw(image, generator)
             if self.attack.epsilon_range[1] == 0:
@@ -190,9 +196,10 @@ class SGAIteration:
         return self.groups.loss(F.cross_entropy(logits, target, reduction="none"), step.batchdata["site"], target)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the step has learned besides the network: the weights of groups."""
-        return {"groups": self.groups.state_dict()}
+        """What the step has learned besides the network: the weights of groups, and the scale of gradients."""
+        return {"groups": self.groups.state_dict(), "scale": self.scale.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self.groups.load_state_dict(state_dict["groups"])
+        self.scale.load_state_dict(state_dict["scale"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import nn
 
 from sga_monai.core import checks as check
 from sga_monai.core.files import write_csv
-from sga_monai.model.modes import frozen_statistics
+from sga_monai.model.modes import autocast, frozen_statistics
 from sga_monai.model.scores import logit_difference
 from sga_monai.training.progress import optimizer_steps
 
@@ -36,7 +35,7 @@ class LearningCurves:
         dataset: the test sets: items with ``image, label, set``.
         curve_images: images of each set, half of each label where there are as many, evenly spaced; 0 writes no curves.
         batch_size: images at once.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "fp16".
         summary_writer: TensorBoard writer of ``curve_auroc/<set>``.
     """
 
@@ -90,10 +89,8 @@ class LearningCurves:
         """Scores and labels of all chosen images, in the order of the sets."""
         indices = [i for chosen in self.chosen.values() for i in chosen]
         device = next(self.network.parameters()).device
-        autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
         scores: list[np.ndarray] = []
-        with frozen_statistics(self.network), torch.no_grad(), contextlib.ExitStack() as stack:
-            stack.enter_context(autocast)
+        with frozen_statistics(self.network), torch.no_grad(), autocast(device, self.precision):
             for first in range(0, len(indices), self.batch_size):
                 part = indices[first : first + self.batch_size]
                 images = torch.stack([torch.as_tensor(np.asarray(self.dataset[i][Keys.IMAGE])) for i in part]).to(device)

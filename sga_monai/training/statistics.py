@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
 from sga_monai.core import checks as check
-from sga_monai.model.modes import norms, recalibrate
+from sga_monai.model.modes import autocast, norms, recalibrate
 
 CHOICES = ("recalibrated", "running")
 # Of the training images an eighth is enough, within these limits: the cost stays below 5 % of an epoch of SGA.
@@ -32,7 +31,7 @@ class BatchNormStatistics:
         dataset: the training data without augmentation.
         batch_norm: "recalibrated", or "running" to leave the statistics as training left them.
         batch_size: images at once; a last smaller batch is left out.
-        precision: "fp32" or "bf16", as in training.
+        precision: "fp32", "bf16" or "fp16", as in training.
         seed: of the run.
 
     Attributes:
@@ -76,7 +75,7 @@ class BatchNormStatistics:
     def __call__(self, engine: Engine | None = None) -> None:
         """Estimate the statistics of the network as it is; ``engine`` is the trainer where it calls."""
         device = next(self.network.parameters()).device
-        with self._autocast(device):
+        with autocast(device, self.precision):
             recalibrate(self.network, self._batches(device))
         # The same images in every process; a GPU may differ in the last bits.
         share_statistics(self.network)
@@ -85,9 +84,6 @@ class BatchNormStatistics:
         for first in range(0, len(self.chosen), self.batch_size):
             indices = self.chosen[first : first + self.batch_size]
             yield torch.stack([torch.as_tensor(np.asarray(self.dataset[i][Keys.IMAGE])) for i in indices]).to(device)
-
-    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def share_statistics(network: nn.Module) -> None:

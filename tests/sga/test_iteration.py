@@ -84,7 +84,8 @@ def test_masked_pixels_are_the_first_of_a_stable_sort(seed, levels, fraction, bo
     assert torch.equal(mask.flatten(1), torch.zeros(2, 99, dtype=torch.bool).scatter_(1, order, True))
 
 
-def test_a_step_waits_for_the_device_once(monkeypatch):
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_waits_for_the_device_once(precision, monkeypatch):
     class Reads(TorchDispatchMode):
         """Counts what brings a value of a tensor to the host, on a GPU a wait for all that was queued before."""
 
@@ -96,8 +97,8 @@ def test_a_step_waits_for_the_device_once(monkeypatch):
 
     transfers = []
     settle = Step.settle
-    monkeypatch.setattr(Step, "settle", lambda self: transfers.append(settle(self)))
-    trainer = train(TinyNet(), iteration(), batches(1), epochs=1)
+    monkeypatch.setattr(Step, "settle", lambda self, *given: transfers.append(settle(self, *given)) or True)
+    trainer = train(TinyNet(), iteration(precision=precision), batches(1), epochs=1)
     # Beyond the first iteration, where the images are compared with value_range.
     trainer.state.iteration, trainer.state.epoch_length = 2, 4
     transfers.clear()
@@ -413,7 +414,7 @@ def test_bf16_trains_in_float32_parameters():
         ({"attack_steps": 0}, "attack_steps"),
         ({"norm": 0.5}, "norm"),
         ({"fill": "noise"}, "fill"),
-        ({"precision": "fp16"}, "precision"),
+        ({"precision": "fp8"}, "precision"),
         ({"saliency_order": "abs"}, "saliency_order"),
         ({"mask_fraction": "abc"}, "mask_fraction"),
         ({"epsilon_range": 0.03}, "epsilon_range"),
