@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,7 +47,7 @@ class Streamed:
         failures: ``row, label, patient, set`` and the reason ``code`` of each other row.
         moments: of the network's features over all images.
         along: the features' coordinates in each half of the source profile, ``[N, K + 1]`` each; empty without a profile.
-        data: ``row, label, patient, set, burned_in`` of each line of ``predictions``.
+        burned_in: of each line of ``predictions``, whether text may be burned into its pixels, bool ``[N]``.
     """
 
     cohort: Cohort
@@ -54,14 +55,19 @@ class Streamed:
     failures: Sequence[dict[str, Any]]
     moments: Moments
     along: Sequence[NDArray[np.float64]]
-    data: Sequence[dict[str, Any]]
+    burned_in: NDArray[np.bool_]
 
     @cached_property
     def _items(self) -> dict[int, dict[str, Any]]:
         return {item["row"]: item for item in self.cohort.items}
 
+    @property
+    def data(self) -> Iterator[dict[str, Any]]:
+        """``row, label, patient, set, burned_in`` of each line of ``predictions``."""
+        return map(self._facts, range(len(self)))
+
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.burned_in)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The prepared image of one line, ``image`` ``[1, H, W]``, with what ``data`` says of it.
@@ -69,8 +75,13 @@ class Streamed:
         Raises:
             ReadError: when the file cannot be read any more.
         """
-        found = RowReader(preprocessing(self.cohort.preparation))(self._items[self.data[index]["row"]])
-        return self.data[index] | {"image": torch.from_numpy(found["image"])}
+        facts = self._facts(index)
+        found = RowReader(preprocessing(self.cohort.preparation))(self._items[facts["row"]])
+        return facts | {"image": torch.from_numpy(found["image"])}
+
+    def _facts(self, index: int) -> dict[str, Any]:
+        line = {key: self.predictions[key].iat[index] for key in ROW}
+        return line | {"burned_in": bool(self.burned_in[index])}
 
 
 def stream_cohort(
@@ -94,26 +105,58 @@ def stream_cohort(
     Raises:
         InputError: when one file is in two rows, byte for byte, or no image can be read.
     """
-    parts = list(_kept(folder, cohort))
-    seen: dict[str, int] = {}
-    for part in parts:
-        _refuse_twice(part, seen, cohort.name)
-    rest = cohort.items[len(parts) * PART :]
+    gathered = _Gathered(cohort.name)
+    for part in _kept(folder, cohort):
+        gathered.add(part)
+    rest = cohort.items[gathered.n_parts * PART :]
     results = read_rows(rest, RowReader(preprocessing(cohort.preparation)), num_workers, "reading and scoring")
     for start in range(0, len(rest), PART):
         part = _score_part(rest[start : start + PART], results, score, profile or (), batch_size)
-        _refuse_twice(part, seen, cohort.name)
-        write_json(folder / _name(len(parts)), part, indent=None)
-        parts.append(part)
-    failures = [failure for part in parts for failure in part["failures"]]
+        gathered.add(part)
+        write_json(folder / _name(gathered.n_parts - 1), part, indent=None)
+    failures = gathered.failures
     if failures:
         logger.warning("%s: %d images cannot be read and have no score", cohort.name, len(failures))
     refuse_unreadable(failures, len(cohort.items), some_are_kept=len(failures) < len(cohort.items))
-    halves = [np.concatenate([part["along"][half] for part in parts if part["data"]]) for half in range(len(profile or ()))]
-    moments = Moments()
-    for part in parts:
-        moments = moments.joined(Moments(**part["moments"]))
-    return Streamed(cohort, _table(parts), failures, moments, halves, [line for part in parts for line in part["data"]])
+    halves = [np.concatenate([along[half] for along in gathered.along]) for half in range(len(profile or ()))]
+    return Streamed(cohort, gathered.table(), failures, gathered.moments, halves, np.concatenate(gathered.burned_in))
+
+
+class _Gathered:
+    """What memory keeps of the parts: arrays, a tenth of the lists and dictionaries of JSON."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.n_parts, self.moments = name, 0, Moments()
+        self.seen: dict[bytes, int] = {}
+        self.failures: list[dict[str, Any]] = []
+        self.frames: list[pd.DataFrame] = []
+        self.along: list[list[NDArray[np.float64]]] = []
+        self.burned_in: list[NDArray[np.bool_]] = []
+
+    def add(self, part: Mapping[str, Any]) -> None:
+        """Take one more part.
+
+        Raises:
+            InputError: when one file is in two rows: a case counted twice.
+        """
+        for line, sha256 in zip(part["data"], part["sha256"], strict=True):
+            first = self.seen.setdefault(bytes.fromhex(sha256)[:16], line["row"])
+            if first != line["row"]:
+                raise InputError(f"{self.name} row {first} and {self.name} row {line['row']} are the same file, byte for byte; remove one")
+        self.n_parts += 1
+        self.failures += part["failures"]
+        if part["data"]:
+            frame = pd.DataFrame(part["columns"])
+            # A column without a single value came as None.
+            frame = frame.astype({name: np.float64 for name in frame if name not in ROW})
+            self.frames.append(frame.assign(set=frame["set"].map(sys.intern)))
+            self.along.append([np.asarray(half) for half in part["along"]])
+            self.burned_in.append(np.array([line["burned_in"] for line in part["data"]], dtype=bool))
+            self.moments = self.moments.joined(Moments(**part["moments"]))
+
+    def table(self) -> pd.DataFrame:
+        """One line for each image that could be read."""
+        return pd.concat(self.frames, ignore_index=True)
 
 
 def _score_part(
@@ -175,19 +218,3 @@ def _kept(folder: Path, cohort: Cohort) -> Iterator[dict[str, Any]]:
 
 def _name(number: int) -> str:
     return f"part_{number:06d}.json"
-
-
-def _refuse_twice(part: Mapping[str, Any], seen: dict[str, int], name: str) -> None:
-    """Refuse one file under two rows: a case counted twice."""
-    for line, sha256 in zip(part["data"], part["sha256"], strict=True):
-        first = seen.setdefault(sha256[:32], line["row"])
-        if first != line["row"]:
-            raise InputError(f"{name} row {first} and {name} row {line['row']} are the same file, byte for byte; remove one")
-
-
-def _table(parts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    frames = [pd.DataFrame(part["columns"]) for part in parts if part["data"]]
-    table = pd.concat(frames, ignore_index=True)
-    numbers = [name for name in table if name not in ROW]
-    # A column without a single value came as None.
-    return table.astype(dict.fromkeys(numbers, np.float64))

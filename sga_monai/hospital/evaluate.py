@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def evaluate_bundle(
     plan = None if protocol is None else read_protocol(protocol)
     networks = {role: network.to(_device(device)) for role, network in load_models(bundle, reference).items()}
     lock_output_dir(out)
-    cohort = list_cohort(manifest, dataset_dir, _preparation(reference), site_key=site_key)
+    # A million rows of cells would take a gigabyte.
+    cohort = replace(list_cohort(manifest, dataset_dir, _preparation(reference), site_key=site_key), cells={})
     facts = _facts(bundle, manifest, reference, public_key, failure_limit, device)
     facts["protocol"] = plan.sha256 if plan else None
     started = _start_of_same(out / "run.json", facts)
@@ -161,7 +163,7 @@ def _predictions(scored: Streamed, reference: Mapping[str, Any]) -> pd.DataFrame
         predictions[SITE_SCORE] = site_scores_along(scored.along, predictions["label"], predictions["patient"], profile)
     predictions = add_failures(predictions, scored.failures)
     for key in GROUPS:
-        predictions[key] = [scored.cohort.cells[row].get(key, "") for row in predictions["row"]]
+        predictions[key] = scored.cohort.groups.loc[predictions["row"], key].astype(object).to_numpy()
     return predictions.sort_values("row", ignore_index=True)
 
 
