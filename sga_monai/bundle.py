@@ -22,7 +22,7 @@ from sga_monai.core import checks as check
 from sga_monai.core.command_line import given_texts, keep_texts, override_value, read_overrides
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
 from sga_monai.core.folders import lock_output_dir
-from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, quiet_monai
+from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, keep_freed_memory, quiet_monai
 from sga_monai.data.manifest import check_external, load_manifest, read_manifest
 from sga_monai.data.sets import INTERNAL, VALIDATION
 from sga_monai.model.preparation import MIN_IMAGE_SIZE
@@ -75,6 +75,7 @@ def prepare(
         install_plain_errors()
         end_on_sigterm()
         quiet_monai()
+        keep_freed_memory()
     if rank is not None:
         say_when_a_process_is_lost()
     arguments = sys.argv if arguments is None else arguments
