@@ -18,6 +18,7 @@ from sga_monai.benchmark.measure import Case, Fact, Line, Machine, Result, compa
 from sga_monai.benchmark.peers import monai_chain, silence, torchxrayvision_chain
 from sga_monai.benchmark.read import decode_only
 from sga_monai.core.display import track
+from sga_monai.core.process import keep_freed_memory
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.data.transforms import preprocessing
 from sga_monai.model.preparation import Preparation
@@ -47,6 +48,7 @@ def benchmark_data(machine: Machine, n_images: int = 4, n_small: int = 256) -> R
             lines += found
             facts.append(Fact(NAME, f"{syntax}: share of the first epoch beyond the codec", 1 - codec.ratio, "", 1 - CODEC_SHARE))
             notes += why
+        keep_freed_memory()
         warm = _warm(machine, write_small_files(folder, n_small, machine.image_size), folder / "scratch")
     lines += warm
     batches = -(-n_small // WARM_BATCH)

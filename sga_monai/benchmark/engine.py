@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from sga_monai.benchmark.measure import Case, Fact, Machine, Result, compare
 from sga_monai.benchmark.peers import silence
 from sga_monai.benchmark.step import METHODS, Method, draw_batch
+from sga_monai.core.process import keep_freed_memory
 from sga_monai.training.progress import TrainingProgress
 from sga_monai.training.scalars import ScalarWriter
 
@@ -43,6 +44,7 @@ def benchmark_engine(machine: Machine) -> Result:
 
     On CUDA also how often an iteration of SGA waits for the device, which is what a GPU loses most by.
     """
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
         cases = [
             Case("plain loop", _plain_loop(machine), "plain loop", units=ITERATIONS),

@@ -16,6 +16,7 @@ from sga_monai.benchmark.counts import count_flops, peak_memory
 from sga_monai.benchmark.measure import Case, Fact, Machine, Result, compare, has_bf16
 from sga_monai.benchmark.peers import naive_step
 from sga_monai.core.errors import InputError
+from sga_monai.core.process import keep_freed_memory
 from sga_monai.model.modes import to_device
 from sga_monai.model.networks import build_network
 from sga_monai.sga.iteration import SGAIteration
@@ -120,6 +121,7 @@ def benchmark_step(machine: Machine) -> Result:
     FLOPs are exact counts, and their ratio is the limit beside each time. Every method is compared with natural training in
     float32, the naive composition with SGA of its own kind.
     """
+    keep_freed_memory()
     plain = Steps(machine)
     runs = {name: plain.method(method) for name, method in METHODS.items()}
     flops = {name: count_flops(run) for name, run in runs.items()}

@@ -73,10 +73,7 @@ def commands(
 def _run(names: list[str], image_size: int, batch_size: int, threads: int, device: str, rounds: int, path: Path | None) -> None:
     from sga_monai.benchmark import Machine, run_benchmarks
     from sga_monai.benchmark.suite import table_of_facts, table_of_lines
-    from sga_monai.core.process import keep_freed_memory
 
-    # As a training does.
-    keep_freed_memory()
     record = run_benchmarks(names, Machine(image_size, batch_size, threads, device, rounds), path)
     machine = record["machine"]
     title = (
@@ -111,13 +108,13 @@ def _benchmark(names: list[str], size: int, batch: int, times: int) -> Callable[
     return command
 
 
-ALL = ["step", "engine", "data", "evaluate", "explain"]
+ALL = ["evaluate", "explain", "data", "step", "engine"]
 for name, size, batch, times, text in (
     ("step", 128, 16, 5, "A training step of NT, AT, SG, SGA and of SGA put together from public parts: operations, time, memory."),
     ("engine", 128, 16, 5, "What trainer, handlers, progress and checks cost an iteration beyond the network's passes."),
     ("data", 224, 64, 5, "First and later epochs, beside MONAI's datasets and torchxrayvision."),
     ("evaluate", 224, 8, 3, "From DICOM files to predictions and heat maps, beside a stock MONAI chain."),
     ("explain", 224, 8, 3, "FullGrad beside a forward pass and the authors' way of computing it."),
-    ("all", 224, 16, 3, "Step, engine, data, evaluate and explain, one after the other."),
+    ("all", 224, 16, 3, "Evaluate, explain, data, step and engine, one after the other."),
 ):
     app.command(name, help=text)(_benchmark(ALL if name == "all" else [name], size, batch, times))

@@ -30,6 +30,7 @@ def validate(
 ) -> None:
     """Do the whole external validation, up to the report: verify, manifest, check, evaluate, report. Goes on after a stop."""
     from sga_monai.cli.manifest import show_listing
+    from sga_monai.core.process import keep_freed_memory
     from sga_monai.hospital.validate import STEPS, Site, Validation
 
     given = Site(bundle, images, labels, site, out, prevalence, public_key, site_key, num_workers, protocol)
@@ -44,6 +45,7 @@ def validate(
         if forecast.listing.one_sided:
             raise typer.Exit(EXIT_SOME_ROWS_FAILED)
         return
+    keep_freed_memory()
     typer.echo(f"1/{len(STEPS)} verify: {validation.verify()} files are what was packaged")
     listing = validation.write_manifest()
     show_listing(listing, f"2/{len(STEPS)} manifest: site.csv")
@@ -119,9 +121,11 @@ def evaluate(
     protocol: Annotated[Path | None, typer.Option(help="File of `sga-monai protocol`; its hash and a copy are kept.")] = None,
 ) -> None:
     """Score a site's images with a bundle: offline, and without running anything of the bundle."""
+    from sga_monai.core.process import keep_freed_memory
     from sga_monai.evaluation.results import render, summarize
     from sga_monai.hospital.evaluate import evaluate_bundle
 
+    keep_freed_memory()
     given = (bundle, manifest, dataset_dir, output_dir, public_key, site_key, failure_limit, num_workers)
     predictions = evaluate_bundle(*given, batch_size=batch_size, protocol=protocol, device=device)
     failed = int(predictions["score"].isna().sum())
