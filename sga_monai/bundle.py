@@ -22,7 +22,7 @@ from sga_monai.core import checks as check
 from sga_monai.core.command_line import given_texts, keep_texts, override_value, read_overrides
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
 from sga_monai.core.folders import lock_output_dir
-from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, keep_freed_memory, quiet_monai
+from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, keep_freed_memory, loads_a_network, quiet_monai
 from sga_monai.data.manifest import check_external, load_manifest, read_manifest
 from sga_monai.data.sets import INTERNAL, VALIDATION
 from sga_monai.model.preparation import MIN_IMAGE_SIZE
@@ -91,7 +91,7 @@ def prepare(
     if positive and positive.get("val_interval", 1) > positive.get("max_epochs", 1):
         raise InputError("val_interval must not be greater than max_epochs, or no model is ever chosen")
     check.whole("seed", seed, low=0)
-    if paths["output_dir"] and not rank:
+    if paths["output_dir"] and not rank and not loads_a_network():
         lock_output_dir(paths["output_dir"])
     set_determinism(seed=seed)
     if paths["manifest"] and paths["dataset_dir"] and not rank:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import DiskError, InputError
+from sga_monai.core.process import loads_a_network
 
 logger = logging.getLogger(__name__)
 _held: dict[str, int] = {}
@@ -105,6 +106,8 @@ def is_finished(folder: Path) -> bool:
 def archive_previous_run(output_dir: str, checkpoint: str | None = None, resume: bool | str = False) -> None:
     """Rename an ``output_dir`` that holds a run to the first free ``output_dir.N``, so that nothing is lost.
 
+    Nothing happens while MONAI's ``load`` initializes a bundle for its network: no run follows.
+
     Args:
         output_dir: the folder.
         checkpoint: a file that must not move with it.
@@ -113,6 +116,8 @@ def archive_previous_run(output_dir: str, checkpoint: str | None = None, resume:
     Raises:
         InputError: when the folder holds something else than a run, or ``checkpoint``.
     """
+    if loads_a_network():
+        return
     folder = Path(output_dir)
     if not check.flag("resume", resume):
         _move_aside(folder, checkpoint)

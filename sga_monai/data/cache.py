@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.provenance import code_digest, describe, versions
@@ -117,20 +119,21 @@ class PackedImages:
         header = json.loads(self.stream.read(HEADER_BYTES).removeprefix(MAGIC))
         self.state = self._state()
         # Copy on write: who changes an image in place changes a page of this process and no file.
-        self.images = np.memmap(self.stream, dtype=np.float32, mode="c", offset=HEADER_BYTES, shape=tuple(header["shape"]))
+        mapped = np.memmap(self.stream, dtype=np.float32, mode="c", offset=HEADER_BYTES, shape=tuple(header["shape"]))
+        self.images = torch.from_numpy(mapped)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> NDArray[np.float32]:
-        """One image, a view of the file.
+    def views(self, indices: Iterable[int]) -> list[Tensor]:
+        """Images as views of the file.
 
         Raises:
             InputError: when the file was changed since it was opened.
         """
         if self._state() != self.state:
             raise InputError("the cache was changed during the run; start again")
-        return self.images[index]
+        return [self.images[index] for index in indices]
 
     def _state(self) -> tuple[int, int]:
         status = os.fstat(self.stream.fileno())

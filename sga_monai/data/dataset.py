@@ -73,8 +73,13 @@ class CXRDataset(Dataset):
 
     def __getitem__(self, index: Any) -> Any:
         """The data dictionary of one row: ``image`` ``[1, H, W]`` float32, ``label, row, patient, set, burned_in``."""
-        image = self.images[index] if self.packed is None else torch.from_numpy(self.packed[index])
-        return self.data[index] | {"image": image}
+        (item,) = self.__getitems__([index])
+        return item
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Those of several rows, as torch's loaders ask for a mini-batch: whether the cache was changed is looked up once."""
+        images = [self.images[index] for index in indices] if self.packed is None else self.packed.views(indices)
+        return [self.data[index] | {"image": image} for index, image in zip(indices, images, strict=True)]
 
 
 class RowReader:

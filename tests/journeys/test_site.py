@@ -265,9 +265,19 @@ def test_a_fitted_temperature_travels_and_gives_the_same_probabilities_in_both_w
     assert theirs["probability"].to_numpy() == pytest.approx(ours["probability"].to_numpy(), abs=1e-5)
 
 
-def test_monai_loads_exports_and_evaluates_the_package(bundle, phantom_dir, prepared, tmp_path):
+def test_monai_loads_exports_and_evaluates_the_package(bundle, phantom_dir, prepared, tmp_path, monkeypatch):
     hook = sys.excepthook
-    network = monai.bundle.load(name=BUNDLE, bundle_dir=str(bundle.parent))
+    # MONAI initializes the whole training for its network: where the user is, a finished run must stay what it is.
+    (tmp_path / "here/runs/sga").mkdir(parents=True)
+    (tmp_path / "here/runs/sga/model.pt").write_text("kept")
+    (tmp_path / "here/phantom").symlink_to(phantom_dir)
+    with monkeypatch.context() as context:
+        context.chdir(tmp_path / "here")
+        network = monai.bundle.load(name=BUNDLE, bundle_dir=str(bundle.parent))
+    assert [path.relative_to(tmp_path / "here").as_posix() for path in (tmp_path / "here/runs").rglob("*")] == [
+        "runs/sga",
+        "runs/sga/model.pt",
+    ]
     state = torch.load(bundle / "models/model.pt", weights_only=True)
     assert all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
     monai.bundle.ckpt_export(
