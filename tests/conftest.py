@@ -197,9 +197,9 @@ def batches(n: int = 3, batch: int = 4, size: int = 12, seed: int = 0) -> list[d
     return [{"image": torch.rand(batch, 1, size, size, generator=generator), "label": torch.arange(batch) % 2} for _ in range(n)]
 
 
-def train(network: nn.Module, iteration, data, epochs: int = 2, **options) -> SupervisedTrainer:
+def train(network: nn.Module, iteration, data, epochs: int = 2, device: str = "cpu", **options) -> SupervisedTrainer:
     trainer = SupervisedTrainer(
-        device=torch.device("cpu"),
+        device=torch.device(device),
         max_epochs=epochs,
         train_data_loader=data,
         network=network,

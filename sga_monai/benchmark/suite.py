@@ -32,7 +32,7 @@ def run_benchmarks(names: Sequence[str], machine: Machine, path: str | Path | No
     """Run benchmarks and return their record: ``machine``, ``lines``, ``facts`` and ``notes``.
 
     Args:
-        names: of ``BENCHMARKS``.
+        names: of ``BENCHMARKS``; none for all of them.
         machine: where and at what size; its ``threads`` are set for torch meanwhile.
         path: the record is also written here as JSON.
     """
@@ -41,7 +41,7 @@ def run_benchmarks(names: Sequence[str], machine: Machine, path: str | Path | No
         torch.set_num_threads(machine.threads)
     try:
         described = machine.describe()
-        results = [BENCHMARKS[name](machine) for name in names]
+        results = [BENCHMARKS[name](machine) for name in names or BENCHMARKS]
     finally:
         torch.set_num_threads(before)
     record = {

@@ -35,11 +35,11 @@ def is_program() -> bool:
 
 def loads_a_network() -> bool:
     """Whether MONAI's ``load`` is at work: it initializes a whole bundle, as for a run, and takes the network alone."""
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "load" and frame.f_globals.get("__name__") == "monai.bundle.scripts":
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 

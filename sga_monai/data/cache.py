@@ -139,12 +139,9 @@ class PackedImages:
         status = os.fstat(self.stream.fileno())
         return status.st_size, status.st_mtime_ns
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[type[PackedImages], tuple[Path]]:
         # A reading process maps the file itself.
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+        return PackedImages, (self.path,)
 
 
 def _is_packed(path: Path) -> bool:

@@ -30,7 +30,6 @@ class Cohort:
         name: file name of the manifest without its ending; the name of the set.
         items: MONAI data dictionaries of ``load_manifest``.
         cells: the manifest's own cells of each item, by row number.
-        groups: the manifest's columns ``GROUPS`` of each item, by row number; empty text where a cell is empty.
         lung: from a row number to the lung mask, bool ``[1, H, W]``, or to ``None``; ``None`` itself where no row has a mask.
         preparation: of the images; the masks have their size.
     """
@@ -38,9 +37,13 @@ class Cohort:
     name: str
     items: Sequence[dict[str, Any]]
     cells: Mapping[int, Mapping[str, str]]
-    groups: pd.DataFrame
     lung: LungReader | None
     preparation: Preparation
+
+    def groups(self) -> pd.DataFrame:
+        """The manifest's columns ``GROUPS`` by row number, empty text where a cell is empty: a few texts, kept as numbers."""
+        rows = self.cells.values()
+        return pd.DataFrame({key: pd.Categorical([row.get(key, "") for row in rows]) for key in GROUPS}, index=list(self.cells))
 
 
 def list_cohort(
@@ -70,10 +73,8 @@ def list_cohort(
         items = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, limit).round().astype(int))]
     listed = {int(row["row"]): row for row in read_manifest(path)}
     cells = {item["row"]: listed[item["row"]] for item in items}
-    # A few texts again and again are kept as numbers.
-    groups = pd.DataFrame({key: pd.Categorical([row.get(key, "") for row in cells.values()]) for key in GROUPS}, index=list(cells))
     lung = lung_reader(cells.values(), dataset_dir, path.name, preparation.image_size)
-    return Cohort(path.stem, items, cells, groups, lung, preparation)
+    return Cohort(path.stem, items, cells, lung, preparation)
 
 
 def read_cohorts(cohorts: Sequence[Cohort], cache_dir: str | Path | None = None, num_workers: int = 0) -> list[CXRDataset]:

@@ -58,6 +58,10 @@ class Streamed:
     burned_in: NDArray[np.bool_]
 
     @cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        return {key: self.predictions[key].to_numpy() for key in ROW} | {"burned_in": self.burned_in}
+
+    @cached_property
     def _items(self) -> dict[int, dict[str, Any]]:
         return {item["row"]: item for item in self.cohort.items}
 
@@ -80,8 +84,7 @@ class Streamed:
         return facts | {"image": torch.from_numpy(found["image"])}
 
     def _facts(self, index: int) -> dict[str, Any]:
-        line = {key: self.predictions[key].iat[index] for key in ROW}
-        return line | {"burned_in": bool(self.burned_in[index])}
+        return {key: column[index] for key, column in self._columns.items()}
 
 
 def stream_cohort(

@@ -90,8 +90,9 @@ def evaluate_bundle(
     plan = None if protocol is None else read_protocol(protocol)
     networks = {role: network.to(_device(device)) for role, network in load_models(bundle, reference).items()}
     lock_output_dir(out)
-    # A million rows of cells would take a gigabyte.
-    cohort = replace(list_cohort(manifest, dataset_dir, _preparation(reference), site_key=site_key), cells={})
+    cohort = list_cohort(manifest, dataset_dir, _preparation(reference), site_key=site_key)
+    # Of a million rows all cells would take a gigabyte.
+    groups, cohort = cohort.groups(), replace(cohort, cells={})
     facts = _facts(bundle, manifest, reference, public_key, failure_limit, device)
     facts["protocol"] = plan.sha256 if plan else None
     started = _start_of_same(out / "run.json", facts)
@@ -103,7 +104,7 @@ def evaluate_bundle(
         write_whole(out / PROTOCOL_FILE, lambda path: path.write_bytes(plan.data))
     write_json(out / "run.json", facts | {"finished": None}, sort_keys=True)
     scored = _score(networks, cohort, out / PARTS, num_workers, batch_size, reference)
-    predictions = _predictions(scored, reference)
+    predictions = _predictions(scored, groups, reference)
     write_csv(out / FILE, predictions)
     write_moments(out / "embedding.json", scored.moments.summary())
     shutil.copyfile(bundle / "reference.json", out / "reference.json")
@@ -156,14 +157,14 @@ def _score(
     return stream_cohort(cohort, parts, score, reference.get("embedding", {}).get("profile"), num_workers, batch_size)
 
 
-def _predictions(scored: Streamed, reference: Mapping[str, Any]) -> pd.DataFrame:
+def _predictions(scored: Streamed, groups: pd.DataFrame, reference: Mapping[str, Any]) -> pd.DataFrame:
     """A line for each row of the manifest."""
     predictions, profile = scored.predictions, reference.get("embedding", {}).get("profile")
     if profile is not None:
         predictions[SITE_SCORE] = site_scores_along(scored.along, predictions["label"], predictions["patient"], profile)
     predictions = add_failures(predictions, scored.failures)
     for key in GROUPS:
-        predictions[key] = scored.cohort.groups.loc[predictions["row"], key].astype(object).to_numpy()
+        predictions[key] = groups.loc[predictions["row"], key].astype(object).to_numpy()
     return predictions.sort_values("row", ignore_index=True)
 
 

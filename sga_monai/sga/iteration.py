@@ -202,4 +202,5 @@ class SGAIteration:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
         self.groups.load_state_dict(state_dict["groups"])
-        self.scale.load_state_dict(state_dict["scale"])
+        # A checkpoint from before fp16 has none, and may be resumed by force.
+        self.scale.load_state_dict(state_dict.get("scale", {}))

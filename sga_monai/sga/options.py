@@ -94,10 +94,11 @@ class Masking:
             return gradient, torch.zeros_like(image[:, :1], dtype=torch.bool), image
         if mask_size(image, self.mask_fraction, region) == 0:
             raise InputError("mask_fraction is less than one pixel of the image; raise it, border_width or image_size")
-        if self.saliency_order != "random" and clean is not None:
-            gradient = clean.gradient(class_score(clean.logits, label, self.saliency_target))
-        elif self.saliency_order != "random":
-            gradient = input_gradient(network, image, label, self.saliency_target)
+        if self.saliency_order != "random":
+            if clean is None:
+                gradient = input_gradient(network, image, label, self.saliency_target)
+            else:
+                gradient = clean.gradient(class_score(clean.logits, label, self.saliency_target))
         mask = lowest_mask(gradient, self.mask_fraction, self.saliency_order, generator, region)
         return gradient, mask, fill_masked(image, mask, self.fill, generator, domain.value_range)
 

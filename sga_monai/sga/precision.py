@@ -78,9 +78,7 @@ class GradientScale:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
-        self._restored = dict(state_dict)
-        if self._scaler is not None and self._restored:
-            self._scaler.load_state_dict(self._restored)
+        self._scaler, self._restored = None, dict(state_dict)
 
     def _on(self, device: torch.device) -> torch.amp.GradScaler:
         if self._scaler is None:

@@ -19,23 +19,23 @@ def test_rows_cells_and_masks_belong_together(phantom_dir):
     cohort = list_cohort(phantom_dir / "northgate.csv", phantom_dir, Preparation(24), "val")
     listed = [row for row in read_manifest(phantom_dir / "northgate.csv") if row["split"] == "val"]
     assert cohort.name == "northgate"
-    assert [item["row"] for item in cohort.items] == [int(row["row"]) for row in listed] == list(cohort.groups.index)
+    assert [item["row"] for item in cohort.items] == [int(row["row"]) for row in listed] == list(cohort.groups().index)
     assert all(cohort.cells[int(row["row"])] == row for row in listed)
     for row in listed:
-        assert cohort.groups.loc[int(row["row"])].to_dict() == {key: row.get(key, "") for key in GROUPS}
+        assert cohort.groups().loc[int(row["row"])].to_dict() == {key: row.get(key, "") for key in GROUPS}
     mask = cohort.lung(cohort.items[0]["row"])
     assert mask.shape == (1, 24, 24)
     assert mask.dtype == torch.bool
     (dataset,) = read_cohorts([cohort])
     assert dataset[0]["image"].shape == (1, 24, 24)
-    assert [item["row"] for item in dataset.data] == list(cohort.groups.index)
+    assert [item["row"] for item in dataset.data] == list(cohort.groups().index)
 
 
 def test_a_limit_takes_evenly_spaced_rows(phantom_dir):
     every = list_cohort(phantom_dir / "harbor.csv", phantom_dir, Preparation(24))
     for limit, expected in ((5, 5), (1, 1), (10_000, len(every.items))):
         some = list_cohort(phantom_dir / "harbor.csv", phantom_dir, Preparation(24), limit=limit)
-        assert len(some.items) == len(some.groups) == expected
+        assert len(some.items) == len(some.groups()) == expected
         assert some.items[0] == every.items[0]
     five = [item["row"] for item in list_cohort(phantom_dir / "harbor.csv", phantom_dir, Preparation(24), limit=5).items]
     assert five[-1] == every.items[-1]["row"]

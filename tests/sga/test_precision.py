@@ -102,6 +102,12 @@ def test_the_scale_is_restored(used):
     assert saved["scale"]["_growth_tracker"] == 3
 
 
+def test_a_checkpoint_from_before_the_scale_is_taken():
+    step = iteration(precision="fp16")
+    step.load_state_dict({"groups": {}})
+    assert step.state_dict() == {"groups": {}, "scale": {}}
+
+
 def test_accumulated_gradients_are_unscaled_once():
     large = batches(1, batch=8)
     small = [{key: value[i : i + 2] for key, value in large[0].items()} for i in range(0, 8, 2)]

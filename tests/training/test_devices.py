@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TinyNet, batches, iteration, randomized
+from conftest import ROOT, TinyNet, batches, iteration, randomized, train
 from fixtures import warm
 from monai.engines import SupervisedTrainer
 from torch import nn
@@ -21,8 +21,8 @@ from sga_monai.benchmark.measure import Machine
 from sga_monai.interpret.saliency import fullgrad_map, grad_cam
 from sga_monai.model.networks import build_network
 
-GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-both = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])
+both, gpu = pytest.mark.parametrize("device", ["cpu", CUDA]), pytest.mark.parametrize("device", [CUDA])
 
 
 @pytest.fixture(autouse=True)
@@ -31,18 +31,19 @@ def float32(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
+class Losses(list[float]):
+    """The cross-entropy of each step, as a handler."""
+
+    def attach(self, engine: SupervisedTrainer) -> None:
+        engine.add_event_handler("MODEL_COMPLETED", lambda engine: self.append(float(engine.state.output["ce_loss"])))
+
+
 def trained(network: nn.Module, device: str, epochs: int = 2, **options: object) -> tuple[nn.Module, list[float]]:
     """A copy of the network after a few steps on a device, back on the CPU, and the loss of each step."""
-    network = copy.deepcopy(network).to(device)
-    step, losses = iteration(**options), []
+    network, losses = copy.deepcopy(network).to(device), Losses()
     # One class is brighter, so that there is something to learn.
     data = [{"image": item["image"] / 2 + 0.5 * item["label"].view(-1, 1, 1, 1), "label": item["label"]} for item in batches(3)]
-    trainer = SupervisedTrainer(
-        torch.device(device), epochs, data, network, torch.optim.SGD(network.parameters(), lr=0.05), nn.CrossEntropyLoss(),
-        iteration_update=step, optim_set_to_none=True, decollate=False,
-    )  # fmt: skip
-    trainer.add_event_handler("MODEL_COMPLETED", lambda engine: losses.append(float(engine.state.output["ce_loss"])))
-    trainer.run()
+    train(network, iteration(**options), data, epochs, device, optim_set_to_none=True, train_handlers=[losses])
     return network.cpu(), losses
 
 
@@ -93,22 +94,20 @@ def test_the_literal_training_in_float16_goes_on_after_a_stop(few, tmp_path):
     assert all(value.dtype != torch.float16 and bool(value.isfinite().all()) for value in weights.values())
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_an_iteration_waits_for_the_gpu_once():
-    facts = benchmark_engine(Machine(image_size=32, batch_size=4, device="cuda", rounds=1)).facts
+@gpu
+def test_an_iteration_waits_for_the_gpu_once(device):
+    facts = benchmark_engine(Machine(image_size=32, batch_size=4, device=device, rounds=1)).facts
     (waits,) = (fact for fact in facts if fact.name.startswith("waits"))
     assert waits.value <= 1
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_bundle_gives_the_scores_of_the_cpu(bundle, phantom_dir, tmp_path):
+@gpu
+def test_a_bundle_gives_the_scores_of_the_cpu(device, bundle, phantom_dir, tmp_path):
     scores = []
-    for device in ("cpu", "cuda"):
-        out: Path = tmp_path / device
+    for where in ("cpu", device):
+        out: Path = tmp_path / where
         command = ["evaluate", str(bundle), "--manifest", str(phantom_dir / "harbor.csv"), "--dataset-dir", str(phantom_dir)]
-        result = warm.run([sys.executable, "-m", "sga_monai", *command, "--output-dir", str(out), "--device", device], ROOT)
+        result = warm.run([sys.executable, "-m", "sga_monai", *command, "--output-dir", str(out), "--device", where], ROOT)
         assert result.returncode == 0, result.stderr[-2000:]
         scores.append(pd.read_csv(out / "predictions.csv")["score"])
     assert (scores[0] - scores[1]).abs().max() < 1e-3 * scores[0].abs().max()
