@@ -86,9 +86,17 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
 
 
 def page(found: Sequence[Sequence[Record]], analyzed: bool = False) -> str:
-    """The Markdown page of several experiments; ``analyzed`` where there is an ``analysis.md`` beside it."""
+    """The Markdown page of several experiments: those of the paper first, then by name.
+
+    Args:
+        found: the records of each experiment.
+        analyzed: whether there is an ``analysis.md`` beside the page.
+    """
+    ordered = sorted(found, key=lambda records: (not records[0].get("published"), records[0]["name"]))
     parts = [PAGE, *([VERDICT] if analyzed else []), NOTE]
-    parts += [markdown(records, list(_pictures(records))) for records in found]
+    parts.append("\n".join(f"- [{records[0]['title']}](#{records[0]['name']})" for records in ordered))
+    # An anchor of its own, since sites make different ones from the same heading.
+    parts += [f'<a id="{records[0]["name"]}"></a>\n\n' + markdown(records, list(_pictures(records))) for records in ordered]
     return "\n\n".join(parts).rstrip() + "\n"
 
 

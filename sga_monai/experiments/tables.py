@@ -171,7 +171,7 @@ def rows_of(records: Sequence[Record]) -> list[str]:
             {f"{cell['machine']['platform']}, {cell['machine']['device']}, {cell['machine']['threads']} threads" for cell in cells}
         )
         lines.append(f"Code: {'; '.join(codes)}. Versions: {'; '.join(packages)}. Machine: {'; '.join(machines)}.")
-    command = f"sga-monai experiment bundles/sga/experiments/{head['name']}.json --jobs 2"
+    command = f"sga-monai experiment bundles/sga/experiments/{head['name']}.json"
     lines.append(f"Repeat: `{command}`, with `--dataset-dir` where it reads collections; hashes of data and models are in the records.")
     return lines
 
