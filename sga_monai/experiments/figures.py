@@ -15,6 +15,7 @@ from sga_monai.experiments.tables import set_title
 
 # Okabe and Ito's colors, which the color-blind can tell apart.
 COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a")
+DASHES = ("-", "--", ":", "-.")
 MOST_COLUMNS = 4
 
 
@@ -25,7 +26,9 @@ def svg(records: Sequence[Record]) -> Markup:
 
 
 def learning_curves(records: Sequence[Record]) -> Markup | None:
-    """AUROC after each epoch against optimizer steps, one panel a set, mean over seeds; ``None`` without ``curves.csv``.
+    """AUROC after each epoch against optimizer steps, mean over seeds: a panel a set, a line a method and condition.
+
+    ``None`` without ``curves.csv``.
 
     A method that learns faster is ahead early and at every set; one that generalizes better is ahead outside at the end.
     """
@@ -33,19 +36,23 @@ def learning_curves(records: Sequence[Record]) -> Markup | None:
     if not cells:
         return None
     names = [name for name in dict.fromkeys(line["set"] for line in cells[0]["curves"]) if name != VALIDATION]
-    methods = [method for method in records[0]["method"] if any(cell["method"] == method for cell in cells)]
+    head = records[0]
+    run = {(cell["method"], cell["condition"]) for cell in cells}
+    curves = [(method, condition) for condition in head["condition"] for method in head["method"] if (method, condition) in run]
     columns, lines = _grid(names)
     with figure_style(text=True):
         figure, axes = subplots(lines, columns, size=(2.5 * columns + 1.2, 2.4 * lines), sharey=True)
         for axis, name in zip(axes.flat, names, strict=False):
-            for method in methods:
+            for method, condition in curves:
                 values: dict[int, list[float]] = {}
-                for cell in (cell for cell in cells if cell["method"] == method):
+                for cell in (cell for cell in cells if (cell["method"], cell["condition"]) == (method, condition)):
                     for line in (line for line in cell["curves"] if line["set"] == name and line["auroc"] is not None):
                         values.setdefault(line["optimizer_steps"], []).append(line["auroc"])
                 steps = sorted(values)
-                color = COLORS[records[0]["method"].index(method) % len(COLORS)]
-                axis.plot(steps, [sum(values[step]) / len(values[step]) for step in steps], lw=1.3, color=color, label=method)
+                color = COLORS[head["method"].index(method) % len(COLORS)]
+                dashes = DASHES[head["condition"].index(condition) % len(DASHES)]
+                mean = [sum(values[step]) / len(values[step]) for step in steps]
+                axis.plot(steps, mean, dashes, lw=1.3, color=color, label=_label(method, condition))
             axis.axhline(0.5, color="#dddddd", lw=1, zorder=0)
             axis.set(title=name, xlabel="optimizer steps", ylim=(0.2, 1.02))
         for axis in axes.flat[len(names) :]:
@@ -106,5 +113,9 @@ def _intervals(records: Sequence[Record]) -> Figure:
         axis.set(title=set_title(means, name), xlabel="AUROC", xlim=(-0.02, 1.03))
     for axis in axes.flat[len(names) :]:
         axis.set_axis_off()
-    axes[0][0].set_yticks(range(len(rows), 0, -1), [method if condition == ALL else f"{method}, {condition}" for method, condition in rows])
+    axes[0][0].set_yticks(range(len(rows), 0, -1), [_label(method, condition) for method, condition in rows])
     return figure
+
+
+def _label(method: str, condition: str) -> str:
+    return method if condition == ALL else f"{method}, {condition}"

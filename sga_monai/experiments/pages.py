@@ -64,16 +64,18 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
         Names of the experiments on the page: all whose records are in ``out`` afterwards.
 
     Raises:
-        InputError: when there are no records, or ``out`` has another ``README.md``.
+        InputError: when there are no records, two sources are of one plan, or ``out`` has another ``README.md``.
     """
     out = Path(out)
     if (out / "README.md").is_file() and not (out / "README.md").read_text(encoding="utf-8").startswith(PAGE):
         raise InputError("out has a README.md that sga-monai collect did not write; give another folder")
+    others = [source for source in map(Path, sources) if source.resolve() != out.resolve()]
+    given = [read_records(source / "records.jsonl" if source.is_dir() else source) for source in others]
+    names = [records[0]["name"] for records in given]
+    for name in {name for name in names if names.count(name) > 1}:
+        raise InputError(f"two of these are experiments of the plan {name}, and a page shows one; give one, or rename a plan")
     out.mkdir(parents=True, exist_ok=True)
-    for source in map(Path, sources):
-        if source.resolve() == out.resolve():
-            continue
-        records = read_records(source / "records.jsonl" if source.is_dir() else source)
+    for records in given:
         write_whole(out / f"{records[0]['name']}.jsonl", partial(write_records, records=records))
     found = [read_records(path) for path in sorted(out.glob("*.jsonl"))]
     if not found:

@@ -124,7 +124,8 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
         settings: overrides that the machine decides, such as ``dataset_dir``; they win over the plan's ``settings``.
 
     Raises:
-        InputError: when the file is missing, not JSON or not a plan, the baseline is no method, the selection set no external set,
+        InputError: when the file is missing, not JSON or not a plan, the baseline is no method, the selection set or a pooled set
+            no external set,
             two cells have one folder, or a table could not show a name.
     """
     name = Path(path).name
@@ -166,13 +167,17 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
         defaults = json.loads(Path(config_file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         raise InputError(f"{name}: config_file {config_file} is no JSON file here; start in the folder that it is relative to") from None
-    selection_set = content.get("selection_set", "")
-    for cell in cells if selection_set else ():
+    selection_set, pooled_sets = content.get("selection_set", ""), tuple(content.get("pooled_sets", ()))
+    if selection_set in pooled_sets:
+        raise InputError(f"{name}: pooled_sets names the selection_set {selection_set!r}, which is no result; remove one")
+    for cell in cells:
         external = (defaults | dict(cell.settings)).get("external_manifests") or []
         names = [Path(manifest).stem for manifest in ([external] if isinstance(external, str) else external)]
-        if selection_set not in names or len(names) < 2:
-            listed = ", ".join(names) or "none"
+        listed = ", ".join(names) or "none"
+        if selection_set and (selection_set not in names or len(names) < 2):
             raise InputError(f"{name}: selection_set {selection_set!r} must be one of two or more external_manifests; there are {listed}")
+        if not set(pooled_sets) <= set(names):
+            raise InputError(f"{name}: pooled_sets names a set that is none of the external_manifests, {listed}")
     pooled_against = tuple(content.get("pooled_against", [baseline]))
     if not set(pooled_against) <= set(methods):
         raise InputError(f"{name}: pooled_against names a method that is none of {', '.join(methods)}")
@@ -186,7 +191,7 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
         selection_set,
         axis,
         content.get("phantoms", {}),
-        tuple(content.get("pooled_sets", ())),
+        pooled_sets,
         pooled_against,
         content.get("published", {}),
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib.axes
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +18,10 @@ from fixtures import warm
 
 from sga_monai.cohorts.phantom import SOURCE
 from sga_monai.core.errors import InputError
+from sga_monai.data.identity import same_id
+from sga_monai.data.manifest import read_manifest
 from sga_monai.experiments import pages as collect
+from sga_monai.experiments.figures import learning_curves
 from sga_monai.experiments.plan import read_plan
 from sga_monai.experiments.records import experiment_records, read_records
 from sga_monai.experiments.runner import command, run_experiment
@@ -66,6 +71,14 @@ def test_cells_are_whole_seeds_first_and_overrides_are_merged_in_order(tmp_path)
     assert "--output_dir=out" in given
 
 
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_pooled_sets_have_no_common_patients_but_for_42_of_two_views(path):
+    pooled = read_plan(path).pooled_sets
+    patients = {name: {same_id(row["patient_id"]) for row in read_manifest(ROOT / f"data_manifests/{name}.csv")} for name in pooled}
+    common = {pair: len(patients[pair[0]] & patients[pair[1]]) for pair in itertools.combinations(pooled, 2)}
+    assert {pair: count for pair, count in common.items() if count} in ({}, {("nih_pa", "nih_ap"): 42})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -83,6 +96,9 @@ def test_cells_are_whole_seeds_first_and_overrides_are_merged_in_order(tmp_path)
         ({"selection_set": "far"}, "selection_set 'far' must be one of two or more external_manifests; there are none"),
         ({"selection_set": "far", "settings": {"external_manifests": ["m/near.csv", "m/b.csv"]}}, "there are near, b"),
         ({"selection_set": "far", "settings": {"external_manifests": "m/far.csv"}}, "there are far"),
+        ({"pooled_sets": ["far"], "settings": {"external_manifests": ["m/near.csv"]}}, "none of the external_manifests, near"),
+        ({"pooled_sets": ["internal"]}, "none of the external_manifests, none"),
+        ({"pooled_sets": ["near"], "selection_set": "near"}, "names the selection_set 'near', which is no result"),
     ],
 )
 def test_a_bad_plan_is_refused_in_a_sentence(tmp_path, changes, message):
@@ -290,8 +306,25 @@ def test_pooled_effects_calibration_steps_and_curves_are_in_the_records(fake, tm
     collect.write_page([out], tmp_path / "docs")
     assert "(pooled_curves.svg)" in (tmp_path / "docs/README.md").read_text()
     assert (tmp_path / "docs/pooled_curves.svg").is_file()
+    with pytest.raises(InputError, match="two of these are experiments of the plan pooled"):
+        collect.write_page([out, out / "records.jsonl"], tmp_path / "both")
     with pytest.raises(InputError, match="pooled_against names a method"):
         read_plan(write_plan(tmp_path / "bad.json", settings=settings, pooled_against=["none"]))
+
+
+def test_a_learning_curve_is_of_one_condition(monkeypatch):
+    curve = [{"set": "far", "optimizer_steps": steps, "auroc": steps / 100} for steps in (50, 90)]
+    cells = [{"kind": "cell", "method": "NT", "condition": condition, "curves": curve} for condition in ("a", "b")]
+    cells[1]["curves"] = [line | {"auroc": 0.0} for line in curve]
+    lines, plot = {}, matplotlib.axes.Axes.plot
+
+    def remember(self, x, y, *arguments, label, **options):
+        lines[label] = y
+        return plot(self, x, y, *arguments, label=label, **options)
+
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", remember)
+    assert learning_curves([{"kind": "experiment", "method": ["NT"], "condition": ["a", "b"]}, *cells])
+    assert lines == {"NT, a": [0.5, 0.9], "NT, b": [0.0, 0.0]}
 
 
 def test_a_held_out_source_chooses_and_is_no_result(fake, tmp_path):
