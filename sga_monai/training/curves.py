@@ -58,17 +58,14 @@ class LearningCurves:
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer, after ``BatchNormStatistics``."""
         if self.chosen:
-            engine.add_event_handler(Events.STARTED, self.start)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def start(self, engine: Engine) -> None:
-        """Keep the lines of completed epochs of the training that is resumed."""
-        if engine.state.epoch and self.path.is_file():
-            lines = pd.read_csv(self.path)
-            self.lines = lines[lines["epoch"] <= engine.state.epoch].to_dict("records")
 
     def __call__(self, engine: Any) -> None:
         """Score the chosen images and add a line for each set."""
+        # Not when the training starts: handlers that come later have yet to say at which epoch it goes on.
+        if not self.lines and self.path.is_file():
+            lines = pd.read_csv(self.path)
+            self.lines = lines[lines["epoch"] < engine.state.epoch].to_dict("records")
         score, label = self._score()
         steps = optimizer_steps(engine)
         for name, indices in self.chosen.items():

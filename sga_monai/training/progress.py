@@ -22,7 +22,7 @@ FEW_STEPS, FAR_LOGITS = 500, 2.0
 
 
 def optimizer_steps(engine: Any) -> int:
-    """Optimizer steps that a trainer has taken; the end of an epoch closes an accumulated step."""
+    """Optimizer steps of a trainer so far, with those that float16 left out; the end of an epoch closes an accumulated step."""
     length, accumulation = engine.state.epoch_length or engine.state.iteration or 1, getattr(engine, "accumulation_steps", 1)
     epochs, rest = divmod(engine.state.iteration, length)
     return int(epochs * -(-length // accumulation) + rest // accumulation)
@@ -67,7 +67,7 @@ class TrainingProgress:
         for key in (Keys.LOSS, "ce_loss", "kl_loss", "adversarial_accuracy"):
             if key in output:
                 self.sums.setdefault(str(key), []).append(output[key].item())
-        self.bar.update(self.task, advance=1, description=f"epoch {engine.state.epoch}/{engine.state.max_epochs}")
+        self.bar.update(self.task, completed=engine.state.iteration, description=f"epoch {engine.state.epoch}/{engine.state.max_epochs}")
 
     def epoch(self, engine: Engine) -> None:
         """Log the epoch's means and its validation AUROC."""

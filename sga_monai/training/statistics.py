@@ -60,13 +60,9 @@ class BatchNormStatistics:
         if idist.get_world_size() > 1:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self.share)
         if self.active:
-            engine.add_event_handler(Events.STARTED, self.start)
+            # A resumed training begins with a later epoch, and has the checkpoint's statistics.
+            engine.add_event_handler(Events.EPOCH_STARTED(once=1), self)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def start(self, engine: Engine) -> None:
-        """Estimate before the first epoch; a resumed training has the checkpoint's statistics."""
-        if engine.state.epoch == 0:
-            self(engine)
 
     def share(self, engine: Engine) -> None:
         """Give the network of every process the mean of all processes' running statistics."""

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TinyNet, equal
+from ignite.engine import Engine, Events
 from sklearn.metrics import roc_auc_score
 
 from sga_monai.core.errors import InputError
@@ -60,13 +61,25 @@ def test_a_resumed_training_keeps_completed_epochs_alone(tmp_path):
         first(engine(epoch))
     # Killed in epoch 3: the checkpoint is of epoch 2.
     resumed = LearningCurves(str(tmp_path), network, data, curve_images=10)
-    resumed.start(engine(2))
     resumed(engine(3))
     assert pd.read_csv(tmp_path / "curves.csv")["epoch"].tolist() == [1, 2, 3]
     fresh = LearningCurves(str(tmp_path), network, data, curve_images=10)
-    fresh.start(engine(0))
     fresh(engine(1))
     assert pd.read_csv(tmp_path / "curves.csv")["epoch"].tolist() == [1]
+
+
+def test_a_resumed_trainer_says_late_at_which_epoch_it_goes_on(tmp_path):
+    """The order of handlers is the bundle's: curves before checkpoints, which set the epoch when the trainer starts."""
+
+    def training(max_epochs: int, start: int) -> None:
+        trainer = Engine(lambda *_: None)
+        LearningCurves(str(tmp_path), TinyNet(dropout=0), items("far", 10, 5, 0), curve_images=10).attach(trainer)
+        trainer.add_event_handler(Events.STARTED, lambda engine: setattr(engine.state, "epoch", start))
+        trainer.run([0, 1], max_epochs=max_epochs)
+
+    training(2, start=0)
+    training(4, start=2)
+    assert pd.read_csv(tmp_path / "curves.csv")["epoch"].tolist() == [1, 2, 3, 4]
 
 
 def test_off_and_refused(tmp_path):
