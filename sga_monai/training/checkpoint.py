@@ -17,6 +17,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import DISK, DiskError, InputError
@@ -192,21 +193,31 @@ class Checkpoints:
             raise
         except (RuntimeError, ValueError, KeyError):
             raise InputError("resume: the checkpoint does not fit this network or optimizer; repeat the settings of its run") from None
-        self._apply_new_settings(state["identity"])
         # Epochs are whole; a forced change of the batch size changes how many iterations that is.
         engine.state.epoch, engine.state.iteration = state["trainer"]["epoch"], state["trainer"]["iteration"]
         if engine.state.epoch_length:
             engine.state.iteration = engine.state.epoch * engine.state.epoch_length
+        if serious:
+            self._apply_new_settings(state["identity"], engine.state.iteration)
         if self.evaluator is not None:
             best: Any = self.evaluator.state
             best.best_metric, best.best_metric_epoch = (state["evaluator"][key] for key in ("best_metric", "best_metric_epoch"))
         logger.info("resumed after epoch %d of %s", engine.state.epoch, engine.state.max_epochs)
 
-    def _apply_new_settings(self, before: Mapping[str, Any]) -> None:
-        """Where a forced resume changed the optimizer's settings, the loaded ones give way."""
+    def _apply_new_settings(self, before: Mapping[str, Any], iteration: int) -> None:
+        """Where a forced resume changed the optimizer's settings or the length of an epoch, the loaded ones give way."""
         old, new = (identity.get("objects", {}).get("optimizer", {}) for identity in (before, self.identity))
-        for group in self.parts["optimizer"].param_groups:
-            group.update({key: value for key, value in new.items() if key in group and old.get(key) != value})
+        changed = {key: value for key, value in new.items() if old.get(key) != value}
+        groups = self.parts["optimizer"].param_groups
+        for group in groups:
+            group.update({key: value for key, value in changed.items() if key in group})
+        for schedule in (part for part in self.parts.values() if isinstance(part, LambdaLR)):
+            # It holds the highest rate and the number of the step itself, and sets the rate of the next step from them.
+            if "lr" in changed:
+                schedule.base_lrs = [changed["lr"]] * len(groups)
+            schedule.last_epoch = iteration
+            for group, rate, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+                group["initial_lr"], group["lr"] = rate, rate * factor(iteration)
 
     def save(self, engine: Engine) -> None:
         """Write the checkpoint of the epoch that is complete, in the first process; the others wait until it is on disk."""

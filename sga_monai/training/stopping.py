@@ -13,6 +13,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 
 from sga_monai.core import checks as check
+from sga_monai.core.errors import InputError
 from sga_monai.model.modes import frozen_statistics
 from sga_monai.sga.iteration import SGAIteration
 
@@ -81,6 +82,9 @@ class RobustOverfitting:
         drop: fall of the accuracy from its best that ends the training, in (0, 1]; ``None`` only measures.
         batch_size: images at once.
         summary_writer: TensorBoard writer of ``val_pgd_accuracy``.
+
+    Raises:
+        InputError: when a number is out of range, or there is a ``drop`` and no ``interval``.
     """
 
     def __init__(
@@ -99,6 +103,8 @@ class RobustOverfitting:
         self.network = network
         self.dataset = dataset
         self.interval = check.whole("robust_interval", interval, low=0)
+        if drop is not None and not self.interval:
+            raise InputError("robust_drop needs a robust_interval of 1 or more, or it is never measured")
         self.drop = drop
         self.batch_size = batch_size
         self.writer = summary_writer

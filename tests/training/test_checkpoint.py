@@ -19,7 +19,7 @@ from conftest import TinyNet, equal, iteration
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import ROCAUC, ValidationHandler
+from monai.handlers import ROCAUC, LrScheduleHandler, ValidationHandler
 from monai.transforms import RandGaussianNoise
 from torch import nn
 
@@ -33,6 +33,7 @@ from sga_monai.training import checkpoint
 from sga_monai.training.best_model import BestModelSaver
 from sga_monai.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from sga_monai.training.epochs import EpochSampler, EpochSeeds, epoch_seed
+from sga_monai.training.schedule import lr_scheduler
 from sga_monai.training.stopping import EarlyStopping, RobustOverfitting
 
 
@@ -320,6 +321,37 @@ def test_a_forced_resume_uses_the_new_settings(tmp_path):
     assert rates == [0.001]
 
 
+@pytest.mark.parametrize(("batch_size", "rate"), [(8, 0.1), (8, 0.01), (16, 0.1)])
+def test_a_forced_resume_goes_on_in_the_new_schedule(tmp_path, batch_size, rate):
+    """The rates of the epochs that are left are those that a training with the new settings has there."""
+
+    def rates(out: Path, batch_size: int, lr: float, max_epochs: int, resume: bool = False) -> list[float]:
+        network, seen = TinyNet(), list[float]()
+        optimizer = torch.optim.SGD(network.parameters(), lr=lr)
+        batches = DataLoader(Fixed(), batch_size=batch_size)
+        schedule = lr_scheduler(optimizer, batches, 4, "cosine", warmup_epochs=1)
+        trainer = SupervisedTrainer(
+            torch.device("cpu"),
+            max_epochs,
+            batches,
+            network,
+            optimizer,
+            nn.CrossEntropyLoss(),
+            iteration_update=iteration(),
+            decollate=False,
+        )
+        trainer.add_event_handler(Events.ITERATION_STARTED, lambda _: seen.append(optimizer.param_groups[0]["lr"]))
+        LrScheduleHandler(schedule, print_lr=False, epoch_level=False).attach(trainer)
+        identity = {"objects": {"optimizer": {"lr": lr}}, "settings": {"batch_size": batch_size}}
+        Checkpoints(str(out), network, optimizer, {"lr_scheduler": schedule}, None, identity, resume, resume).attach(trainer)
+        trainer.run()
+        return seen
+
+    rates(tmp_path / "forced", 8, 0.1, 2)
+    straight = rates(tmp_path / "straight", batch_size, rate, 4)
+    assert rates(tmp_path / "forced", batch_size, rate, 4, resume=True) == pytest.approx(straight[len(straight) // 2 :])
+
+
 def test_a_resume_without_its_best_model_is_refused(tmp_path):
     build(tmp_path, 1).trainer.run()
     (tmp_path / "model.pt").unlink()
@@ -491,6 +523,8 @@ def test_robust_overfitting_is_measured_and_ends_the_run(tmp_path, monkeypatch):
     assert again.trainer.state.iteration == 0
     with pytest.raises(InputError, match="robust_drop"):
         RobustOverfitting(run.iteration, run.network, Fixed(), 1, drop=2.0)
+    with pytest.raises(InputError, match="robust_drop needs a robust_interval of 1 or more"):
+        RobustOverfitting(run.iteration, run.network, Fixed(), drop=0.3)
 
 
 class Middle(torch.nn.Module):

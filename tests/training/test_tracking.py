@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import ROOT
+from monai.handlers import MLFlowHandler
 
 from sga_monai.training.tracking import tracked_name, tracking_handlers
 
@@ -26,6 +27,15 @@ def test_a_run_is_named_by_its_last_folders():
 
 def test_without_tracking_nothing_is_added():
     assert tracking_handlers([], {"kl_weight": 1.0}) == []
+
+
+def test_a_forced_resume_keeps_the_parameters_of_the_run():
+    """MLflow takes no other value of a parameter."""
+    handlers = [object.__new__(MLFlowHandler) for _ in range(3)]
+    tracking_handlers(handlers[:1], {"learning_rate": 0.1, "max_epochs": 3})
+    tracking_handlers(handlers[1:2], {"learning_rate": 0.1}, resume=True)
+    tracking_handlers(handlers[2:], {"learning_rate": 0.1}, resume="true", force_resume="true")
+    assert [handler.experiment_param for handler in handlers] == [{"learning_rate": 0.1}, {"learning_rate": 0.1}, {}]
 
 
 def arguments(few: Path, phantom_dir: Path, out: Path, *more: str) -> list[str]:
