@@ -27,7 +27,7 @@ class Parameters(NamedTuple):
 
 
 def draw_parameters(image: Tensor, generator: torch.Generator | None = None) -> Parameters:
-    """Parameters for the images ``[B, C, H, W]``, eight random numbers each, uniform in their ranges."""
+    """Parameters for the images ``[B, C, H, W]``, nine random numbers each, uniform in their ranges."""
     draw = torch.rand((len(image), 9), generator=generator, dtype=image.dtype, device=image.device)
     signed = 2 * draw - 1
     angle, scale = math.radians(ROTATION) * signed[:, 0], (1 + SCALE) ** signed[:, 1]

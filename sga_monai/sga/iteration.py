@@ -143,7 +143,7 @@ class SGAIteration:
 
         with autocast(image.device, precision):
             clean = network(image) if shared is None else shared.logits
-            adversarial = None if views is None else self._forward_adversarial(network, views.adversarial)
+            adversarial = None if views is None else self._forward_adversarial(network, views)
         step.forward_completed(clean)
 
         clean, adversarial = clean.float(), None if adversarial is None else adversarial.float()
@@ -182,7 +182,8 @@ class SGAIteration:
             adversarial = self.attack(network, masked, label, epsilon, self.domain, generator, clean_logits, slope)  # Eq. 4 and 5.
         return Views(gradient, mask, masked, epsilon, adversarial)
 
-    def _forward_adversarial(self, network: nn.Module, adversarial: Tensor) -> Tensor:
+    def _forward_adversarial(self, network: nn.Module, views: Views) -> Tensor:
+        adversarial = self.scale.without_overflow(views.adversarial, views.masked)
         with untracked_statistics(network) if self.adversarial_statistics == "clean" else contextlib.nullcontext():
             logits: Tensor = network(adversarial)
         return logits

@@ -184,6 +184,8 @@ class Attack:
             uphill = self._slope(network, image, label, clean_logits, generator) if slope is None else slope
             uphill = uphill if region is None else uphill * region
             d = lp_ball.project(d + lp_ball.steepest_step(uphill, image.detach(), step, norm, box), start, radius, norm, box)
+            # The sign of NaN is 0: a gradient that is not finite must make X' so too, or nobody would notice.
+            d = d + 0 * uphill
         return (start + d).clamp(*box)
 
     def _slope(

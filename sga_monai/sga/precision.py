@@ -57,6 +57,10 @@ class GradientScale:
         """
         return loss if self._scaler is None else loss * (1 + sum(0 * tensor.sum() for tensor in tensors))
 
+    def without_overflow(self, adversarial: Tensor, masked: Tensor) -> Tensor:
+        """X', but X~ where X' overflowed: its step is left out, but statistics of BatchNorm would take in f(X')."""
+        return adversarial if self._scaler is None else torch.where(adversarial.isfinite(), adversarial, masked)
+
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the gradients of the weights by the scale."""
         if self._scaler is not None:

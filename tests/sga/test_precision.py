@@ -79,6 +79,27 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_halved(caplog):
     assert not torch.equal(network.fc.weight, before["fc.weight"])
 
 
+@pytest.mark.parametrize("norm", ["inf", 2])
+def test_an_attack_that_overflows_is_no_step_and_leaves_batch_norm_alone(norm):
+    """The attack's loss is a sum over the mini-batch and overflows before the weights' gradients do: NaN has the sign 0."""
+    network, step = TinyNet(dropout=0.0), iteration(precision="fp16", mask_fraction=0, norm=norm)
+    overflow = step.attack._slope
+    object.__setattr__(step.attack, "_slope", lambda *a: torch.full_like(overflow(*a), torch.nan))
+    before = copy.deepcopy(dict(network.named_parameters()))
+    train(network, step, batches(1), epochs=1)
+    assert all(torch.equal(value, before[key]) for key, value in network.named_parameters())
+    assert step.scale.state_dict()["scale"] == 2.0**11
+    assert all(buffer.isfinite().all() for buffer in network.buffers())
+
+
+@pytest.mark.parametrize("norm", ["inf", 2])
+def test_a_gradient_of_the_attack_that_is_not_finite_is_an_error_without_a_scale(norm):
+    step = iteration(mask_fraction=0, norm=norm)
+    object.__setattr__(step.attack, "_slope", lambda _, image, *a: torch.full_like(image, torch.inf))
+    with pytest.raises(NumericError, match="the perturbation is NaN or infinite"):
+        train(TinyNet(), step, batches(1))
+
+
 def test_what_is_not_finite_by_itself_is_an_error():
     network, step = TinyNet(dropout=0.0), iteration(precision="fp16")
     nn.init.constant_(network.fc.weight, torch.nan)
