@@ -25,13 +25,11 @@ from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, keep_freed_memory, loads_a_network, quiet_monai
 from sga_monai.data.manifest import check_external, load_manifest, read_manifest
 from sga_monai.data.sets import INTERNAL, VALIDATION
-from sga_monai.model.preparation import MIN_IMAGE_SIZE
+from sga_monai.model.networks import DEFAULT_NETWORK, find_architecture
 from sga_monai.sga.iteration import SGAIteration
 from sga_monai.training.distributed import say_when_a_process_is_lost
 
 logger = logging.getLogger(__name__)
-# The networks halve a picture five times: up to this size one pixel is left.
-ONE_PIXEL = 32
 # Ids of train.json on which no weight depends, or that run.json holds as hashes or as the machine's.
 UNDECISIVE = (
     "bundle_root", "output_dir", "dataset_dir", "manifest", "external_manifests", "accepted_pairs", "cache_dir", "num_workers", "resume",
@@ -47,6 +45,7 @@ def prepare(
     manifest: str | None = None,
     dataset_dir: str | None = None,
     pretrained_weights: str | None = None,
+    architecture: str = DEFAULT_NETWORK,
     positive: Mapping[str, float] | None = None,
     output_dir: str | None = None,
     num_workers: int = 0,
@@ -63,6 +62,7 @@ def prepare(
         manifest: the phantom is written when this is its manifest and absent.
         dataset_dir: the folder that the manifest's images are relative to.
         pretrained_weights: without it, one line says that training starts from random weights.
+        architecture: of ``NETWORKS``, which decides how small an image can be.
         positive: named numbers that must be greater than zero.
         output_dir: locked until the process ends.
         num_workers: checked to be zero or more.
@@ -86,7 +86,7 @@ def prepare(
         if name == "learning_rate":
             check.number(name, value, above=0)
         else:
-            check.whole(name, value, low=MIN_IMAGE_SIZE if name == "image_size" else 1)
+            check.whole(name, value, low=find_architecture(architecture).smallest if name == "image_size" else 1)
     check.whole("num_workers", num_workers, low=0)
     if positive and positive.get("val_interval", 1) > positive.get("max_epochs", 1):
         raise InputError("val_interval must not be greater than max_epochs, or no model is ever chosen")
@@ -100,7 +100,8 @@ def prepare(
         idist.barrier()
     if paths["manifest"] and positive and {"max_epochs", "batch_size", "image_size"} <= set(positive):
         rows = sum(row["split"] == "train" for row in read_manifest(paths["manifest"]))
-        refuse_batch_of_one(-(-rows // int(idist.get_world_size())), int(positive["batch_size"]), int(positive["image_size"]))
+        rows = -(-rows // int(idist.get_world_size()))
+        refuse_batch_of_one(rows, int(positive["batch_size"]), int(positive["image_size"]), find_architecture(architecture).one_pixel)
     if positive and "max_epochs" in positive and not pretrained_weights:
         logger.info("no pretrained_weights: training starts from random weights")
 
@@ -122,21 +123,22 @@ def _check_paths(paths: Mapping[str, Any], arguments: Sequence[str]) -> dict[str
     return {**paths, **{name: text for name, text in texts.items() if name in paths}}
 
 
-def refuse_batch_of_one(rows: int, batch_size: int, image_size: int) -> None:
+def refuse_batch_of_one(rows: int, batch_size: int, image_size: int, one_pixel: int) -> None:
     """Refuse a last mini-batch of one image whose last feature map is one pixel, of which BatchNorm has no variance.
 
     Args:
         rows: of the training data.
         batch_size: images of a mini-batch.
         image_size: pixels of a side.
+        one_pixel: see ``Architecture``.
 
     Raises:
         InputError: before anything is trained.
     """
-    if image_size <= ONE_PIXEL and rows and (batch_size == 1 or rows % batch_size == 1):
+    if image_size <= one_pixel and rows and (batch_size == 1 or rows % batch_size == 1):
         raise InputError(
             f"{rows} training images in mini-batches of {batch_size} leave one of a single image, which BatchNorm cannot take at an "
-            f"image_size of {ONE_PIXEL} or less; change batch_size"
+            f"image_size of {one_pixel} or less; change batch_size"
         )
 
 

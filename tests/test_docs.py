@@ -139,3 +139,11 @@ def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 1
     audit = next(text for output in outputs if "lungs_blank" in (text := output.get("data", {}).get("text/plain", "")))
     assert all(control in audit for control in ("plain", "only_lungs", "tag", "site_probe"))
+
+
+def test_the_bundle_expects_the_table_of_the_readme() -> None:
+    table = dict(
+        re.findall(r"^    (internal|harbor|lakeside|summit) +\d+ +\d+ +\d+ +\d+ +([\d.]+) ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    )
+    (expected,) = re.findall(r"^Expected: internal AUROC (.+?) \(", (ROOT / "bundles/sga/docs/README.md").read_text(), re.MULTILINE)
+    assert expected == f"{table['internal']}; " + ", ".join(f"{name} {table[name]}" for name in ("harbor", "lakeside", "summit"))

@@ -8,6 +8,7 @@ from torch import nn
 
 from sga_monai.core.errors import InputError
 from sga_monai.model.network import CXRDenseNet121, CXRResNet18, CXRResNet18GroupNorm, CXRResNet50
+from sga_monai.model.preparation import MIN_IMAGE_SIZE
 
 DEFAULT_NETWORK = "resnet18"
 
@@ -22,6 +23,9 @@ class Architecture:
         n_features: number of features.
         cam_layer: name of the last submodule that gives a map ``[B, C, H, W]``, for Grad-CAM.
         pretrained: whether torchvision has ImageNet weights, for ``pretrained_weights``.
+        smallest: the least ``image_size`` of which a map is left at the end.
+        one_pixel: up to this ``image_size`` the last map is one pixel, of which BatchNorm has no variance in a mini-batch of one
+            image; 0 without BatchNorm.
     """
 
     network: type[nn.Module]
@@ -29,13 +33,15 @@ class Architecture:
     n_features: int
     cam_layer: str
     pretrained: bool = True
+    smallest: int = MIN_IMAGE_SIZE
+    one_pixel: int = 32
 
 
 NETWORKS: dict[str, Architecture] = {
     "resnet18": Architecture(CXRResNet18, "fc", 512, "layer4"),
     "resnet50": Architecture(CXRResNet50, "fc", 2048, "layer4"),
-    "densenet121": Architecture(CXRDenseNet121, "class_layers.out", 1024, "features"),
-    "resnet18_group_norm": Architecture(CXRResNet18GroupNorm, "fc", 512, "layer4", pretrained=False),
+    "densenet121": Architecture(CXRDenseNet121, "class_layers.out", 1024, "features", smallest=29, one_pixel=60),
+    "resnet18_group_norm": Architecture(CXRResNet18GroupNorm, "fc", 512, "layer4", pretrained=False, one_pixel=0),
 }
 # Where the features of a network outside of NETWORKS are.
 OTHER_LAST_LAYER = "fc"

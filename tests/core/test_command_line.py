@@ -117,9 +117,9 @@ def test_a_workflow_of_another_program_is_refused_in_a_sentence(tmp_path, monkey
 def test_a_batch_of_one_is_refused_before_training(tmp_path, monkeypatch):
     for rows, batch_size, image_size in ((96, 5, 32), (33, 32, 16), (10, 1, 32), (1, 64, 32)):
         with pytest.raises(InputError, match=f"{rows} training images in mini-batches of {batch_size} leave one of a single image"):
-            refuse_batch_of_one(rows, batch_size, image_size)
+            refuse_batch_of_one(rows, batch_size, image_size, 32)
     for rows, batch_size, image_size in ((96, 5, 33), (95, 5, 32), (96, 6, 32), (97, 5, 32), (0, 5, 32)):
-        refuse_batch_of_one(rows, batch_size, image_size)
+        refuse_batch_of_one(rows, batch_size, image_size, 32)
     for name in ("install_plain_errors", "end_on_sigterm"):
         monkeypatch.setattr(f"sga_monai.bundle.{name}", lambda *_: None)
     lines = "".join(f"{i}.png,{i % 2},P{i},x,{'train' if i < 96 else 'val'}\n" for i in range(100))
@@ -128,3 +128,8 @@ def test_a_batch_of_one_is_refused_before_training(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="96 training images in mini-batches of 5"):
         prepare(arguments=["pytest"], manifest=str(tmp_path / "m.csv"), dataset_dir=str(tmp_path), positive=positive)
     prepare(arguments=["pytest"], manifest=str(tmp_path / "m.csv"), dataset_dir=str(tmp_path), positive=positive | {"batch_size": 6})
+    prepare(arguments=["pytest"], manifest=str(tmp_path / "m.csv"), architecture="resnet18_group_norm", positive=positive)
+    with pytest.raises(InputError, match="cannot take at an image_size of 60 or less"):
+        prepare(arguments=["pytest"], manifest=str(tmp_path / "m.csv"), architecture="densenet121", positive=positive | {"image_size": 60})
+    with pytest.raises(InputError, match="image_size must be a whole number, 29 or more"):
+        prepare(arguments=["pytest"], architecture="densenet121", positive=positive | {"image_size": 28})

@@ -21,6 +21,21 @@ from sga_monai.model.weights import load_trained_models, trained_network
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_the_last_map_of_small_images_is_what_the_entry_says(name):
+    found, maps = find_architecture(name), []
+    network = build_network(name).eval()
+    network.get_submodule(found.cam_layer).register_forward_hook(lambda *given: maps.append(given[2].shape[-1]))
+    sizes = [found.smallest, *([found.one_pixel, found.one_pixel + 1] if norms(network) else [])]
+    with torch.no_grad():
+        for size in sizes:
+            network(torch.zeros(1, 1, size, size))
+    assert maps == [1, 1, 2][: len(sizes)]
+    if name == "densenet121":
+        with pytest.raises(RuntimeError), torch.no_grad():
+            network(torch.zeros(1, 1, found.smallest - 1, found.smallest - 1))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_is_what_its_entry_says(name):
     network = build_network(name, num_classes=3).eval()
     assert network_name(network) == name
