@@ -61,10 +61,11 @@ class Answers:
 
 
 @pytest.fixture
-def answers() -> Iterator[Answers]:
+def answers(request: pytest.FixtureRequest) -> Iterator[Answers]:
+    """An archive with the services of the parameter, or with all."""
     given = Answers(port=free_port())
     entity = AE("ARCHIVE")
-    for service in (FIND, GET, MOVE):
+    for service in getattr(request, "param", (FIND, GET, MOVE)):
         entity.add_supported_context(service)
     entity.add_supported_context(pydicom.uid.ComputedRadiographyImageStorage, scu_role=True, scp_role=True)
     handlers = [(evt.EVT_C_FIND, given.find), (evt.EVT_C_GET, given.get), (evt.EVT_C_MOVE, given.move)]
@@ -142,6 +143,24 @@ def test_an_object_comes_as_it_was_sent_and_nothing_is_gone(answers):
     assert received.PixelData == original.PixelData
     assert received.PatientID == original.PatientID
     assert caught.value.code == "gone"
+
+
+@pytest.mark.parametrize("retrieve", ["get", "move"])
+@pytest.mark.parametrize("answers", [(FIND,)], indirect=True, ids=["find"])
+def test_an_archive_that_does_not_offer_to_retrieve_is_one_sentence(answers, retrieve):
+    listen = f"127.0.0.1:{free_port()}" if retrieve == "move" else None
+    with silenced(), Dimse(f"127.0.0.1:{answers.port}", "ARCHIVE", retrieve=retrieve, listen=listen).connector() as connect:
+        server = connect()
+        assert server.find(WANTED) == []
+        with pytest.raises(ServerRefusal, match="does not offer this service to this AE title; ask for C-FIND and C-GET, or C-MOVE"):
+            server.fetch(IMAGE)
+        server.close()
+
+
+@pytest.mark.parametrize("answers", [(GET, MOVE)], indirect=True, ids=["retrieve"])
+def test_an_archive_that_does_not_offer_to_find_is_one_sentence(answers):
+    with silenced(), pytest.raises(ServerRefusal, match="does not offer this service"):
+        answers.server().find(WANTED)
 
 
 def test_a_destination_that_the_archive_does_not_know_is_one_sentence(answers, caplog):
