@@ -14,12 +14,13 @@ from pathlib import Path
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json
+from sga_monai.core.folders import move_results_aside
 from sga_monai.integrations.federated.jobs import Job, write_job
-from sga_monai.integrations.federated.results import RESULTS
+from sga_monai.integrations.federated.results import RESULTS, WRITTEN
 from sga_monai.integrations.federated.site import local_name, read_site_file, site_content, site_name
 
 EXTRA = "this command needs the extra: pip install 'sga_monai[federated]'"
-SIMULATED = "server/simulate_job"
+SIMULATION, LOG, SIMULATED = "simulation", "simulation.log", "server/simulate_job"
 
 
 def require_nvflare() -> None:
@@ -38,28 +39,29 @@ def simulate(job: Job, site_files: Sequence[str | Path], out: str | Path) -> Pat
     Args:
         job: of ``evaluation_job`` or ``training_job``.
         site_files: a site's name is that of its file.
-        out: gets the results; NVFlare's own files are in ``simulation`` there.
+        out: gets the results; NVFlare's own files are in ``simulation`` there. Results of an earlier call are moved to ``out.N``.
 
     Returns:
         ``out``.
 
     Raises:
-        InputError: when a site's file is refused, two have one name, or the simulator ended without a result.
+        InputError: when a site's file is refused, two have one name, another call is writing ``out``, or the simulator ended
+            without a result.
     """
     require_nvflare()
     sites = {site_name(path): site_content(read_site_file(path)) for path in site_files}
     if len(sites) < len(site_files) or not sites:
         raise InputError("give one file for each site, each with its own name")
     out = Path(out).resolve()
-    workspace = out / "simulation"
-    shutil.rmtree(workspace, ignore_errors=True)
+    move_results_aside(out, (*WRITTEN, SIMULATION, LOG))
+    workspace = out / SIMULATION
     with tempfile.TemporaryDirectory() as folder:
         prepare_simulation(workspace, sites)
         command = simulator_command(write_job(job, Path(folder) / job.name), workspace, list(sites))
         workspace.mkdir(parents=True, exist_ok=True)
-        with (out / "simulation.log").open("w", encoding="utf-8") as log:
+        with (out / LOG).open("w", encoding="utf-8") as log:
             subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=_environment(), check=False)
-    return _take_results(workspace / SIMULATED, out, "simulation.log")
+    return _take_results(workspace / SIMULATED, out, LOG)
 
 
 def prepare_simulation(workspace: Path, sites: Mapping[str, object]) -> None:
@@ -85,14 +87,15 @@ def submit(job: Job, kit: str | Path, user: str, out: str | Path, timeout: float
         job: of ``evaluation_job`` or ``training_job``.
         kit: startup kit of the person, with the certificate.
         user: the person's name in the federation.
-        out: gets the results.
+        out: gets the results; those of an earlier call are moved to ``out.N``.
         timeout: seconds to wait; 0 waits for ever.
 
     Returns:
         ``out``.
 
     Raises:
-        InputError: when the server cannot be reached, refuses the person, or the job ended without a result.
+        InputError: when the server cannot be reached, refuses the person, another call is writing ``out``, or the job ended
+            without a result.
     """
     require_nvflare()
     from nvflare.fuel.flare_api.api_spec import MonitorReturnCode
@@ -110,13 +113,13 @@ def submit(job: Job, kit: str | Path, user: str, out: str | Path, timeout: float
         ) from error
     with tempfile.TemporaryDirectory() as folder:
         try:
+            move_results_aside(out, (*WRITTEN, SIMULATION, LOG))
             number = session.submit_job(str(write_job(job, Path(folder) / job.name).resolve()))
             if session.monitor_job(number, timeout=timeout) != MonitorReturnCode.JOB_FINISHED:
                 raise InputError(f"the job {number} did not end within {timeout:g} seconds; it goes on at the server")
             fetched = Path(session.download_job_result(number, str(Path(folder) / "results")))
         finally:
             session.close()
-        out.mkdir(parents=True, exist_ok=True)
         return _take_results(fetched / "workspace", out, "the server's log")
 
 
