@@ -6,10 +6,14 @@ import importlib
 import inspect
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -380,6 +384,60 @@ def test_a_folder_is_of_one_call_at_a_time_and_a_refused_call_moves_nothing(tmp_
             runs.simulate(evaluation_job(SUMS, 2, 60), [write_site(tmp_path / "harbor.json", "Harbor")], tmp_path / "pooled")
         holder.communicate(b"\n")
     assert (tmp_path / "pooled" / SITES).exists()
+
+
+# In place of the simulator: it has a process of its own, the server, and neither ends by itself.
+SLEEPING = """
+import os, sys, time
+os.fork()
+with open("pids", "a") as file:
+    file.write(f"{os.getpid()}\\n")
+time.sleep(120)
+"""
+COMMAND = """
+import signal, sys
+# Which a shell ignores in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from sga_monai.cli.main import main
+from sga_monai.integrations.federated import runs
+runs.require_nvflare = lambda: None
+runs.prepare_simulation = lambda workspace, sites: None
+runs.simulator_command = lambda job, workspace, names: [sys.executable, "-c", SLEEPING]
+main()
+"""
+
+
+def is_alive(number: str) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_simulation_ends_with_the_command(tmp_path: Path, number: int, code: int):
+    site, pids, scratch = write_site(tmp_path / "harbor.json", "Harbor"), tmp_path / "pids", tmp_path / "scratch"
+    scratch.mkdir()
+    environment = os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", f"SLEEPING = {SLEEPING!r}{COMMAND}", "federated", "train", "--simulate", site, "--out", "trained"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: pids.is_file() and len(pids.read_text().split()) == 2)
+        assert [path.name for path in scratch.glob("*/*")] == ["sga_train"]
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in said
+    assert ("stopped by SIGTERM; the same command begins anew" in said) is (code == 143)
+    wait_until(lambda: not any(map(is_alive, pids.read_text().split())))
+    # A killed process can clear up nothing.
+    assert code == -9 or not list(scratch.iterdir())
 
 
 def test_all_that_a_task_writes_is_known(releases, tmp_path: Path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,11 +17,14 @@ from pathlib import Path
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json
 from sga_monai.core.folders import move_results_aside
+from sga_monai.core.process import tied_to_parent
 from sga_monai.integrations.federated.jobs import Job, write_job
 from sga_monai.integrations.federated.results import RESULTS, WRITTEN
 from sga_monai.integrations.federated.site import local_name, read_site_file, site_content, site_name
 
 EXTRA = "this command needs the extra: pip install 'sga_monai[federated]'"
+# When this process is killed, the system tells this shell alone, which ends the group that it leads.
+AS_GROUP = ("sh", "-c", 'trap "kill -KILL 0" TERM; "$@" & wait "$!"', "sh")
 SIMULATION, LOG, SIMULATED = "simulation", "simulation.log", "server/simulate_job"
 
 
@@ -59,8 +64,7 @@ def simulate(job: Job, site_files: Sequence[str | Path], out: str | Path) -> Pat
         prepare_simulation(workspace, sites)
         command = simulator_command(write_job(job, Path(folder) / job.name), workspace, list(sites))
         workspace.mkdir(parents=True, exist_ok=True)
-        with (out / LOG).open("w", encoding="utf-8") as log:
-            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=_environment(), check=False)
+        _run_simulator(command, out / LOG)
     return _take_results(workspace / SIMULATED, out, LOG)
 
 
@@ -78,6 +82,30 @@ def simulator_command(job: Path, workspace: Path, names: Sequence[str]) -> list[
     """The command of NVFlare's simulator with a process for each site at the same time."""
     options = ["-w", str(workspace), "-c", ",".join(names), "-t", str(len(names))]
     return [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", str(job), *options]
+
+
+def _run_simulator(command: Sequence[str], log: Path) -> None:
+    """Run the simulator; however this process ends, the simulator and the server that it starts end with it.
+
+    A site's process is in no group with them. NVFlare ends it within a second of the server.
+    """
+    with log.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            [*AS_GROUP, *command],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
+            start_new_session=True,
+            **tied_to_parent(),
+        )
+    try:
+        process.wait()
+    finally:
+        # The server is still there when the simulator alone was killed.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def submit(job: Job, kit: str | Path, user: str, out: str | Path, timeout: float = 0.0) -> Path:
