@@ -6,7 +6,7 @@ bundle=${BUNDLE:-/bundle}
 work=$(mktemp -d)
 trap 'rm -r "$work"' EXIT
 
-# Exit code 2 is "finished, and some files have no label, or no score": they are counted in the report.
+# Exit code 2 is "finished, and some files have no label, cannot be read, or have no score": they are counted in the report.
 finish() {
     code=0
     "$@" || code=$?
@@ -23,7 +23,7 @@ prepare)
         --site-key "$work/site.key" --out "$volumes/labels/site.csv"
     ;;
 sanity_check)
-    sga-monai manifest check "$volumes/labels/site.csv" --dataset-dir "$volumes/data/images"
+    finish sga-monai manifest check "$volumes/labels/site.csv" --dataset-dir "$volumes/data/images"
     ;;
 statistics)
     # MedPerf shows this file to its user, and sends it when the user agrees: aggregates, small cells hidden.

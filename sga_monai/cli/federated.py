@@ -122,12 +122,15 @@ def prepare(
 
 def _run(job: Job, simulate: list[Path] | None, kit: Path | None, user: str | None, out: Path) -> Path:
     """Run a job in the simulator or at the server."""
+    from sga_monai.core.process import end_on_sigterm
     from sga_monai.integrations.federated import runs
 
     if bool(simulate) == bool(kit):
         raise InputError("give --simulate for each site's file, or --kit and --user")
     if simulate:
+        end_on_sigterm("the same command begins anew")
         return runs.simulate(job, simulate, out)
     if kit is None or user is None:
         raise InputError("--kit needs --user, your name in the federation")
+    end_on_sigterm("a job that was submitted goes on at the server")
     return runs.submit(job, kit, user, out)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from sga_monai.core import checks as check
@@ -132,6 +133,36 @@ def _move_aside(folder: Path, checkpoint: str | None) -> None:
         raise InputError("output_dir is not empty and holds no run; give another folder")
     if checkpoint and folder.resolve() in Path(checkpoint).resolve().parents:
         raise InputError("output_dir is a folder that the checkpoint is in; give another folder")
-    number = next(n for n in range(1, sys.maxsize) if not folder.with_name(f"{folder.name}.{n}").exists())
-    aside = folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    aside = folder.rename(_first_free(folder))
     logger.info("an earlier run was in output_dir; it is now %s", aside.name)
+
+
+def move_results_aside(output_dir: str | Path, names: Iterable[str]) -> None:
+    """Lock ``output_dir``, and move what an earlier call left in it to the first free ``output_dir.N``; all else stays.
+
+    For a folder that may hold what is of no call, such as the folders of sites.
+
+    Args:
+        output_dir: is made.
+        names: of the files and folders that a call leaves.
+
+    Raises:
+        InputError: see ``lock_output_dir``.
+        DiskError: see ``lock_output_dir``.
+    """
+    folder = Path(output_dir)
+    lock_output_dir(folder)
+    left = [name for name in names if (folder / name).exists()]
+    if left:
+        aside = _first_free(folder)
+        aside.mkdir()
+        for name in left:
+            (folder / name).rename(aside / name)
+        logger.info("earlier results were in output_dir; they are now in %s", aside.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock_output_dir(folder)
+
+
+def _first_free(folder: Path) -> Path:
+    """The first ``folder.N`` that is not there."""
+    return next(path for n in range(1, sys.maxsize) if not (path := folder.with_name(f"{folder.name}.{n}")).exists())

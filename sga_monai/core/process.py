@@ -1,4 +1,7 @@
-"""Hooks of a program: errors as one sentence, SIGTERM with an exit code. Installed by programs, never by imports or libraries."""
+"""Hooks of a program: errors as one sentence, SIGTERM with an exit code. Installed by programs, never by imports or libraries.
+
+And the option of a child that ends with its program.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 from sga_monai.core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, input_error
 
@@ -114,3 +119,13 @@ def end_on_sigterm(remedy: str = "a training goes on with --resume true") -> Non
     # Only the main thread may; elsewhere the program that embeds this one decides.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, handler)
+
+
+def tied_to_parent() -> dict[str, Any]:
+    """The option of a child that is to be told to stop when this process was killed and cannot tell it; Linux alone has it."""
+    if sys.platform != "linux":
+        return {}
+    pr_set_pdeathsig = 1
+    # Found before the fork: in the child of a process with threads nothing may be loaded.
+    prctl: Callable[[int, int], int] = ctypes.CDLL(None).prctl
+    return {"preexec_fn": lambda: prctl(pr_set_pdeathsig, signal.SIGTERM)}

@@ -7,19 +7,18 @@ scheduler runs.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from sga_monai.core.folders import is_finished, is_in_use
+from sga_monai.core.process import tied_to_parent
 
 STOP_S = 30
 # A lost node's process may live on for a while: it notices only then that what started it is gone.
@@ -122,7 +121,7 @@ def start(run: CellRun, environment: Mapping[str, str], cwd: Path | None = None)
             stdin=subprocess.DEVNULL,
             env=environment,
             cwd=cwd,
-            **_tied_to_parent(),
+            **tied_to_parent(),
         )
 
 
@@ -136,16 +135,6 @@ def stop(processes: Collection[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _tied_to_parent() -> dict[str, Any]:
-    """The option of a child that is to be told to stop when this process was killed and cannot tell it; Linux alone has it."""
-    if sys.platform != "linux":
-        return {}
-    pr_set_pdeathsig = 1
-    # Found before the fork: in the child of a process with threads nothing may be loaded.
-    prctl: Callable[[int, int], int] = ctypes.CDLL(None).prctl
-    return {"preexec_fn": lambda: prctl(pr_set_pdeathsig, signal.SIGTERM)}
 
 
 def log_size(run: CellRun) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -9,13 +10,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_whole
+from sga_monai.core.files import write_json, write_whole
 from sga_monai.core.folders import is_finished
 from sga_monai.experiments.cell import CellRun, Ended, Watch, log_size
 
@@ -84,10 +85,10 @@ class SlurmLauncher:
         Stopping this function leaves the job in Slurm.
 
         Raises:
-            InputError: when there is no ``sbatch`` here, or it refuses the job.
+            InputError: when there is no ``sbatch`` here, it refuses the job, or the record of an earlier job is damaged.
         """
         path = out / SCRIPT
-        job = "" if self.dry_run else _living_job(out / JOB)
+        job, sizes = ("", {}) if self.dry_run else _living_job(out / JOB)
         if job:
             watch.say(f"Slurm job {job} of an earlier call is still there and is waited for; scancel {job} ends it")
         else:
@@ -98,10 +99,12 @@ class SlurmLauncher:
             watch.say("then give this command without --dry-run: it collects what is finished and submits the rest")
             return
         if not job:
+            # Before the job, whose cells may begin at once.
+            sizes = {str(run.folder): log_size(run) for run in runs}
             job = _submit(path)
-            write_whole(out / JOB, lambda temporary: temporary.write_text(job, encoding="utf-8"))
+            write_json(out / JOB, {"job": job, "log_bytes": sizes})
             watch.say(f"Slurm job {job}: {len(runs)} cells; the same command waits for it again, scancel {job} ends it")
-        yield from _wait(job, runs, watch)
+        yield from _wait(job, runs, sizes, watch)
         (out / JOB).unlink(missing_ok=True)
 
     def _gpu(self) -> bool | None:
@@ -186,10 +189,20 @@ def _submit(path: Path) -> str:
     return result.stdout.strip().splitlines()[-1].partition(";")[0]
 
 
-def _living_job(record: Path) -> str:
-    """The job of an earlier call, while Slurm has it; "" otherwise."""
-    job = record.read_text(encoding="utf-8").strip() if record.is_file() else ""
-    return job if job and is_in_queue(job) else ""
+def _living_job(record: Path) -> tuple[str, dict[str, int]]:
+    """The job of an earlier call and the bytes of each cell's log before it, while Slurm has the job; "" and nothing otherwise.
+
+    Raises:
+        InputError: when the record is damaged: what it stood for must not be submitted twice.
+    """
+    if not record.is_file():
+        return "", {}
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        job, sizes = str(content["job"]), dict(content["log_bytes"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{record.name} is no record of a job; remove it when squeue lists no job of this experiment") from None
+    return (job, sizes) if is_in_queue(job) else ("", {})
 
 
 def is_in_queue(job: str) -> bool:
@@ -212,9 +225,10 @@ def is_in_queue(job: str) -> bool:
     return bool(result.stdout.strip())
 
 
-def _wait(job: str, runs: Sequence[CellRun], watch: Watch) -> Iterator[Ended]:
+def _wait(job: str, runs: Sequence[CellRun], sizes: Mapping[str, int], watch: Watch) -> Iterator[Ended]:
     waiting = list(runs)
-    began = {run: log_size(run) for run in runs}
+    # A cell that is not of the job has no size from before it.
+    began = {run: sizes.get(str(run.folder), log_size(run)) for run in runs}
     misses = 0
     # Once more after its end: a shared folder shows what others wrote with a delay.
     while waiting and misses < 2:

@@ -298,19 +298,46 @@ def test_an_array_is_submitted_once_waited_for_and_what_failed_is_told(slurm, tm
     assert ended["bad"].run.log.read_text().endswith("no such manifest\n")
     assert "Slurm job 42: 2 cells" in watch.lines[0]
     assert not (out / launch_slurm.JOB).exists()
-    # A caller that was stopped while it waited: the job is still there.
-    (out / launch_slurm.JOB).write_text("42")
-    (tmp_path / "alive").touch()
-    again = SlurmLauncher().launch(runs[:1], out, watch)
-    assert next(again).code == 0
-    assert "of an earlier call is still there" in watch.lines[-1]
-    assert len((tmp_path / "submitted").read_text().splitlines()) == 1
+    # Slurm has forgotten the job of an earlier call.
+    (out / launch_slurm.JOB).write_text('{"job": "41", "log_bytes": {}}')
     never = CellRun("never", ("-c", ""), out / "never")
-    (tmp_path / "alive").unlink()
-    (out / launch_slurm.JOB).write_text("41")
     monkeypatch.setattr(launch_slurm, "_submit", lambda path: "42")
     (end,) = SlurmLauncher().launch([never], out, watch)
-    assert "ended without having started it" in end.reason
+    assert "Slurm job 42 ended without having started it" in end.reason
+    for text in ("", "42", "[]", '{"job": "42"}'):
+        (out / launch_slurm.JOB).write_text(text)
+        with pytest.raises(InputError, match="slurm_job is no record of a job; remove it"):
+            list(SlurmLauncher().launch([never], out, watch))
+
+
+def test_a_caller_that_was_stopped_waits_again_and_tells_what_failed_meanwhile(slurm, tmp_path, monkeypatch):
+    out, watch = tmp_path / "out", Lines()
+    out.mkdir()
+    monkeypatch.chdir(tmp_path)
+    runs = [CellRun(name, ("-c", FINISH, str(out / name), name), out / name) for name in ("good", "bad", "never")]
+    for run in runs:
+        # Of an earlier job.
+        run.log.write_text("begun\n")
+    caller = SlurmLauncher().launch(runs[:2], out, watch)
+    assert next(caller).run is runs[0]
+    caller.close()
+    deadline = time.monotonic() + 60
+    while (tmp_path / "alive").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert runs[1].log.read_text().endswith("no such manifest\n")
+    # Other tasks of the job are not at their end.
+    (tmp_path / "alive").touch()
+    again = SlurmLauncher().launch(runs, out, watch)
+    assert next(again).code == 0
+    assert "Slurm job 42 of an earlier call is still there" in watch.lines[-1]
+    (tmp_path / "alive").unlink()
+    assert {end.run.name: end.reason for end in again} == {
+        "bad": "",
+        "never": "Slurm job 42 ended without having started it; give the command again",
+    }
+    assert len((tmp_path / "submitted").read_text().splitlines()) == 1
+    assert not (out / launch_slurm.JOB).exists()
 
 
 def test_a_scheduler_that_refuses_or_is_absent(slurm, tmp_path, monkeypatch):

@@ -56,6 +56,20 @@ def test_the_tasks_use_what_is_mounted():
     assert (unknown.returncode, unknown.stderr) == (3, "give one of prepare, sanity_check, statistics\n")
 
 
+@pytest.mark.parametrize("task", CONFIG["tasks"])
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (1, 1), (2, 0), (3, 3), (4, 4)])
+def test_a_task_ends_with_an_error_only_where_its_command_did_not_finish(tmp_path, task, code, expected):
+    """Exit code 2 is "finished": failed files are counted in the report, and MedPerf stops at a task that fails."""
+    for name in ("bin", "raw_data", "statistics"):
+        (tmp_path / name).mkdir()
+    command = tmp_path / "bin/sga-monai"
+    # The commands that make a file succeed; those that go through the images end with the code.
+    command.write_text(f'#!/bin/sh\ncase "$1 $2" in "manifest key" | report*) exit 0 ;; release*) : >"$4"; exit 0 ;; esac\nexit {code}\n')
+    command.chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.defpath}", "VOLUMES": str(tmp_path)}
+    assert subprocess.run(["sh", TASKS, task], env=environment, check=False).returncode == expected
+
+
 @pytest.mark.parametrize("path", [TASKS, ROOT / "docs/sharing.md"], ids=lambda path: path.name)
 def test_every_command_and_option_is_there(path):
     text = path.read_text().replace("\\\n", " ")

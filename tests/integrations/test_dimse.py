@@ -18,7 +18,8 @@ from sga_monai.cohorts.labels import Label
 from sga_monai.integrations.pacs.address import Dimse
 from sga_monai.integrations.pacs.dimse import FIND, GET, MOVE, DimseServer
 from sga_monai.integrations.pacs.query import Wanted
-from sga_monai.integrations.pacs.server import Image, ServerRefusal, Study, TransferError, silenced
+from sga_monai.integrations.pacs.server import MOST_WORKERS, Image, ServerRefusal, Study, TransferError, silenced
+from sga_monai.integrations.pacs.storage import STORAGE, Storage
 
 WANTED = Wanted(2, "SECRET-1", "", None, None, Label(1, "", None, ""))
 IMAGE = Image("1.2.3", "1.2.3.4", "1.2.826.0.1.3680043.9.7777.3.1")
@@ -61,10 +62,11 @@ class Answers:
 
 
 @pytest.fixture
-def answers() -> Iterator[Answers]:
+def answers(request: pytest.FixtureRequest) -> Iterator[Answers]:
+    """An archive with the services of the parameter, or with all."""
     given = Answers(port=free_port())
     entity = AE("ARCHIVE")
-    for service in (FIND, GET, MOVE):
+    for service in getattr(request, "param", (FIND, GET, MOVE)):
         entity.add_supported_context(service)
     entity.add_supported_context(pydicom.uid.ComputedRadiographyImageStorage, scu_role=True, scp_role=True)
     handlers = [(evt.EVT_C_FIND, given.find), (evt.EVT_C_GET, given.get), (evt.EVT_C_MOVE, given.move)]
@@ -142,6 +144,37 @@ def test_an_object_comes_as_it_was_sent_and_nothing_is_gone(answers):
     assert received.PixelData == original.PixelData
     assert received.PatientID == original.PatientID
     assert caught.value.code == "gone"
+
+
+@pytest.mark.parametrize("retrieve", ["get", "move"])
+@pytest.mark.parametrize("answers", [(FIND,)], indirect=True, ids=["find"])
+def test_an_archive_that_does_not_offer_to_retrieve_is_one_sentence(answers, retrieve):
+    listen = f"127.0.0.1:{free_port()}" if retrieve == "move" else None
+    with silenced(), Dimse(f"127.0.0.1:{answers.port}", "ARCHIVE", retrieve=retrieve, listen=listen).connector() as connect:
+        server = connect()
+        assert server.find(WANTED) == []
+        with pytest.raises(ServerRefusal, match="does not offer this service to this AE title; ask for C-FIND and C-GET, or C-MOVE"):
+            server.fetch(IMAGE)
+        server.close()
+
+
+@pytest.mark.parametrize("answers", [(GET, MOVE)], indirect=True, ids=["retrieve"])
+def test_an_archive_that_does_not_offer_to_find_is_one_sentence(answers):
+    with silenced(), pytest.raises(ServerRefusal, match="does not offer this service"):
+        answers.server().find(WANTED)
+
+
+def test_every_worker_may_have_associations_open_at_the_port_of_c_move():
+    """An archive may open one for each C-MOVE, and the next before it has closed the last."""
+    address = "127.0.0.1", free_port()
+    with silenced(), Storage("SGA", address):
+        archive = AE("ARCHIVE")
+        archive.add_requested_context(STORAGE[0])
+        opened = [archive.associate(*address, ae_title="SGA") for _ in range(MOST_WORKERS + 1)]
+        established = [association.is_established for association in opened]
+        for association in opened:
+            association.abort()
+    assert all(established), f"{sum(established)} of {len(established)}"
 
 
 def test_a_destination_that_the_archive_does_not_know_is_one_sentence(answers, caplog):

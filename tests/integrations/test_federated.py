@@ -6,8 +6,14 @@ import importlib
 import inspect
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
+import types
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +28,15 @@ from sga_monai.core.errors import InputError
 from sga_monai.hospital.pool import pool_releases
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.report import make_report
+from sga_monai.integrations.federated import runs
 from sga_monai.integrations.federated.aggregation import METRICS, Update, average, read_metrics, read_release, read_update
 from sga_monai.integrations.federated.at_site import FRESH, RELEASE, evaluate_site, released
 from sga_monai.integrations.federated.jobs import CONTROLLERS, EXECUTORS, evaluation_job, write_job
+from sga_monai.integrations.federated.local_training import MODEL
 from sga_monai.integrations.federated.plan import TrainingPlan, plan_content, read_plan, read_sums
 from sga_monai.integrations.federated.refusals import REASONS, Refusal, known
-from sga_monai.integrations.federated.results import RELEASES, SITES, Answer, pool_answers
+from sga_monai.integrations.federated.results import RELEASES, RESULTS, ROUNDS, SITES, WRITTEN, Answer, pool_answers
+from sga_monai.integrations.federated.runs import SIMULATED
 from sga_monai.integrations.federated.site import read_site_file, site_content, site_name
 
 PAGE = ROOT / "docs/federated.md"
@@ -292,6 +301,148 @@ def test_without_nvflare_the_command_names_the_extra(tmp_path: Path, monkeypatch
     result = typer.testing.CliRunner().invoke(app, ["federated", "evaluate", str(tmp_path), "--out", str(tmp_path / "o")])
     assert isinstance(result.exception, InputError)
     assert str(result.exception) == "this command needs the extra: pip install 'sga_monai[federated]'"
+
+
+def write_results(workspace: Path, *names: str) -> None:
+    """What a job leaves in the simulator's workspace."""
+    for name in names:
+        path = workspace / SIMULATED / RESULTS / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("this call's")
+
+
+def test_the_folder_holds_the_results_of_this_call_and_the_earlier_ones_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    site = write_site(tmp_path / "harbor.json", "Harbor")
+    out, job = tmp_path / "pooled", evaluation_job(SUMS, 2, 60)
+    calls = [(SITES, f"{RELEASES}/harbor.json", "pooled.json", "pooled.html"), (ROUNDS, MODEL), (SITES, f"{RELEASES}/summit.json"), ()]
+    written = iter(calls)
+    monkeypatch.setattr(runs, "require_nvflare", lambda: None)
+    monkeypatch.setattr(runs, "prepare_simulation", lambda workspace, sites: write_results(workspace, *next(written)))
+    monkeypatch.setattr(runs, "simulator_command", lambda job, workspace, names: ["true"])
+    (out / "harbor").mkdir(parents=True)
+    (out / "harbor/release.json").write_text("a site's own")
+    for _ in calls[:-1]:
+        runs.simulate(job, [site], out)
+    with pytest.raises(InputError, match=r"ended without a result; the reason is in simulation\.log"):
+        runs.simulate(job, [site], out)
+    for names, folder in zip(calls, ("pooled.1", "pooled.2", "pooled.3", "pooled"), strict=True):
+        found = {path.relative_to(tmp_path / folder).as_posix() for path in (tmp_path / folder).rglob("*") if path.is_file()}
+        kept = {f"simulation/{SIMULATED}/{RESULTS}/{name}" for name in names} | {"simulation.log"}
+        assert found - kept - {"harbor/release.json"} == set(names), folder
+        assert kept <= found, folder
+    # What is of no call stays where it is.
+    assert (out / "harbor/release.json").read_text() == "a site's own"
+
+
+def test_results_of_a_server_are_those_of_this_call_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Session:
+        def submit_job(self, folder: str) -> str:
+            return "7"
+
+        def monitor_job(self, number: str, timeout: float) -> str:
+            return "finished"
+
+        def download_job_result(self, number: str, folder: str) -> str:
+            path = Path(folder) / f"workspace/{RESULTS}" / SITES
+            path.parent.mkdir(parents=True)
+            path.write_text("this call's")
+            return folder
+
+        def close(self) -> None:
+            pass
+
+    interface = types.SimpleNamespace(
+        MonitorReturnCode=types.SimpleNamespace(JOB_FINISHED="finished"), new_secure_session=lambda *_: Session()
+    )
+    for name in (
+        "nvflare",
+        "nvflare.fuel",
+        "nvflare.fuel.flare_api",
+        "nvflare.fuel.flare_api.api_spec",
+        "nvflare.fuel.flare_api.flare_api",
+    ):
+        monkeypatch.setitem(sys.modules, name, interface)
+    monkeypatch.setattr(runs, "require_nvflare", lambda: None)
+    (tmp_path / "kit/startup").mkdir(parents=True)
+    (tmp_path / "pooled").mkdir()
+    (tmp_path / "pooled/pooled.html").write_text("an earlier call's")
+    runs.submit(evaluation_job(SUMS, 2, 60), tmp_path / "kit", "lead", tmp_path / "pooled")
+    assert [path.name for path in (tmp_path / "pooled").iterdir()] == [SITES]
+    assert (tmp_path / "pooled.1/pooled.html").read_text() == "an earlier call's"
+
+
+def test_a_folder_is_of_one_call_at_a_time_and_a_refused_call_moves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runs, "require_nvflare", lambda: None)
+    (tmp_path / "pooled").mkdir()
+    (tmp_path / "pooled" / SITES).touch()
+    with pytest.raises(InputError, match="give the site's file"):
+        runs.simulate(evaluation_job(SUMS, 2, 60), [tmp_path / "absent.json"], tmp_path / "pooled")
+    code = "import sys; from sga_monai.core.folders import lock_output_dir; lock_output_dir(sys.argv[1]); print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "pooled"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"1\n"
+        with pytest.raises(InputError, match="another run is writing"):
+            runs.simulate(evaluation_job(SUMS, 2, 60), [write_site(tmp_path / "harbor.json", "Harbor")], tmp_path / "pooled")
+        holder.communicate(b"\n")
+    assert (tmp_path / "pooled" / SITES).exists()
+
+
+# In place of the simulator: it has a process of its own, the server, and neither ends by itself.
+SLEEPING = """
+import os, sys, time
+os.fork()
+with open("pids", "a") as file:
+    file.write(f"{os.getpid()}\\n")
+time.sleep(120)
+"""
+COMMAND = """
+import signal, sys
+# Which a shell ignores in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from sga_monai.cli.main import main
+from sga_monai.integrations.federated import runs
+runs.require_nvflare = lambda: None
+runs.prepare_simulation = lambda workspace, sites: None
+runs.simulator_command = lambda job, workspace, names: [sys.executable, "-c", SLEEPING]
+main()
+"""
+
+
+def is_alive(number: str) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_simulation_ends_with_the_command(tmp_path: Path, number: int, code: int):
+    site, pids, scratch = write_site(tmp_path / "harbor.json", "Harbor"), tmp_path / "pids", tmp_path / "scratch"
+    scratch.mkdir()
+    environment = os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", f"SLEEPING = {SLEEPING!r}{COMMAND}", "federated", "train", "--simulate", site, "--out", "trained"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: pids.is_file() and len(pids.read_text().split()) == 2)
+        assert [path.name for path in scratch.glob("*/*")] == ["sga_train"]
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in said
+    assert ("stopped by SIGTERM; the same command begins anew" in said) is (code == 143)
+    wait_until(lambda: not any(map(is_alive, pids.read_text().split())))
+    # A killed process can clear up nothing.
+    assert code == -9 or not list(scratch.iterdir())
+
+
+def test_all_that_a_task_writes_is_known(releases, tmp_path: Path):
+    pool_answers([Answer(name, None, releases[name]) for name in releases], SUMS, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} | {ROUNDS, MODEL} == {*WRITTEN}
 
 
 @pytest.mark.parametrize("line", [line.strip() for line in PAGE.read_text().splitlines() if line.startswith("    sga-monai ")])

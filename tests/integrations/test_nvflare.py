@@ -180,6 +180,34 @@ def simulate(workspace: Path, job: Path, names: list[str], killed: str, when: Pa
     return workspace / SIMULATED / "sga_monai"
 
 
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of the simulator's processes whose workspace is in ``folder``."""
+    lines = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if str(folder) in " ".join(line) and any("simulator" in word for word in line):
+            lines.append(" ".join(line))
+    return lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_simulation_that_is_stopped_leaves_no_server_and_no_site(tmp_path, number):
+    given = [part for name in ("harbor", "lakeside") for part in ("--simulate", write_site(tmp_path / f"{name}.json", name.title()))]
+    command = [sys.executable, "-m", "sga_monai", "federated", "train", *given, "--out", tmp_path / "trained"]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as process:
+        while sum("simulator_worker" in line for line in processes_of(tmp_path)) < 2:
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.send_signal(number)
+    deadline = time.monotonic() + 30
+    while left := processes_of(tmp_path):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
 def test_a_site_that_refuses_is_gone_or_sends_nan_does_not_spoil_the_evaluation(evaluated, tmp_path):
     waiting = write_site(evaluated / "waiting.json", "Waiting", *sections("summit", "each"))
     contents = {name: site_content(read_site_file(evaluated / f"{name}.json")) for name in ("harbor", "lakeside")}

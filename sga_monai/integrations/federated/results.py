@@ -14,6 +14,8 @@ from sga_monai.integrations.federated.aggregation import read_release
 from sga_monai.integrations.federated.refusals import REASONS, Refusal
 
 RESULTS, SITES, RELEASES, ROUNDS = "sga_monai", "sites.json", "releases", "rounds.json"
+# All that a task leaves, whichever it is.
+WRITTEN = (SITES, RELEASES, "pooled.json", "pooled.html", ROUNDS, "model.pt")
 SCHEMA = "sga_monai federated evaluation 1"
 VALID = "valid"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,12 +16,16 @@ from pathlib import Path
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json
+from sga_monai.core.folders import move_results_aside
+from sga_monai.core.process import tied_to_parent
 from sga_monai.integrations.federated.jobs import Job, write_job
-from sga_monai.integrations.federated.results import RESULTS
+from sga_monai.integrations.federated.results import RESULTS, WRITTEN
 from sga_monai.integrations.federated.site import local_name, read_site_file, site_content, site_name
 
 EXTRA = "this command needs the extra: pip install 'sga_monai[federated]'"
-SIMULATED = "server/simulate_job"
+# When this process is killed, the system tells this shell alone, which ends the group that it leads.
+AS_GROUP = ("sh", "-c", 'trap "kill -KILL 0" TERM; "$@" & wait "$!"', "sh")
+SIMULATION, LOG, SIMULATED = "simulation", "simulation.log", "server/simulate_job"
 
 
 def require_nvflare() -> None:
@@ -38,28 +44,28 @@ def simulate(job: Job, site_files: Sequence[str | Path], out: str | Path) -> Pat
     Args:
         job: of ``evaluation_job`` or ``training_job``.
         site_files: a site's name is that of its file.
-        out: gets the results; NVFlare's own files are in ``simulation`` there.
+        out: gets the results; NVFlare's own files are in ``simulation`` there. Results of an earlier call are moved to ``out.N``.
 
     Returns:
         ``out``.
 
     Raises:
-        InputError: when a site's file is refused, two have one name, or the simulator ended without a result.
+        InputError: when a site's file is refused, two have one name, another call is writing ``out``, or the simulator ended
+            without a result.
     """
     require_nvflare()
     sites = {site_name(path): site_content(read_site_file(path)) for path in site_files}
     if len(sites) < len(site_files) or not sites:
         raise InputError("give one file for each site, each with its own name")
     out = Path(out).resolve()
-    workspace = out / "simulation"
-    shutil.rmtree(workspace, ignore_errors=True)
+    move_results_aside(out, (*WRITTEN, SIMULATION, LOG))
+    workspace = out / SIMULATION
     with tempfile.TemporaryDirectory() as folder:
         prepare_simulation(workspace, sites)
         command = simulator_command(write_job(job, Path(folder) / job.name), workspace, list(sites))
         workspace.mkdir(parents=True, exist_ok=True)
-        with (out / "simulation.log").open("w", encoding="utf-8") as log:
-            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=_environment(), check=False)
-    return _take_results(workspace / SIMULATED, out, "simulation.log")
+        _run_simulator(command, out / LOG)
+    return _take_results(workspace / SIMULATED, out, LOG)
 
 
 def prepare_simulation(workspace: Path, sites: Mapping[str, object]) -> None:
@@ -78,6 +84,30 @@ def simulator_command(job: Path, workspace: Path, names: Sequence[str]) -> list[
     return [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", str(job), *options]
 
 
+def _run_simulator(command: Sequence[str], log: Path) -> None:
+    """Run the simulator; however this process ends, the simulator and the server that it starts end with it.
+
+    A site's process is in no group with them. NVFlare ends it within a second of the server.
+    """
+    with log.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            [*AS_GROUP, *command],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
+            start_new_session=True,
+            **tied_to_parent(),
+        )
+    try:
+        process.wait()
+    finally:
+        # The server is still there when the simulator alone was killed.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def submit(job: Job, kit: str | Path, user: str, out: str | Path, timeout: float = 0.0) -> Path:
     """Give a job to the server of a provisioned federation, wait, and fetch its results.
 
@@ -85,14 +115,15 @@ def submit(job: Job, kit: str | Path, user: str, out: str | Path, timeout: float
         job: of ``evaluation_job`` or ``training_job``.
         kit: startup kit of the person, with the certificate.
         user: the person's name in the federation.
-        out: gets the results.
+        out: gets the results; those of an earlier call are moved to ``out.N``.
         timeout: seconds to wait; 0 waits for ever.
 
     Returns:
         ``out``.
 
     Raises:
-        InputError: when the server cannot be reached, refuses the person, or the job ended without a result.
+        InputError: when the server cannot be reached, refuses the person, another call is writing ``out``, or the job ended
+            without a result.
     """
     require_nvflare()
     from nvflare.fuel.flare_api.api_spec import MonitorReturnCode
@@ -110,13 +141,13 @@ def submit(job: Job, kit: str | Path, user: str, out: str | Path, timeout: float
         ) from error
     with tempfile.TemporaryDirectory() as folder:
         try:
+            move_results_aside(out, (*WRITTEN, SIMULATION, LOG))
             number = session.submit_job(str(write_job(job, Path(folder) / job.name).resolve()))
             if session.monitor_job(number, timeout=timeout) != MonitorReturnCode.JOB_FINISHED:
                 raise InputError(f"the job {number} did not end within {timeout:g} seconds; it goes on at the server")
             fetched = Path(session.download_job_result(number, str(Path(folder) / "results")))
         finally:
             session.close()
-        out.mkdir(parents=True, exist_ok=True)
         return _take_results(fetched / "workspace", out, "the server's log")
 
 

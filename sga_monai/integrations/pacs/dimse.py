@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydicom import uid
@@ -17,6 +17,7 @@ from sga_monai.integrations.pacs.query import Wanted
 from sga_monai.integrations.pacs.server import MODALITIES, Image, ServerRefusal, Study, TransferError, known_refusal, text_of
 from sga_monai.integrations.pacs.storage import STORAGE, SYNTAXES, Storage
 
+Responses = Iterable[tuple[Dataset, Dataset | None]]
 # Study Root Query/Retrieve (PS3.4 C.6.2).
 FIND, GET, MOVE = (uid.UID(f"1.2.840.10008.5.1.4.1.2.2.{number}") for number in (1, 3, 2))
 # PS3.8 Table 9-21: why an association is rejected, by source and diagnostic.
@@ -77,7 +78,7 @@ class DimseServer:
         if self.archive.retrieve == "move":
             return self._move(keys, image)
         self.received.pop(image.instance, None)
-        self._finish(self._associate().send_c_get(keys, GET))
+        self._finish(lambda association: association.send_c_get(keys, GET))
         if image.instance not in self.received:
             raise TransferError("gone")
         return self.received.pop(image.instance)
@@ -92,7 +93,7 @@ class DimseServer:
         if self.storage is None:
             raise InputError("C-MOVE needs a port to listen on")
         with self.storage.expect(image.instance) as arrival:
-            self._finish(self._associate().send_c_move(keys, self.archive.calling_aet, MOVE))
+            self._finish(lambda association: association.send_c_move(keys, self.archive.calling_aet, MOVE))
             data = arrival()
         if data is None:
             raise TransferError("gone")
@@ -105,10 +106,10 @@ class DimseServer:
         identifier.QueryRetrieveLevel = level
         for name, value in keys.items():
             setattr(identifier, name, value)
-        return self._finish(self._associate().send_c_find(identifier, FIND))
+        return self._finish(lambda association: association.send_c_find(identifier, FIND))
 
-    def _finish(self, responses: Iterable[tuple[Dataset, Dataset | None]]) -> list[Dataset]:
-        """The identifiers of all pending responses.
+    def _finish(self, request: Callable[[Association], Responses]) -> list[Dataset]:
+        """The identifiers of all pending responses to a request.
 
         Raises:
             TransferError: when the final response is not success.
@@ -116,7 +117,7 @@ class DimseServer:
         """
         found = []
         try:
-            for status, identifier in responses:
+            for status, identifier in _sent(self._associate(), request):
                 code = status.get("Status")
                 if code is None:
                     self._abort()
@@ -132,9 +133,6 @@ class DimseServer:
                     raise TransferError("busy" if code in BUSY else "refused" if code in NOT_SUPPORTED else "server_error")
         except (TransferError, ServerRefusal):
             raise
-        except ValueError:
-            # Of pynetdicom, when no presentation context was accepted for the service.
-            raise ServerRefusal("the server does not offer this service to this AE title; ask for C-FIND and C-GET, or C-MOVE") from None
         except Exception:
             self._abort()
             raise TransferError("protocol") from None
@@ -179,6 +177,19 @@ class DimseServer:
         if self.association is not None:
             self.association.abort()
         self.association = None
+
+
+def _sent(association: Association, request: Callable[[Association], Responses]) -> Responses:
+    """The responses to a request, which pynetdicom sends when it is called and not when they are read.
+
+    Raises:
+        ServerRefusal: when the archive has not accepted this service.
+    """
+    try:
+        return request(association)
+    except ValueError:
+        # Of pynetdicom, when no presentation context was accepted for the service.
+        raise ServerRefusal("the server does not offer this service to this AE title; ask for C-FIND and C-GET, or C-MOVE") from None
 
 
 def _contexts(retrieve: str) -> list[PresentationContext]:

@@ -20,10 +20,9 @@ from sga_monai.integrations.pacs.query import Wanted, read_query
 from sga_monai.integrations.pacs.received import Rejected
 from sga_monai.integrations.pacs.retry import Retry
 from sga_monai.integrations.pacs.run import Run
-from sga_monai.integrations.pacs.server import Server, silenced
+from sga_monai.integrations.pacs.server import MOST_WORKERS, Server, silenced
 
 IMAGES, LABELS, MANIFEST, SITE_KEY, ACCOUNTING, REJECTED = "images", "labels.csv", "site.csv", "site.key", "accounting.csv", "rejected.txt"
-MOST_WORKERS = 16
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from sga_monai.integrations.pacs.query import Wanted
 EXTRA = "this command needs the extra: pip install 'sga_monai[dicom]'"
 # Modality (0008,0060) of projection radiographs in an archive.
 MODALITIES = ("CR", "DX")
+# Connections of one pull at once.
+MOST_WORKERS = 16
 # More answers to one row mean that the archive ignores the keys.
 MOST_STUDIES = 200
 # What may go wrong in one request; each is tried again but those of FINAL. Texts are fixed: nothing of an answer gets into them.

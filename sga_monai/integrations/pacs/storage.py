@@ -13,6 +13,7 @@ from pydicom import uid
 from pynetdicom import AE, evt
 
 from sga_monai.core.errors import InputError
+from sga_monai.integrations.pacs.server import MOST_WORKERS
 
 STORAGE = (uid.ComputedRadiographyImageStorage, uid.DigitalXRayImageStorageForPresentation, uid.SecondaryCaptureImageStorage)
 # Each is offered in a context of its own, so that an object is sent as it is stored; most archives do not transcode.
@@ -38,6 +39,8 @@ class Storage:
     def __init__(self, title: str, address: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
         self.entity = AE(title)
         self.entity.require_called_aet = True
+        # The archive may open an association for each C-MOVE, and the next before it has closed the last.
+        self.entity.maximum_associations = 2 * MOST_WORKERS
         for storage in STORAGE:
             self.entity.add_supported_context(storage, list(SYNTAXES))
         self.address = address
