@@ -32,7 +32,6 @@ from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from PIL import Image
 from scipy.special import expit
-from statsmodels.stats.meta_analysis import combine_effects
 
 from sga_monai.cohorts.from_dicom import manifest_from_dicom
 from sga_monai.cohorts.phantom import SOURCE
@@ -53,7 +52,6 @@ from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signatu
 from sga_monai.statistics.calibration import fit_temperature
 from sga_monai.statistics.discrimination import paired_difference
 from sga_monai.statistics.feature_shift import frechet_distance
-from sga_monai.statistics.pooling import pool_effects
 from sga_monai.statistics.separability import site_auroc
 
 # Of `sga-monai validate --out validation`.
@@ -759,20 +757,6 @@ def test_release_fails_closed(evaluated, tmp_path):
     with pytest.raises(InputError, match="another version; run sga-monai report again"):
         make_release(copy, tmp_path / "n.json", "site-A")
     assert not (tmp_path / "n.json").exists()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_pooling_against_statsmodels(seed):
-    rng = np.random.default_rng(seed)
-    k = 3 + seed
-    variances = rng.uniform(0.01, 0.08, k)
-    effects = rng.normal(1.2, 0.4, k)
-    mean, error, tau2, q = pool_effects(effects.tolist(), variances.tolist())
-    theirs = combine_effects(effects, variances, method_re="chi2")
-    assert tau2 == pytest.approx(theirs.tau2, abs=1e-9)
-    assert q == pytest.approx(theirs.q, abs=1e-9)
-    assert mean == pytest.approx(theirs.mean_effect_re, abs=1e-9)
-    assert error == pytest.approx(theirs.sd_eff_w_re_hksj, abs=1e-9)
 
 
 def test_pooling_refuses_what_does_not_belong(evaluated, hospital, tmp_path):
