@@ -287,6 +287,8 @@ def pool(
             key, str(figure["n_sites"]), f"{figure['auroc']:.3f}", interval_text(figure["low"], figure["high"]), f"{figure['i2']:.0%}"
         )
     Console().print(table)
+    for line in pooled["left_out"]:
+        typer.echo(f"{line['site']} is not in the pooled AUROC of the {line['model']}: {line['reason']}")
     for line in pooled["approvals"]:
         if line["approval"] is None:
             typer.echo(f"no approval is recorded in the release of {line['site']}")

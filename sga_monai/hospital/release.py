@@ -128,7 +128,7 @@ def make_release(
     cohort = {key: report["cohort"][key] for key in ("patients", "positive_patients", "negative_patients")}
     if min(cohort.values()) < min_cell:
         raise InputError(f"a class has fewer than {min_cell} patients: nothing may leave")
-    digits = 3 if cohort["patients"] >= 100 else 2
+    digits = decimals(cohort)
     failed = [line["patients"] for line in report["flow"] if line["step"].startswith("failed")]
     comparison = report["comparison"] or {}
     audit = report["shortcut_audit"]
@@ -159,6 +159,11 @@ def make_release(
         check_release(release)
     write_json(Path(path), release, sort_keys=True)
     return release
+
+
+def decimals(cohort: Mapping[str, int]) -> int:
+    """How many decimals the rates of a release with these counts have."""
+    return 3 if cohort["patients"] >= 100 else 2
 
 
 def check_release(release: Any) -> None:

@@ -61,14 +61,25 @@ def pool_effects(effects: Sequence[float], variances: Sequence[float]) -> tuple[
     return mean, error, tau2, q
 
 
+def can_be_pooled(estimate: Mapping[str, float]) -> bool:
+    """Whether an AUROC lies in an interval that has a width on the logit scale."""
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    return 0 < low <= value <= high < 1 and low < high
+
+
 def pool_aurocs(estimates: Sequence[Mapping[str, float]]) -> Pooled:
     """Pool AUROCs given with 95 % intervals that were made on the logit scale.
 
+    Args:
+        estimates: ``value, low, high`` of each site, ``0 < low <= value <= high < 1`` and ``low < high``.
+
     Raises:
-        InputError: with fewer than two sites.
+        InputError: with fewer than two sites, or when an estimate is not in this order.
     """
     if len(estimates) < 2:
         raise InputError("pooling needs at least two sites with an estimable AUROC")
+    if not all(can_be_pooled(estimate) for estimate in estimates):
+        raise InputError("pooling needs an interval of some width around each AUROC, inside of 0 and 1; leave the others out")
     effects = [float(logit(estimate["value"])) for estimate in estimates]
     z = float(ndtri(0.975))
     variances = [(float(logit(estimate["high"]) - logit(estimate["low"])) / (2 * z)) ** 2 for estimate in estimates]
