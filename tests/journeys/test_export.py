@@ -78,8 +78,11 @@ def test_an_ordinary_export_is_scored_reported_and_released(bundle, export, phan
     run("release", "out", "--out", "release.json", "--site", "Klinik Süd", cwd=export)
     release = json.loads((export / "release.json").read_text(encoding="utf-8"))
     assert release["site"] == "Klinik Sued"
-    levels = {(line["by"], line["level"]) for line in release["subgroups"]}
-    assert {("manufacturer", "Example Inc."), ("negative_type", "Lungenoedem beidseitig"), ("period", "missing")} <= levels
+    inside, left = ({(line["by"], line["level"]) for line in content["subgroups"]} for content in (report, release))
+    assert {("manufacturer", "Example Inc."), ("negative_type", "Lungenoedem beidseitig"), ("period", "missing")} <= inside
+    # One of the two manufacturers is small, so both are hidden.
+    assert {("manufacturer", "(suppressed)"), ("negative_type", "Lungenoedem beidseitig")} <= left
+    assert "Example Inc." not in json.dumps(release)
     # Notepad's mark at the beginning, and a second site.
     (export / "marked.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(release | {"site": "site-B"}).encode())
     assert "pooled.html" in run("pool", "release.json", "marked.json", "--out", "pooled", cwd=export)
