@@ -139,6 +139,7 @@ def test_without_threshold_or_probabilities_the_page_says_what_is_missing(vendor
     path = write(vendor.drop(columns="probability_baseline"), tmp_path)
     report = report_scores(path, tmp_path / "a", ScoresReport("Vendor AI 2.1"))
     page = text_of(write_html(report, tmp_path / "a"))
+    assert "ten bins of about 19 images of " in page
     assert report["models"]["model"]["operating_point"] is None
     for text in ("External validation of Vendor AI 2.1", "No threshold was given", "No protocol", "need the images and the model", "Slope"):
         assert text in page
@@ -220,6 +221,23 @@ def test_the_probability_of_a_threshold_is_read_between_its_neighbors():
     assert given_threshold(0.77, score, None).probability is None
     assert given_threshold(3.5, score, expit(score)).probability is None
     assert given_threshold(0.77, score, expit(-score)).probability is None
+
+
+@pytest.mark.usefixtures("few_samples")
+def test_a_threshold_on_probabilities_is_the_probability(tmp_path):
+    probability = np.array([0.05, 0.1, 0.2, 0.9, 0.95])
+    for p, value in ((probability, 0.5), (probability[:3], 0.5), (probability, 0.99), (probability, 0.01)):
+        assert given_threshold(value, p, p).probability == value
+    # No probability is above 1.
+    assert given_threshold(1.5, probability, probability).probability is None
+    # None of the cases lies near 0.5.
+    table = pd.DataFrame({"patient": range(100), "label": [0, 1] * 50, "probability": np.tile([0.1, 0.2, 0.2, 0.9], 25)})
+    report = report_scores(write(table, tmp_path), tmp_path / "out", ScoresReport(threshold=0.5))
+    model = report["models"]["model"]
+    assert model["threshold_probability"] == 0.5
+    # Of three probabilities there are three bins.
+    assert "3 bins of 25 to 50 images of 25 to 50 patients" in text_of(write_html(report, tmp_path / "out"))
+    assert [line["cutoff"] for line in model["cutoffs"]["rows"] if line["locked"]] == [0.5]
 
 
 @pytest.mark.usefixtures("few_samples")
