@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
+from sga_monai.core.display import estimate_text
 from sga_monai.hospital.formats import MODEL
 from sga_monai.hospital.protocol import MEASURES, RELATIONS, Protocol
 
@@ -74,19 +76,20 @@ def estimate_of(report: Mapping[str, Any], measure: str) -> dict[str, float] | N
 
 
 def limit_text(line: Mapping[str, Any]) -> str:
-    """A limit with what was found.
+    """A limit as the protocol's page shows it, with what was found: one decimal more than the limit has, two at least.
 
     Example:
         >>> limit_text({"measure": "auroc", "relation": ">=", "limit": 0.8, "value": 0.85, "low": 0.82, "high": 0.88})
-        'AUROC at least 0.80: 0.85 [0.82, 0.88]'
+        'AUROC at least 0.8: 0.85 [0.82, 0.88]'
+        >>> limit_text({"measure": "npv", "relation": ">=", "limit": 0.995, "value": 0.9965, "low": 0.9921, "high": 0.9985})
+        'NPV at least 0.995: 0.9965 [0.9921, 0.9985]'
         >>> limit_text({"measure": "npv", "relation": ">=", "limit": 0.95, "value": None, "low": None, "high": None})
         'NPV at least 0.95: not estimable'
     """
-    asked = f"{MEASURES[line['measure']][2]} {RELATIONS[line['relation']]} {line['limit']:.2f}"
-    if not _known(line["value"]):
-        return f"{asked}: not estimable"
-    ends = f" [{line['low']:.2f}, {line['high']:.2f}]" if _known(line["low"]) and _known(line["high"]) else ""
-    return f"{asked}: {line['value']:.2f}{ends}"
+    limit = f"{line['limit']:g}"
+    asked = f"{MEASURES[line['measure']][2]} {RELATIONS[line['relation']]} {limit}"
+    digits = max(2, 1 - int(Decimal(limit).as_tuple().exponent))
+    return f"{asked}: {estimate_text(line, digits, absent='not estimable')}"
 
 
 def _known(value: float | None) -> bool:

@@ -84,7 +84,7 @@ def test_limits_of_a_protocol_answer_their_own_question():
     limit = {"measure": "sensitivity", "relation": ">=", "limit": 0.9} | estimate(0.85)
     given = report(protocol={"limits": [limit | {"outcome": "not met"}], "status": "before"})
     assert codes(given) == ["holds", "not met", "holds"]
-    assert "sensitivity at least 0.90: 0.85 [0.82, 0.88]" in draw_conclusions(given)["conclusions"][1]["reason"]
+    assert "sensitivity at least 0.9: 0.85 [0.82, 0.88]" in draw_conclusions(given)["conclusions"][1]["reason"]
     given["protocol"]["limits"] = [limit | {"outcome": "undecided"}, limit | {"measure": "slope", "outcome": "met"}]
     assert codes(given) == ["holds", "inconclusive", "met"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_a_limit_is_met_by_the_whole_interval(tmp_path, limit, low, high, outcom
     assert report["subgroups"][0]["planned"] is False
     verdict = give_verdict(report)
     assert verdict["code"] == {"undecided": "inconclusive"}.get(outcome, outcome)
-    assert f"AUROC {'at least' if '>' in limit else 'at most'} 0.80" in verdict["text"]
+    assert f"AUROC {'at least' if '>' in limit else 'at most'} 0.8:" in verdict["text"]
     assert report["protocol"]["deviations"][0].startswith("Patients: 9 instead of ")
     # One limit that is missed is enough.
     assert give_verdict(report | {"failures": {"reportable": False}})["code"] == "not reportable"
@@ -125,7 +126,7 @@ def test_limits_are_read_with_their_sign():
 @pytest.mark.usefixtures("few_samples")
 def test_a_report_says_whether_its_protocol_came_first(tmp_path):
     out = write_evaluation(tmp_path / "out")
-    plan = Plan(*TEXTS, prevalence=0.12, limits=["auroc>=0.70", "npv>=0.99"], subgroups=["sex", "view"])
+    plan = Plan(*TEXTS, prevalence=0.12, limits=["auroc>=0.70", "npv>=0.995"], subgroups=["sex", "view"])
     first = write_protocol(plan, tmp_path / "first.json")
     write_protocol(Plan(*TEXTS, limits=["auroc>=0.99"]), tmp_path / "second.json")
     report = make_report(out)
@@ -141,7 +142,9 @@ def test_a_report_says_whether_its_protocol_came_first(tmp_path):
     assert report["prevalence"] == 0.12
     assert [line["outcome"] for line in report["protocol"]["limits"]] == ["met", "not met"]
     assert report["verdict"]["code"] == "not met"
-    assert "NPV at least 0.99" in report["verdict"]["text"]
+    for text in (report["verdict"]["text"], text_of(write_html(report, out)), text_of(tmp_path / "first.html")):
+        assert re.search(r"NPV at least 0\.995(?!\d)", text)
+    assert re.search(r"NPV at least 0\.995: 0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", report["verdict"]["text"])
     assert any(note.startswith("Beside the protocol: ") for note in report["verdict"]["notes"])
     assert "Subgroup view: planned, but the data do not have it." in report["protocol"]["deviations"]
     page = text_of(write_html(report, out))
