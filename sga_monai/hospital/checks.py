@@ -100,9 +100,10 @@ def shortcut_audit(scored: pd.DataFrame) -> dict[str, Any]:
         scored: the scored rows of ``evaluate_bundle``'s predictions.
 
     Returns:
-        ``value, low, high`` of the AUROC and ``n`` images under ``center_blank``, ``border_blank``, ``metadata_only`` and,
-        where images have lung masks, ``lungs_blank`` and ``only_lungs`` (else ``None``); under ``tag`` those of the mean
-        change of the logit difference, with the scores' standard deviation ``score_sd``.
+        ``value, low, high`` of the AUROC, ``n`` images of ``n_patients``, and how many of these have images of either class,
+        ``positive_patients`` and ``negative_patients``, under ``center_blank``, ``border_blank`` and, where images have lung masks,
+        ``lungs_blank`` and ``only_lungs`` (else ``None``); ``metadata_only`` of ``metadata_auroc``; under ``tag`` the mean change
+        of the logit difference, with the scores' standard deviation ``score_sd``.
     """
     audit: dict[str, Any] = {}
     for name in ("center_blank", "border_blank", "lungs_blank", "only_lungs"):
@@ -112,7 +113,9 @@ def shortcut_audit(scored: pd.DataFrame) -> dict[str, Any]:
             continue
         rows = scored[scored[column].notna()]
         figure = auroc(rows[column], rows["label"], rows["patient"])
+        patients = [int(rows.loc[rows["label"] == label, "patient"].nunique()) for label in (1, 0)]
         audit[name] = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "n": len(rows), "n_patients": figure.n_patients}
+        audit[name] |= dict(zip(("positive_patients", "negative_patients"), patients, strict=True))
     audit["tag"] = _tag(scored) if control_column("tag") in scored else None
     columns = {key: scored[key].fillna("") for key in METADATA if key in scored}
     audit["metadata_only"] = metadata_auroc(columns, scored["label"], scored["patient"])

@@ -48,9 +48,9 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         code, text = against_internal(report)
     if protocol.get("status") in LATE:
         notes.append(protocol["text"])
-    blanked = audit["lungs_blank"] or audit["center_blank"]
-    enough = min(cohort["positive_patients"], cohort["negative_patients"]) >= ENOUGH_FOR_CONTROLS
-    if enough and blanked and _differs_from_chance(blanked):
+    # The mask is the better control where enough images have one.
+    blanked = next((audit[name] for name in ("lungs_blank", "center_blank") if audit[name] and _has_enough(audit[name], cohort)), None)
+    if blanked and _differs_from_chance(blanked):
         notes.append(f"Shortcut suspected: with the lungs blanked the AUROC is {blanked['value']:.2f}; about 0.5 is expected.")
     metadata = audit["metadata_only"]
     if metadata and _differs_from_chance(metadata):
@@ -131,6 +131,11 @@ def _drop_interval(model: Mapping[str, Any]) -> tuple[float, float]:
         return drop["low"], drop["high"]
     pairs = max(min(internal["n_positive"], internal["n_negative"], internal["n_patients"] // 2), 1)
     return area["low"] - 1, area["high"] - 0.025 ** (1 / pairs)
+
+
+def _has_enough(control: Mapping[str, Any], cohort: Mapping[str, Any]) -> bool:
+    """Whether a control has enough patients of each class; those of the cohort count where a report of before has none."""
+    return all(control.get(key, cohort[key]) >= ENOUGH_FOR_CONTROLS for key in ("positive_patients", "negative_patients"))
 
 
 def _differs_from_chance(estimate: Mapping[str, float]) -> bool:

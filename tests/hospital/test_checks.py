@@ -27,7 +27,7 @@ def site(values: np.ndarray, images: int = 1) -> pd.DataFrame:
 @pytest.mark.parametrize(("n_inside", "n_here", "images"), [(48, 60, 1), (100, 50, 1), (200, 100, 1), (500, 100, 1), (100, 60, 3)])
 def test_unchanged_images_are_rarely_called_different_and_shifted_ones_are(n_inside, n_here, images):
     rng, n = np.random.default_rng(0), 300
-    flagged = {shift: 0 for shift in (0.0, 1.0)}
+    flagged = dict.fromkeys((0.0, 1.0), 0)
     for _ in range(n):
         reference = inside(rng.normal(size=n_inside), images=images)
         here = rng.normal(size=n_here)
@@ -54,3 +54,14 @@ def test_the_limit_is_that_of_the_numbers_of_patients_and_a_fifth_at_least():
     many = drift(site(rng.normal(size=20000) + 0.2), inside(rng.normal(size=20000)))[0]
     assert many["chance"] < many["psi"] < 0.2
     assert not many["flag"]
+
+
+def test_the_controls_count_the_patients_of_each_class_among_their_own_images():
+    n = 12
+    table = pd.DataFrame({"patient": np.repeat(np.arange(n), 2), "label": np.repeat(np.arange(n) % 3 == 0, 2).astype(int)})
+    table = table.assign(score=0.1 * table.index, score_center_blank=-table.index, score_lungs_blank=table.index)
+    table.loc[table["patient"] > 4, "score_lungs_blank"] = np.nan
+    audit = shortcut_audit(table)
+    keys = ("n", "n_patients", "positive_patients", "negative_patients")
+    assert [audit["center_blank"][key] for key in keys] == [24, 12, 4, 8]
+    assert [audit["lungs_blank"][key] for key in keys] == [10, 5, 2, 3]

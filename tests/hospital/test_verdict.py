@@ -63,3 +63,21 @@ def test_notes():
     # Nine patients of a class are too few to suspect a shortcut.
     notes = give_verdict(report(0.9, 0.04, patients=9, shortcut_audit=audit))["notes"]
     assert not any("Shortcut" in note for note in notes)
+
+
+def test_a_few_lung_masks_neither_make_a_shortcut_nor_hide_one():
+    near, high, reverse = ({"value": v, "low": v - 0.05, "high": v + 0.05} for v in (0.5, 0.9, 0.1))
+    perfect = {"value": 1.0, "low": float("nan"), "high": float("nan")}
+    few, enough = {"positive_patients": 9, "negative_patients": 40}, {"positive_patients": 10, "negative_patients": 10}
+    for lungs, center, suspected in (
+        (perfect | few, near, None), (near | few, high, "0.90"), (None, high, "0.90"), (None, near, None),
+        (perfect | enough, near, "1.00"), (near | enough, high, None), (reverse | enough, near, "0.10"),
+        # Reports of before do not count them.
+        (high, near, "0.90"),
+    ):  # fmt: skip
+        audit = {"lungs_blank": lungs, "center_blank": center | {"positive_patients": 500, "negative_patients": 500}}
+        notes = give_verdict(report(0.9, 0.04, shortcut_audit=audit | {"metadata_only": near}))["notes"]
+        expected = (
+            [] if suspected is None else [f"Shortcut suspected: with the lungs blanked the AUROC is {suspected}; about 0.5 is expected."]
+        )
+        assert notes == expected
