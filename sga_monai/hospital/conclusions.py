@@ -9,7 +9,7 @@ from typing import Any
 from sga_monai.core.display import estimate_text
 from sga_monai.hospital.acceptance import limit_text
 from sga_monai.hospital.formats import MODEL
-from sga_monai.hospital.verdict import ENOUGH_POSITIVES, ENOUGH_PRECISION, against_internal, give_verdict
+from sga_monai.hospital.verdict import ENOUGH_POSITIVES, ENOUGH_PRECISION, against_internal, drop_interval, give_verdict
 
 # Which of a protocol's limits answer which question.
 MEASURES = {
@@ -100,6 +100,8 @@ def _ranking(report: Mapping[str, Any]) -> Conclusion:
         "no criterion": "It ranks, but nothing says how well would be enough.",
     }
     area = report["models"][MODEL]["auroc"]
+    if code == "holds" and drop_interval(report["models"][MODEL])[1] < 0:
+        texts["holds"] = "It ranks diseased above healthy nearly as well as at its developers."
     if code != "no criterion":
         reason = reason.removesuffix(" The figures below are indications.")
         reason = f"AUROC {estimate_text(area, 2, absent='not estimable')}. {reason}"
@@ -121,7 +123,11 @@ def _threshold(report: Mapping[str, Any]) -> Conclusion:
     drops = [_difference(rates[name], inside[name]) for name in rates]
     if any(math.isnan(end) for drop in drops for end in drop):
         return _answer("threshold", "inconclusive", "Whether it works as at its developers is not known yet.", said)
-    lower, higher = [high < 0 for _, high in drops], [low > 0 for low, _ in drops]
+    # The margin first, as for the AUROC.
+    if all(low > -MARGIN for low, _ in drops):
+        nearly = "nearly " if any(high < 0 for _, high in drops) else ""
+        return _answer("threshold", "holds", f"It finds diseased and clears healthy {nearly}as at its developers.", said)
+    lower, higher = [high < 0 and low <= -MARGIN for low, high in drops], [low > 0 for low, _ in drops]
     if any(lower) and any(higher):
         missed, more = ("misses more", "fewer") if lower[0] else ("misses fewer", "more")
         return _answer("threshold", "shifted", f"It sits elsewhere here: it {missed} diseased and raises {more} false alarms.", said)
@@ -130,8 +136,6 @@ def _threshold(report: Mapping[str, Any]) -> Conclusion:
             text for text, is_lower in zip(("misses more diseased", "raises more false alarms"), lower, strict=True) if is_lower
         )
         return _answer("threshold", "worse", f"It {what} than at its developers.", said)
-    if all(drop[0] > -MARGIN for drop in drops):
-        return _answer("threshold", "holds", "It finds diseased and clears healthy as at its developers.", said)
     return _answer("threshold", "inconclusive", f"A drop of {MARGIN:.2f} or more is not excluded.", said)
 
 

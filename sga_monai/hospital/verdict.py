@@ -75,12 +75,14 @@ def against_internal(report: Mapping[str, Any]) -> tuple[str, str]:
             "no internal figure to compare it with, and no protocol with acceptance limits."
         )
         return "no criterion", text
-    drop_low, drop_high = _drop_interval(model)
+    drop_low, drop_high = drop_interval(model)
     values = f"{area['value']:.2f} against {internal['auroc']:.2f}" if internal["auroc"] is not None else ""
+    # The margin first: with many patients a drop too small to matter is significant.
+    if drop_low > -ENOUGH_PRECISION:
+        how = "significantly lower than the internal one, but by less than" if drop_high < 0 else "not lower than the internal one by"
+        return "holds", f"The site's AUROC is {how} {ENOUGH_PRECISION:.2f}{'' if drop_high < 0 else ' or more'}: {values}."
     if drop_high < 0:
         return "worse", f"The site's AUROC is significantly lower than the internal one: {values}."
-    if drop_low > -ENOUGH_PRECISION:
-        return "holds", f"The site's AUROC is not lower than the internal one by {ENOUGH_PRECISION:.2f} or more: {values}."
     text = (
         f"The site's AUROC is not significantly different from the internal one. A drop of {ENOUGH_PRECISION:.2f} or more is not excluded."
     )
@@ -120,7 +122,7 @@ def _unmet(cohort: Mapping[str, Any], half: float) -> list[str]:
     return unmet
 
 
-def _drop_interval(model: Mapping[str, Any]) -> tuple[float, float]:
+def drop_interval(model: Mapping[str, Any]) -> tuple[float, float]:
     """Interval of site minus internal AUROC; NaN where it is not estimable.
 
     An internal AUROC of 1 has no variance, and is common. Were the true one below 0.025^(1/k), then k independent pairs of

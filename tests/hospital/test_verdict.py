@@ -31,6 +31,9 @@ def report(value: float, half: float, internal: float = 0.9, patients: int = 500
     ("given", "code", "text"),
     [
         (report(0.70, 0.04), "worse", "significantly lower than the internal one: 0.70 against 0.90."),
+        # The margin is asked first: so many patients show a drop that is too small to matter.
+        (report(0.893, 0.005), "holds", "significantly lower than the internal one, but by less than 0.05: 0.89 against 0.90."),
+        (report(0.86, 0.015), "worse", "significantly lower than the internal one: 0.86 against 0.90."),
         (report(0.90, 0.04), "holds", "not lower than the internal one by 0.05 or more: 0.90 against 0.90."),
         (report(0.87, 0.045), "inconclusive", "The site's AUROC is not significantly different from the internal one."),
         (report(0.90, 0.06), "inconclusive", "for a conclusion: the AUROC is known to +/- 0.06 (at most 0.05 is needed). The"),
