@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from sga_monai.core.display import estimate_text
+from sga_monai.hospital.certainty import auroc_with_limits, drop_with_limits
 from sga_monai.hospital.formats import MODEL
 from sga_monai.hospital.protocol import MEASURES, RELATIONS, Protocol
 
@@ -69,7 +70,11 @@ def compare_with_protocol(report: Mapping[str, Any], protocol: Protocol | None, 
 def estimate_of(report: Mapping[str, Any], measure: str) -> dict[str, float] | None:
     """``value, low, high`` of a measure of ``MEASURES`` of the model; ``None`` where the report has none."""
     model = report["models"][MODEL]
-    place = {"auroc": model, "auroc_difference": model, "slope": model["calibration"], "intercept": model["calibration"]}
+    if measure == "auroc":
+        return auroc_with_limits(report)
+    if measure == "auroc_difference":
+        return drop_with_limits(report) if model["internal"] is not None else None
+    place = {"slope": model["calibration"], "intercept": model["calibration"]}
     part = place.get(measure, model["operating_point"])
     estimate = part[measure] if part else None
     return None if estimate is None else {end: estimate[end] for end in ("value", "low", "high")}
@@ -89,7 +94,7 @@ def limit_text(line: Mapping[str, Any]) -> str:
     limit = f"{line['limit']:g}"
     asked = f"{MEASURES[line['measure']][2]} {RELATIONS[line['relation']]} {limit}"
     digits = max(2, 1 - int(Decimal(limit).as_tuple().exponent))
-    return f"{asked}: {estimate_text(line, digits, absent='not estimable')}"
+    return f"{asked}: {estimate_text(line, digits, absent='not estimable', absent_interval='[not estimable]')}"
 
 
 def _known(value: float | None) -> bool:
@@ -97,10 +102,10 @@ def _known(value: float | None) -> bool:
 
 
 def _outcome(limit: Mapping[str, Any], estimate: Mapping[str, float] | None) -> dict[str, Any]:
-    """Met when the whole 95 % interval is on the right side, not met when all of it is on the wrong one."""
+    """Met when the whole 95 % interval is on the right side, not met when all of it is on the wrong one, if there is an interval."""
     found: dict[str, Any] = {"value": None, "low": None, "high": None} if estimate is None else dict(estimate)
     if not (_known(found["low"]) and _known(found["high"])):
-        return found | {"outcome": "undecided"}
+        return found | {"outcome": "not estimable"}
     sign = 1 if limit["relation"] == ">=" else -1
     worst, best = sorted((sign * found["low"], sign * found["high"]))
     bound = sign * limit["limit"]

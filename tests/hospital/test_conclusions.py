@@ -99,6 +99,32 @@ def test_limits_of_a_protocol_answer_their_own_question():
     assert codes(given) == ["holds", "inconclusive", "met"]
 
 
+def test_the_advice_is_not_to_decide_while_a_limit_of_the_protocol_is_open():
+    limit = {"measure": "sensitivity", "relation": ">=", "limit": 0.9} | estimate(0.9)
+    given = report(
+        protocol={"limits": [limit | {"outcome": "undecided"}, limit | {"measure": "npv", "outcome": "undecided"}], "status": "before"}
+    )
+    assert draw_conclusions(given)["advice"] == ["Do not decide yet: more patients would narrow the intervals of sensitivity and NPV."]
+    given["protocol"]["limits"] = [limit | dict.fromkeys(("value", "low", "high")) | {"measure": "ppv", "outcome": "not estimable"}]
+    assert draw_conclusions(given)["advice"][0].endswith("not estimable here (PPV), with these patients.")
+    # The protocol decides, and says nothing of ranking; without it nothing says what would be enough.
+    given["protocol"]["limits"] = [limit | {"outcome": "met"}]
+    given["models"]["model"]["internal"] = None
+    assert draw_conclusions(given)["advice"][0].startswith("Nothing here speaks against")
+
+
+def test_a_perfect_ranking_is_judged():
+    nan = dict.fromkeys(("low", "high"), float("nan"))
+    given = report(patients=100)
+    given["models"]["model"] |= {"auroc": {"value": 1.0, **nan}, "auroc_difference": {"value": 0.1, **nan}}
+    given["models"]["model"]["internal"]["variance"] = 1e-4
+    found = draw_conclusions(given)["conclusions"][0]
+    assert (found["code"], found["reason"].split(". ")[0]) == ("holds", "AUROC 1.00 [0.96, 1.00]")
+    # 0.025^(1/20) is 0.83: known to 0.084, and 35 pairs of patients would know it to 0.05.
+    given["cohort"] |= {"patients": 220, "positive_patients": 200, "negative_patients": 20}
+    assert draw_conclusions(given)["advice"][0].startswith("Do not decide yet: about 380 patients are needed in all, 220 are here")
+
+
 def test_a_shortcut_comes_before_everything():
     audit = {"lungs_blank": None, "center_blank": estimate(0.9), "metadata_only": estimate(0.5)}
     assert draw_conclusions(report(shortcut_audit=audit))["advice"][0].startswith("Find out what the model reads outside the lungs")

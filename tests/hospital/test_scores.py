@@ -168,6 +168,36 @@ def test_cases_without_a_score_are_failures_with_their_reason(vendor, tmp_path):
 
 
 @pytest.mark.usefixtures("few_samples")
+def test_what_cannot_be_estimated_is_not_called_too_small_and_is_not_passed_over(vendor, tmp_path):
+    write_protocol(Plan(*PLAN, limits=["sensitivity>=0.9", "auroc>=0.6", "slope>=0.5"]), tmp_path / "plan.json")
+    given = ScoresReport(protocol=tmp_path / "plan.json")
+    report = report_scores(write(vendor.assign(patient=range(len(vendor))), tmp_path), tmp_path / "a", given)
+    assert report["verdict"]["code"] == "inconclusive"
+    assert report["verdict"]["text"] == "Acceptance limits of the protocol cannot be judged here: sensitivity at least 0.9: not estimable."
+    assert [(line["code"], line["text"]) for line in report["conclusions"]] == [
+        ("met", "The protocol's limits are met."),
+        ("inconclusive", "A limit of the protocol is of what is not estimable here."),
+        ("met", "The protocol's limits are met."),
+    ]
+    assert report["advice"] == [
+        "Do not decide yet: the protocol has a limit of what is not estimable here (sensitivity), since no threshold was given "
+        "(--threshold, or in the protocol)."
+    ]
+    page = text_of(write_html(report, tmp_path / "a"))
+    for text in ("sensitivity at least 0.9: not estimable AUROC at least 0.6: ", "without an interval it is not estimable"):
+        assert text in page
+    for label, there, missing, wanted in (
+        (1, "positive", "negative", "there is no healthy patient to compare with"),
+        (0, "negative", "positive", "there is no diseased patient, and at least 100 are needed"),
+    ):
+        report = report_scores(write(vendor.assign(label=label), tmp_path), tmp_path / there, ScoresReport(threshold=0.5))
+        assert report["verdict"]["text"].startswith(f"There is no AUROC: no patient is {missing}, and it needs both classes.")
+        assert report["conclusions"][2]["reason"] == f"No patient is {missing}, and a calibration needs both classes."
+        assert report["advice"] == [f"Do not decide yet: {wanted}."]
+        assert "too small" not in text_of(write_html(report, tmp_path / there))
+
+
+@pytest.mark.usefixtures("few_samples")
 def test_a_protocol_for_scores_and_another_one_later(vendor, tmp_path):
     table, out = (
         write(pd.concat([vendor.assign(case="", patient=vendor["patient"] + f"-{i}") for i in range(3)]), tmp_path),
@@ -175,7 +205,7 @@ def test_a_protocol_for_scores_and_another_one_later(vendor, tmp_path):
     )
     undecided = report_scores(table, out)
     assert undecided["verdict"]["code"] == "no criterion"
-    assert "no protocol with acceptance limits" in undecided["verdict"]["text"]
+    assert "no protocol with an acceptance limit of it" in undecided["verdict"]["text"]
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     write_protocol(Plan(*PLAN, prevalence=0.1, threshold=0.4, limits=["auroc>=0.7"], subgroups=["sex"]), first)
     write_protocol(Plan(*PLAN, limits=["auroc>=0.6"]), second)

@@ -18,7 +18,7 @@ def report(value: float, half: float, internal: float = 0.9, patients: int = 500
     near = {"value": 0.5, "low": 0.45, "high": 0.55}
     base = {
         "models": {"model": figures},
-        "cohort": {"positive_patients": patients, "negative_patients": patients, "prevalence": 0.4},
+        "cohort": {"patients": 2 * patients, "positive_patients": patients, "negative_patients": patients, "prevalence": 0.4},
         "failures": {"reportable": True},
         "shortcut_audit": {"lungs_blank": None, "center_blank": near, "metadata_only": near},
         "drift": [{"flag": False}],
