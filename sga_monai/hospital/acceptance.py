@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
+from sga_monai.core.display import estimate_text
+from sga_monai.hospital.certainty import auroc_with_limits, drop_with_limits
 from sga_monai.hospital.formats import MODEL
 from sga_monai.hospital.protocol import MEASURES, RELATIONS, Protocol
 
@@ -67,26 +70,31 @@ def compare_with_protocol(report: Mapping[str, Any], protocol: Protocol | None, 
 def estimate_of(report: Mapping[str, Any], measure: str) -> dict[str, float] | None:
     """``value, low, high`` of a measure of ``MEASURES`` of the model; ``None`` where the report has none."""
     model = report["models"][MODEL]
-    place = {"auroc": model, "auroc_difference": model, "slope": model["calibration"], "intercept": model["calibration"]}
+    if measure == "auroc":
+        return auroc_with_limits(report)
+    if measure == "auroc_difference":
+        return drop_with_limits(report) if model["internal"] is not None else None
+    place = {"slope": model["calibration"], "intercept": model["calibration"]}
     part = place.get(measure, model["operating_point"])
     estimate = part[measure] if part else None
     return None if estimate is None else {end: estimate[end] for end in ("value", "low", "high")}
 
 
 def limit_text(line: Mapping[str, Any]) -> str:
-    """A limit with what was found.
+    """A limit as the protocol's page shows it, with what was found: one decimal more than the limit has, two at least.
 
     Example:
         >>> limit_text({"measure": "auroc", "relation": ">=", "limit": 0.8, "value": 0.85, "low": 0.82, "high": 0.88})
-        'AUROC at least 0.80: 0.85 [0.82, 0.88]'
+        'AUROC at least 0.8: 0.85 [0.82, 0.88]'
+        >>> limit_text({"measure": "npv", "relation": ">=", "limit": 0.995, "value": 0.9965, "low": 0.9921, "high": 0.9985})
+        'NPV at least 0.995: 0.9965 [0.9921, 0.9985]'
         >>> limit_text({"measure": "npv", "relation": ">=", "limit": 0.95, "value": None, "low": None, "high": None})
         'NPV at least 0.95: not estimable'
     """
-    asked = f"{MEASURES[line['measure']][2]} {RELATIONS[line['relation']]} {line['limit']:.2f}"
-    if not _known(line["value"]):
-        return f"{asked}: not estimable"
-    ends = f" [{line['low']:.2f}, {line['high']:.2f}]" if _known(line["low"]) and _known(line["high"]) else ""
-    return f"{asked}: {line['value']:.2f}{ends}"
+    limit = f"{line['limit']:g}"
+    asked = f"{MEASURES[line['measure']][2]} {RELATIONS[line['relation']]} {limit}"
+    digits = max(2, 1 - int(Decimal(limit).as_tuple().exponent))
+    return f"{asked}: {estimate_text(line, digits, absent='not estimable', absent_interval='[not estimable]')}"
 
 
 def _known(value: float | None) -> bool:
@@ -94,10 +102,10 @@ def _known(value: float | None) -> bool:
 
 
 def _outcome(limit: Mapping[str, Any], estimate: Mapping[str, float] | None) -> dict[str, Any]:
-    """Met when the whole 95 % interval is on the right side, not met when all of it is on the wrong one."""
+    """Met when the whole 95 % interval is on the right side, not met when all of it is on the wrong one, if there is an interval."""
     found: dict[str, Any] = {"value": None, "low": None, "high": None} if estimate is None else dict(estimate)
     if not (_known(found["low"]) and _known(found["high"])):
-        return found | {"outcome": "undecided"}
+        return found | {"outcome": "not estimable"}
     sign = 1 if limit["relation"] == ">=" else -1
     worst, best = sorted((sign * found["low"], sign * found["high"]))
     bound = sign * limit["limit"]

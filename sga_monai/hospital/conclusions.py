@@ -8,8 +8,10 @@ from typing import Any
 
 from sga_monai.core.display import estimate_text
 from sga_monai.hospital.acceptance import limit_text
+from sga_monai.hospital.certainty import auroc_with_limits, drop_with_limits
 from sga_monai.hospital.formats import MODEL
-from sga_monai.hospital.verdict import ENOUGH_POSITIVES, ENOUGH_PRECISION, against_internal, give_verdict
+from sga_monai.hospital.protocol import MEASURES as MEASURED
+from sga_monai.hospital.verdict import ENOUGH_POSITIVES, ENOUGH_PRECISION, against_internal, give_verdict, missing_class
 
 # Which of a protocol's limits answer which question.
 MEASURES = {
@@ -21,7 +23,7 @@ MEASURES = {
 MARGIN = 0.10
 # Slope and observed to expected: off where outside of the first with an interval that leaves out 1, right where inside the second.
 OFF, RIGHT = (0.8, 1.25), (2 / 3, 1.5)
-GOOD, BAD = ("holds", "met"), ("worse", "not met", "shifted", "off")
+BAD = ("worse", "not met", "shifted", "off")
 
 Conclusion = dict[str, str]
 
@@ -52,7 +54,7 @@ def conclude(report: Mapping[str, Any]) -> list[Conclusion]:
     for name, answer in answers.items():
         own = [line for line in limits if line["measure"] in MEASURES[name]]
         given = answer(report)
-        found.append(_by_limits(name, own, given["reason"]) if own and given["code"] != "absent" else given)
+        found.append(_by_limits(name, own, given) if own else given)
     return found
 
 
@@ -70,9 +72,9 @@ def advise(report: Mapping[str, Any]) -> list[str]:
         advice.append("Find out what the model reads outside the lungs before relying on any figure.")
     if ranking in BAD:
         advice.append("Do not use the model here as it is. Look at the errors, and send these figures to its developers.")
-    elif ranking == "inconclusive":
-        advice.append(f"Do not decide yet{_how_many(report)}.")
-    elif ranking == "no criterion":
+    elif ranking == "inconclusive" or report["verdict"]["code"] == "inconclusive":
+        advice.append(f"Do not decide yet: {_what_is_open(report, ranking)}.")
+    elif report["verdict"]["code"] == "no criterion":
         advice.append("Write down what would be enough (sga-monai protocol), and evaluate again on patients who come after that.")
     if ranking not in BAD:
         if threshold in BAD:
@@ -99,10 +101,12 @@ def _ranking(report: Mapping[str, Any]) -> Conclusion:
         "inconclusive": "Whether it ranks as well as at its developers is not known yet.",
         "no criterion": "It ranks, but nothing says how well would be enough.",
     }
-    area = report["models"][MODEL]["auroc"]
-    if code != "no criterion":
-        reason = reason.removesuffix(" The figures below are indications.")
-        reason = f"AUROC {estimate_text(area, 2, absent='not estimable')}. {reason}"
+    area = auroc_with_limits(report)
+    if code == "holds" and drop_with_limits(report)["high"] < 0:
+        texts["holds"] = "It ranks diseased above healthy nearly as well as at its developers."
+    reason = reason.removesuffix(" The figures below are indications.")
+    if code != "no criterion" and not missing_class(report["cohort"]):
+        reason = f"AUROC {_text(area)}. {reason}"
     return _answer("ranking", code, texts[code], reason)
 
 
@@ -112,7 +116,7 @@ def _threshold(report: Mapping[str, Any]) -> Conclusion:
     if point is None:
         return _answer("threshold", "absent", "There is no locked threshold.", "Without one nobody is called positive or negative.")
     rates = {name: point[name] for name in ("sensitivity", "specificity")}
-    said = f"Sensitivity {estimate_text(rates['sensitivity'], 2)}, specificity {estimate_text(rates['specificity'], 2)}."
+    said = f"Sensitivity {_text(rates['sensitivity'])}, specificity {_text(rates['specificity'])}."
     inside: dict[str, Any] = {name: (model["internal"] or {}).get(name) for name in rates}
     if None in inside.values():
         reason = f"{said} What they are on the developers' data is not known here."
@@ -121,7 +125,11 @@ def _threshold(report: Mapping[str, Any]) -> Conclusion:
     drops = [_difference(rates[name], inside[name]) for name in rates]
     if any(math.isnan(end) for drop in drops for end in drop):
         return _answer("threshold", "inconclusive", "Whether it works as at its developers is not known yet.", said)
-    lower, higher = [high < 0 for _, high in drops], [low > 0 for low, _ in drops]
+    # The margin first, as for the AUROC.
+    if all(low > -MARGIN for low, _ in drops):
+        nearly = "nearly " if any(high < 0 for _, high in drops) else ""
+        return _answer("threshold", "holds", f"It finds diseased and clears healthy {nearly}as at its developers.", said)
+    lower, higher = [high < 0 and low <= -MARGIN for low, high in drops], [low > 0 for low, _ in drops]
     if any(lower) and any(higher):
         missed, more = ("misses more", "fewer") if lower[0] else ("misses fewer", "more")
         return _answer("threshold", "shifted", f"It sits elsewhere here: it {missed} diseased and raises {more} false alarms.", said)
@@ -130,21 +138,24 @@ def _threshold(report: Mapping[str, Any]) -> Conclusion:
             text for text, is_lower in zip(("misses more diseased", "raises more false alarms"), lower, strict=True) if is_lower
         )
         return _answer("threshold", "worse", f"It {what} than at its developers.", said)
-    if all(drop[0] > -MARGIN for drop in drops):
-        return _answer("threshold", "holds", "It finds diseased and clears healthy as at its developers.", said)
     return _answer("threshold", "inconclusive", f"A drop of {MARGIN:.2f} or more is not excluded.", said)
 
 
 def _probabilities(report: Mapping[str, Any]) -> Conclusion:
     model = report["models"][MODEL]
     fit, curve = model["calibration"], model["calibration_curve"]
+    why = "There are too few patients for a calibration." if fit is not None and curve is None else ""
+    if missing := missing_class(report["cohort"]):
+        why = f"No patient is {missing}, and a calibration needs both classes."
+    if why:
+        return _answer("probabilities", "inconclusive", "Whether they mean what they say is not known yet.", why)
     if fit is None or curve is None:
         return _answer(
             "probabilities", "absent", "There are no probabilities to judge.", "Scores alone say nothing about how likely disease is."
         )
     figures = [curve["observed_to_expected"], fit["slope"]]
     names = ("observed to expected", "slope")
-    said = ", ".join(f"{name} {estimate_text(figure, 2, absent='not estimable')}" for name, figure in zip(names, figures, strict=True))
+    said = ", ".join(f"{name} {_text(figure)}" for name, figure in zip(names, figures, strict=True))
     said = f"{said[0].upper()}{said[1:]}; 1 is right for both. At the cohort's share of diseased, {report['cohort']['prevalence']:.2f}."
     if any(_is_off(figure) for figure in figures):
         ratio = figures[0]
@@ -156,15 +167,20 @@ def _probabilities(report: Mapping[str, Any]) -> Conclusion:
     return _answer("probabilities", "inconclusive", "Whether they mean what they say is not known yet.", said)
 
 
-def _by_limits(name: str, limits: Sequence[Mapping[str, Any]], reason: str) -> Conclusion:
+def _by_limits(name: str, limits: Sequence[Mapping[str, Any]], given: Conclusion) -> Conclusion:
     outcomes = {line["outcome"] for line in limits}
-    code = "not met" if "not met" in outcomes else "inconclusive" if "undecided" in outcomes else "met"
+    reason = f"{given['text']} {given['reason']}" if given["code"] == "absent" else given["reason"]
+    if name == "ranking" and given["code"] == "no criterion":
+        reason = "There is no internal figure to compare it with."
     texts = {
-        "met": "The protocol's limits are met.",
         "not met": "A limit of the protocol is missed.",
-        "inconclusive": "A limit of the protocol lies within the interval.",
+        "undecided": "A limit of the protocol lies within the interval.",
+        "not estimable": "A limit of the protocol is of what is not estimable here.",
+        "met": "The protocol's limits are met.",
     }
-    return _answer(name, code, texts[code], f"{'; '.join(map(limit_text, limits))}. {reason}")
+    outcome = next(key for key in texts if key in outcomes)
+    code = outcome if outcome in ("met", "not met") else "inconclusive"
+    return _answer(name, code, texts[outcome], f"{'; '.join(map(limit_text, limits))}. {reason}")
 
 
 def _answer(name: str, code: str, text: str, reason: str) -> Conclusion:
@@ -187,14 +203,50 @@ def _is_off(figure: Mapping[str, float]) -> bool:
     return beyond and not figure["low"] <= 1 <= figure["high"]
 
 
+def _text(figure: Mapping[str, Any]) -> str:
+    return estimate_text(figure, 2, absent="not estimable")
+
+
+def _what_is_open(report: Mapping[str, Any], ranking: str) -> str:
+    """Why the site must wait: too few patients, or a limit of the protocol that these figures cannot answer."""
+    if missing := missing_class(report["cohort"]):
+        needed = f"diseased patient, and at least {ENOUGH_POSITIVES} are needed"
+        return f"there is no {needed if missing == 'positive' else 'healthy patient to compare with'}"
+    by_outcome: dict[str, list[str]] = {"undecided": [], "not estimable": []}
+    for line in report.get("protocol", {}).get("limits") or []:
+        by_outcome.get(line["outcome"], []).append(line["measure"])
+    undecided, unknown = (list(dict.fromkeys(names)) for names in by_outcome.values())
+    reasons = []
+    if ranking == "inconclusive" and not set(unknown) & set(MEASURES["ranking"]):
+        reasons.append(_how_many(report))
+    if others := [MEASURED[name][2] for name in undecided if name not in MEASURES["ranking"]]:
+        reasons.append(f"more patients would narrow the interval{'s' if len(others) > 1 else ''} of {' and '.join(others)}")
+    reasons += [f"the protocol has a limit of what is not estimable here ({MEASURED[name][2]}), {_why(report, name)}" for name in unknown]
+    return "; ".join(reasons)
+
+
+def _why(report: Mapping[str, Any], measure: str) -> str:
+    """Why a measure is not estimable."""
+    model = report["models"][MODEL]
+    if measure in MEASURES["threshold"] and model["operating_point"] is None:
+        return "since no threshold was given (--threshold, or in the protocol)"
+    if measure in MEASURES["probabilities"] and model["calibration"] is None:
+        return "since the model gives no probabilities"
+    if measure == "auroc_difference" and model["internal"] is None:
+        return "since the internal AUROC is not known"
+    return "with these patients"
+
+
 def _how_many(report: Mapping[str, Any]) -> str:
-    """How many patients a conclusion would need, by the precision here: half-widths fall with the root of their number."""
-    area, cohort = report["models"][MODEL]["auroc"], report["cohort"]
-    half = (area["high"] - area["low"]) / 2 if _is_known(area) else math.nan
-    if not cohort["positive_patients"]:
-        return f": there is no diseased patient, and at least {ENOUGH_POSITIVES} are needed"
-    factors = [ENOUGH_POSITIVES / cohort["positive_patients"], *([] if math.isnan(half) else [(half / ENOUGH_PRECISION) ** 2])]
+    """How many patients a conclusion would need, by the precision here.
+
+    Half-widths fall with the root of their number; that of an AUROC of 1 falls with their number.
+    """
+    area, cohort = auroc_with_limits(report), report["cohort"]
+    factors = [ENOUGH_POSITIVES / cohort["positive_patients"]]
+    if _is_known(area):
+        factors.append(((area["high"] - area["low"]) / 2 / ENOUGH_PRECISION) ** (1 if area["value"] in (0, 1) else 2))
     if max(factors) <= 1:
-        return ": more patients would narrow the interval"
+        return "more patients would narrow the interval" if _is_known(area) else "more patients would give the AUROC an interval"
     wanted = math.ceil(cohort["patients"] * max(factors) / 10) * 10
-    return f": about {wanted} patients are needed in all, {cohort['patients']} are here, with as large a share of diseased"
+    return f"about {wanted} patients are needed in all, {cohort['patients']} are here, with as large a share of diseased"

@@ -46,7 +46,7 @@ def locked_threshold(score: float, temperature: float) -> Threshold:
 
 
 def given_threshold(value: float, score: NDArray[np.float64], probability: NDArray[np.float64] | None) -> Threshold:
-    """A threshold whose probability is read between the two neighboring cases, on the logit scale.
+    """A threshold whose probability is read between the two neighboring cases, on the logit scale; of probabilities, it is its own.
 
     Args:
         value: on the scale of ``score``.
@@ -54,12 +54,15 @@ def given_threshold(value: float, score: NDArray[np.float64], probability: NDArr
         probability: ``[N]`` of the same cases; ``None`` where the model gives none.
 
     Returns:
-        Without a probability where there are none, where they do not rise with the scores, and outside of the scores.
+        Without a probability where there are none, where they do not rise with the scores, and outside of the scores, unless
+        scores and probabilities are the same.
 
     Example:
         >>> round(given_threshold(0.0, np.array([-1.0, 1.0]), np.array([0.2, 0.8])).probability, 6)
         0.5
     """
+    if probability is not None and 0 < value < 1 and np.array_equal(score, probability):
+        return Threshold(value, value)
     if probability is None or not score.min() <= value <= score.max():
         return Threshold(value, None)
     order = np.lexsort((probability, score))

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sga_monai.hospital.acceptance import LATE, limit_text
+from sga_monai.hospital.certainty import auroc_with_limits, drop_with_limits
 from sga_monai.hospital.formats import MODEL
 from sga_monai.statistics.discrimination import hanley_mcneil_half_width
 
@@ -48,9 +49,9 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         code, text = against_internal(report)
     if protocol.get("status") in LATE:
         notes.append(protocol["text"])
-    blanked = audit["lungs_blank"] or audit["center_blank"]
-    enough = min(cohort["positive_patients"], cohort["negative_patients"]) >= ENOUGH_FOR_CONTROLS
-    if enough and blanked and _differs_from_chance(blanked):
+    # The mask is the better control where enough images have one.
+    blanked = next((audit[name] for name in ("lungs_blank", "center_blank") if audit[name] and _has_enough(audit[name], cohort)), None)
+    if blanked and _differs_from_chance(blanked):
         notes.append(f"Shortcut suspected: with the lungs blanked the AUROC is {blanked['value']:.2f}; about 0.5 is expected.")
     metadata = audit["metadata_only"]
     if metadata and _differs_from_chance(metadata):
@@ -64,23 +65,28 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def against_internal(report: Mapping[str, Any]) -> tuple[str, str]:
     """Code and text by the difference from the internal test set."""
-    model, cohort = report["models"][MODEL], report["cohort"]
-    area, internal = model["auroc"], model["internal"]
+    cohort, area, internal = report["cohort"], auroc_with_limits(report), report["models"][MODEL]["internal"]
+    if missing := missing_class(cohort):
+        text = f"There is no AUROC: no patient is {missing}, and it needs both classes. The figures below are indications."
+        return "inconclusive", text
     if unmet := _unmet(cohort, (area["high"] - area["low"]) / 2):
         text = f"The site is too small for a conclusion: {' and '.join(unmet)}. The figures below are indications."
         return "inconclusive", text
     if internal is None:
         text = (
             f"The AUROC is {area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]. Nothing says what would be enough: there is "
-            "no internal figure to compare it with, and no protocol with acceptance limits."
+            "no internal figure to compare it with, and no protocol with an acceptance limit of it."
         )
         return "no criterion", text
-    drop_low, drop_high = _drop_interval(model)
+    drop = drop_with_limits(report)
     values = f"{area['value']:.2f} against {internal['auroc']:.2f}" if internal["auroc"] is not None else ""
-    if drop_high < 0:
+    # The margin first: with many patients a drop too small to matter is significant.
+    if drop["low"] > -ENOUGH_PRECISION:
+        by = f"significantly lower than the internal one, but by less than {ENOUGH_PRECISION:.2f}"
+        by = by if drop["high"] < 0 else f"not lower than the internal one by {ENOUGH_PRECISION:.2f} or more"
+        return "holds", f"The site's AUROC is {by}: {values}."
+    if drop["high"] < 0:
         return "worse", f"The site's AUROC is significantly lower than the internal one: {values}."
-    if drop_low > -ENOUGH_PRECISION:
-        return "holds", f"The site's AUROC is not lower than the internal one by {ENOUGH_PRECISION:.2f} or more: {values}."
     text = (
         f"The site's AUROC is not significantly different from the internal one. A drop of {ENOUGH_PRECISION:.2f} or more is not excluded."
     )
@@ -89,16 +95,24 @@ def against_internal(report: Mapping[str, Any]) -> tuple[str, str]:
 
 def _by_limits(limits: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """Code and text by a protocol's acceptance limits, all of which must be met."""
-    by_outcome = {name: [line for line in limits if line["outcome"] == name] for name in ("not met", "undecided", "met")}
+    by_outcome = {name: [line for line in limits if line["outcome"] == name] for name in ("not met", "undecided", "not estimable")}
 
     def listed(lines: Sequence[Mapping[str, Any]]) -> str:
         return "; ".join(map(limit_text, lines))
 
     if by_outcome["not met"]:
         return "not met", f"The site misses acceptance limits of the protocol: {listed(by_outcome['not met'])}."
-    if by_outcome["undecided"]:
-        return "inconclusive", f"Acceptance limits of the protocol lie within the intervals: {listed(by_outcome['undecided'])}."
+    open_texts = {"undecided": "lie within the intervals", "not estimable": "cannot be judged here"}
+    if said := [
+        f"Acceptance limits of the protocol {text}: {listed(by_outcome[key])}." for key, text in open_texts.items() if by_outcome[key]
+    ]:
+        return "inconclusive", " ".join(said)
     return "met", f"All acceptance limits of the protocol are met: {listed(limits)}."
+
+
+def missing_class(cohort: Mapping[str, Any]) -> str:
+    """The class, "positive" or "negative", of which there is no patient; empty where there are both."""
+    return next((name for name in ("positive", "negative") if not cohort[f"{name}_patients"]), "")
 
 
 def _unmet(cohort: Mapping[str, Any], half: float) -> list[str]:
@@ -120,17 +134,9 @@ def _unmet(cohort: Mapping[str, Any], half: float) -> list[str]:
     return unmet
 
 
-def _drop_interval(model: Mapping[str, Any]) -> tuple[float, float]:
-    """Interval of site minus internal AUROC; NaN where it is not estimable.
-
-    An internal AUROC of 1 has no variance, and is common. Were the true one below 0.025^(1/k), then k independent pairs of
-    patients would all be in the right order with a probability below 2.5 %; at most it is 1.
-    """
-    area, internal, drop = model["auroc"], model["internal"], model["auroc_difference"]
-    if internal["auroc"] != 1:
-        return drop["low"], drop["high"]
-    pairs = max(min(internal["n_positive"], internal["n_negative"], internal["n_patients"] // 2), 1)
-    return area["low"] - 1, area["high"] - 0.025 ** (1 / pairs)
+def _has_enough(control: Mapping[str, Any], cohort: Mapping[str, Any]) -> bool:
+    """Whether a control has enough patients of each class; those of the cohort count where a report of before has none."""
+    return all(control.get(key, cohort[key]) >= ENOUGH_FOR_CONTROLS for key in ("positive_patients", "negative_patients"))
 
 
 def _differs_from_chance(estimate: Mapping[str, float]) -> bool:

@@ -41,8 +41,8 @@ class Calibration:
         slope: of the logistic recalibration; 1 is right, below 1 is overconfident.
         intercept: calibration in the large, with slope 1; 0 is right, below 0 is too high a probability.
         brier: mean squared difference of probability and label.
-        ece: expected calibration error, ten bins of equal size.
-        bins: ten bins of equal size, by probability.
+        ece: expected calibration error, of the same bins.
+        bins: ten of about equal size, by probability; fewer where many images have the same one.
     """
 
     slope: Estimate
@@ -74,8 +74,7 @@ def assess_calibration(
     squared = (p - y) ** 2
     brier = cluster_bootstrap(lambda w: float(np.average(squared, weights=w)), patient, n_samples)
     ece = cluster_bootstrap(lambda w: expected_calibration_error(np.repeat(p, w), np.repeat(y, w), n_bins), patient, n_samples)
-    rows = [i for i in np.array_split(np.argsort(p, kind="stable"), n_bins) if len(i)]
-    bins = [Bin(float(p[i].mean()), share(y[i] == 1, patient[i]), len(i), len(np.unique(patient[i]))) for i in rows]
+    bins = [Bin(float(p[i].mean()), share(y[i] == 1, patient[i]), len(i), len(np.unique(patient[i]))) for i in _bins(p, n_bins)]
     return Calibration(slope, intercept, brier, ece, bins)
 
 
@@ -130,10 +129,12 @@ def observed_to_expected(probability: ArrayLike, label: ArrayLike, patient: Arra
 
 
 def expected_calibration_error(probability: ArrayLike, label: ArrayLike, n_bins: int = 10) -> float:
-    """Mean over bins of equal size of |mean probability - share of positives| (Naeini et al., AAAI 2015)."""
+    """Mean over bins of |mean probability - share of positives| (Naeini et al., AAAI 2015).
+
+    Bins are of equal size, but for equal probabilities, which stay together: each cut lies at the nearest change.
+    """
     p, y = np.asarray(probability, dtype=np.float64), np.asarray(label, dtype=np.float64)
-    bins = [i for i in np.array_split(np.argsort(p, kind="stable"), n_bins) if len(i)]
-    return float(sum(len(i) * abs(p[i].mean() - y[i].mean()) for i in bins) / len(p))
+    return float(sum(len(i) * abs(p[i].mean() - y[i].mean()) for i in _bins(p, n_bins)) / len(p))
 
 
 def fit_temperature(score: ArrayLike, label: ArrayLike) -> float:
@@ -224,3 +225,15 @@ def logistic_estimate(
         return nothing
     half = float(norm.ppf(0.975)) * math.sqrt(bread[which, which])
     return Estimate(float(beta[which]), float(beta[which] - half), float(beta[which] + half))
+
+
+def _bins(p: NDArray[np.float64], n_bins: int) -> list[NDArray[np.intp]]:
+    """Rows of each bin of ``expected_calibration_error``. A cut among equal probabilities would depend on the order of the rows."""
+    order = np.argsort(p, kind="stable")
+    changes = np.flatnonzero(np.diff(p[order])) + 1
+    if not len(changes):
+        return [order] if len(order) else []
+    cuts = np.cumsum([len(part) for part in np.array_split(order, n_bins)])[:-1]
+    after = np.searchsorted(changes, cuts)
+    low, high = changes[np.maximum(after - 1, 0)], changes[np.minimum(after, len(changes) - 1)]
+    return np.split(order, np.unique(np.where(np.abs(cuts - low) < np.abs(cuts - high), low, high)))

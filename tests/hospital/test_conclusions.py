@@ -11,10 +11,12 @@ def estimate(value: float, half: float = 0.03) -> dict:
     return {"value": value, "low": value - half, "high": value + half}
 
 
-def report(auroc=0.9, half=0.03, sensitivity=0.85, specificity=0.8, ratio=1.0, slope=1.0, patients=400, rates=0.03, **changes) -> dict:
+def report(
+    auroc=0.9, half=0.03, sensitivity=0.85, specificity=0.8, ratio=1.0, slope=1.0, patients=400, rates=0.03, inside=0.03, **changes
+) -> dict:
     """A site whose model has an AUROC of 0.9, a sensitivity of 0.85 and a specificity of 0.8 inside."""
     internal = {"auroc": 0.9, "n_positive": 300, "n_negative": 300, "n_patients": 600}
-    internal |= {"sensitivity": estimate(0.85), "specificity": estimate(0.8)}
+    internal |= {"sensitivity": estimate(0.85, inside), "specificity": estimate(0.8, inside)}
     model = {
         "auroc": estimate(auroc, half),
         "internal": internal,
@@ -55,6 +57,12 @@ def codes(given: dict) -> list[str]:
         (report(slope=0.82), ["holds", "holds", "holds"], "Nothing here"),
         (report(ratio=1.45), ["holds", "holds", "off"], "Do not read"),
         (report(sensitivity=0.82, rates=0.08), ["holds", "inconclusive", "holds"], "Nothing here speaks against"),
+        # Drops that are significant and too small to matter, and one that may matter.
+        (report(auroc=0.893, half=0.005), ["holds", "holds", "holds"], "Nothing here speaks against the next step"),
+        (report(sensitivity=0.8, specificity=0.76, rates=0.01, inside=0.01), ["holds", "holds", "holds"], "Nothing here speaks against"),
+        (report(sensitivity=0.8, specificity=0.9, rates=0.01, inside=0.01), ["holds", "holds", "holds"], "Nothing here speaks against"),
+        (report(sensitivity=0.77, rates=0.02, inside=0.01), ["holds", "worse", "holds"], "Do not use the locked threshold as it is"),
+        (report(sensitivity=0.83, specificity=0.6, rates=0.01, inside=0.01), ["holds", "worse", "holds"], "Do not use the locked"),
         (report(half=0.1), ["inconclusive", "holds", "holds"], "Do not decide yet: about 3200 patients are needed in all, 800 are here"),
         (report(patients=40), ["inconclusive", "holds", "holds"], "Do not decide yet: about 200 patients are needed in all, 80 are here"),
         (report(failures={"reportable": False}), ["not reportable"] * 3, "Mend the images that failed"),
@@ -70,7 +78,9 @@ def test_texts_say_in_which_direction():
         "It sits elsewhere here: it misses more diseased and raises fewer false alarms.": report(sensitivity=0.7, specificity=0.95),
         "It sits elsewhere here: it misses fewer diseased and raises more false alarms.": report(sensitivity=0.95, specificity=0.6),
         "It misses more diseased than at its developers.": report(sensitivity=0.6),
-        "It raises more false alarms than at its developers.": report(specificity=0.6),
+        "It raises more false alarms than at its developers.": report(sensitivity=0.83, specificity=0.6, rates=0.01, inside=0.01),
+        "It finds diseased and clears healthy nearly as at its developers.": report(sensitivity=0.8, rates=0.01, inside=0.01),
+        "It ranks diseased above healthy nearly as well as at its developers.": report(auroc=0.893, half=0.005),
         "They are too high at this site.": report(ratio=0.5),
         "They are too low at this site.": report(ratio=1.5),
         "They are too extreme at this site.": report(slope=0.5),
@@ -84,9 +94,35 @@ def test_limits_of_a_protocol_answer_their_own_question():
     limit = {"measure": "sensitivity", "relation": ">=", "limit": 0.9} | estimate(0.85)
     given = report(protocol={"limits": [limit | {"outcome": "not met"}], "status": "before"})
     assert codes(given) == ["holds", "not met", "holds"]
-    assert "sensitivity at least 0.90: 0.85 [0.82, 0.88]" in draw_conclusions(given)["conclusions"][1]["reason"]
+    assert "sensitivity at least 0.9: 0.85 [0.82, 0.88]" in draw_conclusions(given)["conclusions"][1]["reason"]
     given["protocol"]["limits"] = [limit | {"outcome": "undecided"}, limit | {"measure": "slope", "outcome": "met"}]
     assert codes(given) == ["holds", "inconclusive", "met"]
+
+
+def test_the_advice_is_not_to_decide_while_a_limit_of_the_protocol_is_open():
+    limit = {"measure": "sensitivity", "relation": ">=", "limit": 0.9} | estimate(0.9)
+    given = report(
+        protocol={"limits": [limit | {"outcome": "undecided"}, limit | {"measure": "npv", "outcome": "undecided"}], "status": "before"}
+    )
+    assert draw_conclusions(given)["advice"] == ["Do not decide yet: more patients would narrow the intervals of sensitivity and NPV."]
+    given["protocol"]["limits"] = [limit | dict.fromkeys(("value", "low", "high")) | {"measure": "ppv", "outcome": "not estimable"}]
+    assert draw_conclusions(given)["advice"][0].endswith("not estimable here (PPV), with these patients.")
+    # The protocol decides, and says nothing of ranking; without it nothing says what would be enough.
+    given["protocol"]["limits"] = [limit | {"outcome": "met"}]
+    given["models"]["model"]["internal"] = None
+    assert draw_conclusions(given)["advice"][0].startswith("Nothing here speaks against")
+
+
+def test_a_perfect_ranking_is_judged():
+    nan = dict.fromkeys(("low", "high"), float("nan"))
+    given = report(patients=100)
+    given["models"]["model"] |= {"auroc": {"value": 1.0, **nan}, "auroc_difference": {"value": 0.1, **nan}}
+    given["models"]["model"]["internal"]["variance"] = 1e-4
+    found = draw_conclusions(given)["conclusions"][0]
+    assert (found["code"], found["reason"].split(". ")[0]) == ("holds", "AUROC 1.00 [0.96, 1.00]")
+    # 0.025^(1/20) is 0.83: known to 0.084, and 35 pairs of patients would know it to 0.05.
+    given["cohort"] |= {"patients": 220, "positive_patients": 200, "negative_patients": 20}
+    assert draw_conclusions(given)["advice"][0].startswith("Do not decide yet: about 380 patients are needed in all, 220 are here")
 
 
 def test_a_shortcut_comes_before_everything():

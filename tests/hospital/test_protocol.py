@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from fixtures.evaluations import text_of, write_evaluation
+from scipy.stats import norm
 
 from sga_monai.core.errors import InputError
 from sga_monai.hospital import validate
 from sga_monai.hospital.acceptance import compare_with_protocol, status_of_evaluation
+from sga_monai.hospital.certainty import separated_limit
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.protocol import Plan, read_limit, read_protocol, sample_size, write_protocol
 from sga_monai.hospital.release import make_release
@@ -92,7 +95,7 @@ def test_the_sample_size_is_the_smallest_and_its_half_width_is_that_of_simulated
     [
         ("auroc>=0.80", 0.81, 0.9, "met"), ("auroc>=0.80", 0.80, 0.9, "met"), ("auroc>=0.80", 0.7, 0.79, "not met"),
         ("auroc>=0.80", 0.7, 0.80, "undecided"), ("auroc<=0.80", 0.7, 0.8, "met"), ("auroc<=0.80", 0.81, 0.9, "not met"),
-        ("auroc<=0.80", 0.7, 0.9, "undecided"), ("auroc>=0.80", math.nan, math.nan, "undecided"),
+        ("auroc<=0.80", 0.7, 0.9, "undecided"), ("auroc>=0.80", math.nan, math.nan, "not estimable"),
     ],
 )  # fmt: skip
 def test_a_limit_is_met_by_the_whole_interval(tmp_path, limit, low, high, outcome):
@@ -111,11 +114,47 @@ def test_a_limit_is_met_by_the_whole_interval(tmp_path, limit, low, high, outcom
     assert report["protocol"]["limits"][0]["outcome"] == outcome
     assert report["subgroups"][0]["planned"] is False
     verdict = give_verdict(report)
-    assert verdict["code"] == {"undecided": "inconclusive"}.get(outcome, outcome)
-    assert f"AUROC {'at least' if '>' in limit else 'at most'} 0.80" in verdict["text"]
+    assert verdict["code"] == (outcome if outcome in ("met", "not met") else "inconclusive")
+    assert f"AUROC {'at least' if '>' in limit else 'at most'} 0.8:" in verdict["text"]
     assert report["protocol"]["deviations"][0].startswith("Patients: 9 instead of ")
     # One limit that is missed is enough.
     assert give_verdict(report | {"failures": {"reportable": False}})["code"] == "not reportable"
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "patients", "outcome"),
+    [
+        # 0.025^(1/100) is 0.964, 0.025^(1/10) is 0.692.
+        ("auroc>=0.8", 1.0, 100, "met"), ("auroc>=0.8", 1.0, 10, "undecided"), ("auroc>=0.97", 1.0, 100, "undecided"),
+        ("auroc<=0.8", 1.0, 100, "not met"), ("auroc>=0.8", 0.0, 100, "not met"), ("auroc>=0.2", 0.0, 10, "undecided"),
+        # Inside it is 0.9 +/- 0.02: the difference is 0.1 - hypot(0.036, 0.02).
+        ("auroc_difference>=0.05", 1.0, 100, "met"), ("auroc_difference>=0.06", 1.0, 100, "undecided"),
+        ("auroc_difference>=0.13", 1.0, 100, "not met"),
+    ],
+)  # fmt: skip
+def test_an_auroc_of_1_can_meet_a_limit(tmp_path, limit, value, patients, outcome):
+    protocol = write_protocol(Plan(*TEXTS, limits=[limit]), tmp_path / "plan.json")
+    unknown = {"low": math.nan, "high": math.nan}
+    internal = {"auroc": 0.9, "variance": (0.02 / 1.96) ** 2, "n_positive": 200, "n_negative": 200, "n_patients": 400}
+    model = {"auroc": {"value": value, **unknown}, "auroc_difference": {"value": value - 0.9, **unknown}, "internal": internal}
+    report = {
+        "models": {"model": model | {"operating_point": None, "calibration": None}},
+        "subgroups": [],
+        "prevalence": None,
+        "cohort": {"patients": 5 * patients, "positive_patients": patients, "negative_patients": 4 * patients},
+    }
+    assert compare_with_protocol(report, protocol, "before", None)["limits"][0]["outcome"] == outcome
+
+
+def test_the_limit_of_an_auroc_of_1_is_that_of_its_independent_pairs():
+    # One pair in which both patients have images of both classes; k pairs are all in order with a probability of area^k.
+    for counts, pairs in (((100, 300, 400), 100), ((100, 100, 100), 50), ((1, 300, 301), 1), ((0, 0, 0), 1)):
+        assert separated_limit(*counts) ** pairs == pytest.approx(0.025)
+    rng, area = np.random.default_rng(0), separated_limit(20, 20, 40)
+    shift = math.sqrt(2) * norm.ppf(area)
+    perfect = [auroc(np.r_[rng.normal(shift, 1, 20), rng.normal(0, 1, 20)], np.arange(40) < 20).auroc == 1 for _ in range(2000)]
+    # All pairs are in order less often than the independent ones.
+    assert np.mean(perfect) <= 0.025
 
 
 def test_limits_are_read_with_their_sign():
@@ -125,7 +164,7 @@ def test_limits_are_read_with_their_sign():
 @pytest.mark.usefixtures("few_samples")
 def test_a_report_says_whether_its_protocol_came_first(tmp_path):
     out = write_evaluation(tmp_path / "out")
-    plan = Plan(*TEXTS, prevalence=0.12, limits=["auroc>=0.70", "npv>=0.99"], subgroups=["sex", "view"])
+    plan = Plan(*TEXTS, prevalence=0.12, limits=["auroc>=0.70", "npv>=0.995"], subgroups=["sex", "view"])
     first = write_protocol(plan, tmp_path / "first.json")
     write_protocol(Plan(*TEXTS, limits=["auroc>=0.99"]), tmp_path / "second.json")
     report = make_report(out)
@@ -141,7 +180,9 @@ def test_a_report_says_whether_its_protocol_came_first(tmp_path):
     assert report["prevalence"] == 0.12
     assert [line["outcome"] for line in report["protocol"]["limits"]] == ["met", "not met"]
     assert report["verdict"]["code"] == "not met"
-    assert "NPV at least 0.99" in report["verdict"]["text"]
+    for text in (report["verdict"]["text"], text_of(write_html(report, out)), text_of(tmp_path / "first.html")):
+        assert re.search(r"NPV at least 0\.995(?!\d)", text)
+    assert re.search(r"NPV at least 0\.995: 0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", report["verdict"]["text"])
     assert any(note.startswith("Beside the protocol: ") for note in report["verdict"]["notes"])
     assert "Subgroup view: planned, but the data do not have it." in report["protocol"]["deviations"]
     page = text_of(write_html(report, out))

@@ -139,6 +139,7 @@ def test_without_threshold_or_probabilities_the_page_says_what_is_missing(vendor
     path = write(vendor.drop(columns="probability_baseline"), tmp_path)
     report = report_scores(path, tmp_path / "a", ScoresReport("Vendor AI 2.1"))
     page = text_of(write_html(report, tmp_path / "a"))
+    assert "ten bins of about 19 images of " in page
     assert report["models"]["model"]["operating_point"] is None
     for text in ("External validation of Vendor AI 2.1", "No threshold was given", "No protocol", "need the images and the model", "Slope"):
         assert text in page
@@ -167,6 +168,36 @@ def test_cases_without_a_score_are_failures_with_their_reason(vendor, tmp_path):
 
 
 @pytest.mark.usefixtures("few_samples")
+def test_what_cannot_be_estimated_is_not_called_too_small_and_is_not_passed_over(vendor, tmp_path):
+    write_protocol(Plan(*PLAN, limits=["sensitivity>=0.9", "auroc>=0.6", "slope>=0.5"]), tmp_path / "plan.json")
+    given = ScoresReport(protocol=tmp_path / "plan.json")
+    report = report_scores(write(vendor.assign(patient=range(len(vendor))), tmp_path), tmp_path / "a", given)
+    assert report["verdict"]["code"] == "inconclusive"
+    assert report["verdict"]["text"] == "Acceptance limits of the protocol cannot be judged here: sensitivity at least 0.9: not estimable."
+    assert [(line["code"], line["text"]) for line in report["conclusions"]] == [
+        ("met", "The protocol's limits are met."),
+        ("inconclusive", "A limit of the protocol is of what is not estimable here."),
+        ("met", "The protocol's limits are met."),
+    ]
+    assert report["advice"] == [
+        "Do not decide yet: the protocol has a limit of what is not estimable here (sensitivity), since no threshold was given "
+        "(--threshold, or in the protocol)."
+    ]
+    page = text_of(write_html(report, tmp_path / "a"))
+    for text in ("sensitivity at least 0.9: not estimable AUROC at least 0.6: ", "without an interval it is not estimable"):
+        assert text in page
+    for label, there, missing, wanted in (
+        (1, "positive", "negative", "there is no healthy patient to compare with"),
+        (0, "negative", "positive", "there is no diseased patient, and at least 100 are needed"),
+    ):
+        report = report_scores(write(vendor.assign(label=label), tmp_path), tmp_path / there, ScoresReport(threshold=0.5))
+        assert report["verdict"]["text"].startswith(f"There is no AUROC: no patient is {missing}, and it needs both classes.")
+        assert report["conclusions"][2]["reason"] == f"No patient is {missing}, and a calibration needs both classes."
+        assert report["advice"] == [f"Do not decide yet: {wanted}."]
+        assert "too small" not in text_of(write_html(report, tmp_path / there))
+
+
+@pytest.mark.usefixtures("few_samples")
 def test_a_protocol_for_scores_and_another_one_later(vendor, tmp_path):
     table, out = (
         write(pd.concat([vendor.assign(case="", patient=vendor["patient"] + f"-{i}") for i in range(3)]), tmp_path),
@@ -174,7 +205,7 @@ def test_a_protocol_for_scores_and_another_one_later(vendor, tmp_path):
     )
     undecided = report_scores(table, out)
     assert undecided["verdict"]["code"] == "no criterion"
-    assert "no protocol with acceptance limits" in undecided["verdict"]["text"]
+    assert "no protocol with an acceptance limit of it" in undecided["verdict"]["text"]
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     write_protocol(Plan(*PLAN, prevalence=0.1, threshold=0.4, limits=["auroc>=0.7"], subgroups=["sex"]), first)
     write_protocol(Plan(*PLAN, limits=["auroc>=0.6"]), second)
@@ -220,6 +251,23 @@ def test_the_probability_of_a_threshold_is_read_between_its_neighbors():
     assert given_threshold(0.77, score, None).probability is None
     assert given_threshold(3.5, score, expit(score)).probability is None
     assert given_threshold(0.77, score, expit(-score)).probability is None
+
+
+@pytest.mark.usefixtures("few_samples")
+def test_a_threshold_on_probabilities_is_the_probability(tmp_path):
+    probability = np.array([0.05, 0.1, 0.2, 0.9, 0.95])
+    for p, value in ((probability, 0.5), (probability[:3], 0.5), (probability, 0.99), (probability, 0.01)):
+        assert given_threshold(value, p, p).probability == value
+    # No probability is above 1.
+    assert given_threshold(1.5, probability, probability).probability is None
+    # None of the cases lies near 0.5.
+    table = pd.DataFrame({"patient": range(100), "label": [0, 1] * 50, "probability": np.tile([0.1, 0.2, 0.2, 0.9], 25)})
+    report = report_scores(write(table, tmp_path), tmp_path / "out", ScoresReport(threshold=0.5))
+    model = report["models"]["model"]
+    assert model["threshold_probability"] == 0.5
+    # Of three probabilities there are three bins.
+    assert "3 bins of 25 to 50 images of 25 to 50 patients" in text_of(write_html(report, tmp_path / "out"))
+    assert [line["cutoff"] for line in model["cutoffs"]["rows"] if line["locked"]] == [0.5]
 
 
 @pytest.mark.usefixtures("few_samples")

@@ -18,7 +18,7 @@ def report(value: float, half: float, internal: float = 0.9, patients: int = 500
     near = {"value": 0.5, "low": 0.45, "high": 0.55}
     base = {
         "models": {"model": figures},
-        "cohort": {"positive_patients": patients, "negative_patients": patients, "prevalence": 0.4},
+        "cohort": {"patients": 2 * patients, "positive_patients": patients, "negative_patients": patients, "prevalence": 0.4},
         "failures": {"reportable": True},
         "shortcut_audit": {"lungs_blank": None, "center_blank": near, "metadata_only": near},
         "drift": [{"flag": False}],
@@ -31,6 +31,9 @@ def report(value: float, half: float, internal: float = 0.9, patients: int = 500
     ("given", "code", "text"),
     [
         (report(0.70, 0.04), "worse", "significantly lower than the internal one: 0.70 against 0.90."),
+        # The margin is asked first: so many patients show a drop that is too small to matter.
+        (report(0.893, 0.005), "holds", "significantly lower than the internal one, but by less than 0.05: 0.89 against 0.90."),
+        (report(0.86, 0.015), "worse", "significantly lower than the internal one: 0.86 against 0.90."),
         (report(0.90, 0.04), "holds", "not lower than the internal one by 0.05 or more: 0.90 against 0.90."),
         (report(0.87, 0.045), "inconclusive", "The site's AUROC is not significantly different from the internal one."),
         (report(0.90, 0.06), "inconclusive", "for a conclusion: the AUROC is known to +/- 0.06 (at most 0.05 is needed). The"),
@@ -63,3 +66,21 @@ def test_notes():
     # Nine patients of a class are too few to suspect a shortcut.
     notes = give_verdict(report(0.9, 0.04, patients=9, shortcut_audit=audit))["notes"]
     assert not any("Shortcut" in note for note in notes)
+
+
+def test_a_few_lung_masks_neither_make_a_shortcut_nor_hide_one():
+    near, high, reverse = ({"value": v, "low": v - 0.05, "high": v + 0.05} for v in (0.5, 0.9, 0.1))
+    perfect = {"value": 1.0, "low": float("nan"), "high": float("nan")}
+    few, enough = {"positive_patients": 9, "negative_patients": 40}, {"positive_patients": 10, "negative_patients": 10}
+    for lungs, center, suspected in (
+        (perfect | few, near, None), (near | few, high, "0.90"), (None, high, "0.90"), (None, near, None),
+        (perfect | enough, near, "1.00"), (near | enough, high, None), (reverse | enough, near, "0.10"),
+        # Reports of before do not count them.
+        (high, near, "0.90"),
+    ):  # fmt: skip
+        audit = {"lungs_blank": lungs, "center_blank": center | {"positive_patients": 500, "negative_patients": 500}}
+        notes = give_verdict(report(0.9, 0.04, shortcut_audit=audit | {"metadata_only": near}))["notes"]
+        expected = (
+            [] if suspected is None else [f"Shortcut suspected: with the lungs blanked the AUROC is {suspected}; about 0.5 is expected."]
+        )
+        assert notes == expected

@@ -180,7 +180,7 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     wrong = sum(report["models"]["model"]["operating_point"]["counts"][1:3])
     assert f"{wrong} " in (hospital / EVALUATION / "errors.html").read_text()
     assert len(list((hospital / EVALUATION / "heatmaps").glob("row_*.jpg"))) >= wrong
-    assert [sorted(line) for line in report["drift"]] == [["feature", "flag", "ks", "psi"]] * 3
+    assert [sorted(line) for line in report["drift"]] == [["chance", "feature", "flag", "ks", "psi"]] * 3
     assert not re.search("embedding|distance|probe|axes|site_score|tag|only_lungs|lungs_blank", (hospital / "release.json").read_text())
     assert "data-protection-officer" in (hospital / "pooled/pooled.html").read_text()
     # Again with the same inputs: the same predictions; a third time the second is set aside.

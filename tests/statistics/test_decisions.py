@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from MLstatkit import Delong_test
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
@@ -328,6 +330,35 @@ def test_calibration_error_by_hand_and_the_not_estimable():
     separated = assess_calibration([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], n_samples=20)
     assert math.isnan(separated.slope.value)
     assert math.isnan(assess_calibration([0.1, 0.2], [1, 1], n_samples=20).slope.value)
+
+
+def test_bins_never_part_equal_probabilities():
+    # A thousand cases of five probabilities, perfectly calibrated, in the order of the labels.
+    p = np.repeat([0.1, 0.3, 0.5, 0.7, 0.9], 200)
+    y = (np.tile(np.arange(200), 5) < 200 * p).astype(int)
+    order = np.argsort(y, kind="stable")
+    assert expected_calibration_error(p[order], y[order]) == pytest.approx(0, abs=1e-12)
+    bins = assess_calibration(p[order], y[order], n_samples=2).bins
+    assert [(line.probability, line.positives.value, line.images) for line in bins] == [
+        (pytest.approx(value), pytest.approx(value), 200) for value in (0.1, 0.3, 0.5, 0.7, 0.9)
+    ]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_calibration_does_not_depend_on_the_order_of_the_rows(data):
+    rows = st.tuples(st.sampled_from([0.0, 0.05, 0.2, 0.21, 0.5, 0.9, 1.0]), st.integers(0, 1), st.integers(0, 9))
+    given_rows = data.draw(st.lists(rows, min_size=1, max_size=40))
+    other_rows = data.draw(st.permutations(given_rows))
+    first, second = (assess_calibration(*zip(*table, strict=True), n_samples=5) for table in (given_rows, other_rows))
+    for one, other in zip([first, *first.bins], [second, *second.bins], strict=True):
+        assert _figures(one) == pytest.approx(_figures(other), abs=1e-6, nan_ok=True)
+
+
+def _figures(fit: object) -> list[float]:
+    """Every number of a calibration or of one of its bins."""
+    parts = [part for name, part in asdict(fit).items() if name != "bins"]
+    return [float(number) for part in parts for number in (part.values() if isinstance(part, dict) else [part])]
 
 
 @pytest.mark.parametrize("prevalence", [None, 0.1])
