@@ -257,20 +257,19 @@ def check_files(rows: Sequence[Row], dataset_dir: str | Path, name: str) -> list
     start = os.path.join(root, "")
     for row in rows:
         image = _on_disk(start, row["image"])
-        folder = posixpath.dirname(image)
+        folder, here = posixpath.dirname(image), True
         try:
             if folder not in inside:
                 inside[folder] = (root / folder).resolve().is_relative_to(root)
-            path = start + image
+            here, path = inside[folder], start + image
             mode = os.lstat(path).st_mode
             if stat.S_ISLNK(mode):
                 target = Path(path).resolve()
-                inside[folder], mode = target.is_relative_to(root), os.stat(path).st_mode
+                here, mode = target.is_relative_to(root), os.stat(path).st_mode
         except (OSError, ValueError, RuntimeError):
             mode = 0
-        if not inside.get(folder, True):
+        if not here:
             outside.append(row["row"])
-            inside.pop(folder)
         elif not stat.S_ISREG(mode):
             missing.append(row["row"])
     if outside:

@@ -170,6 +170,26 @@ def test_links_that_leave_and_things_that_are_no_files(folder):
     assert len(load("inside.png")) == 1
 
 
+def test_a_link_into_dataset_dir_does_not_clear_the_folder_that_it_lies_in(folder):
+    data, outside = folder / "data", folder / "outside"
+    outside.mkdir()
+    (outside / "x.png").write_bytes(CANARY)
+    (outside / "back.png").symlink_to(data / "a.png")
+    (data / "folder").symlink_to(outside)
+    (data / "sub").mkdir()
+    (data / "sub" / "leaving.png").symlink_to(outside / "x.png")
+    (data / "sub" / "a.png").write_bytes(b"x")
+    for images, row in (
+        (("folder/back.png", "folder/x.png"), 3),
+        (("folder/x.png", "folder/back.png"), 2),
+        (("sub/leaving.png", "sub/a.png"), 2),
+        (("sub/a.png", "sub/leaving.png"), 3),
+    ):
+        rows = "".join(f"{image},0,{i},x,test\n" for i, image in enumerate(images))
+        with pytest.raises(InputError, match=rf"1 images lie outside dataset_dir by way of a link \(row {row}\)"):
+            load_manifest(write(folder, HEADER + rows), data)
+
+
 def test_the_canary_is_never_opened(folder):
     """Every file that Python opens is noted while all attacks are read, evaluated and checked."""
     data = folder / "data"
