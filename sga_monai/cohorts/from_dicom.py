@@ -218,7 +218,7 @@ def _row(image: str, header: dict[str, str], label: Label, patient: str, site: s
         "patient_id": patient_key(patient, key),
         "site": site,
         "split": "test",
-        "study_id": patient_key(header["AccessionNumber"], key) if header.get("AccessionNumber") else "",
+        "study_id": patient_key(header["AccessionNumber"], key) if same_id(header.get("AccessionNumber", "")) else "",
         "view": header.get("view", ""),
         "sex": parse_sex(header.get("PatientSex", "")),
         "age": _age(header, study, cells),

@@ -344,3 +344,26 @@ def test_pictures_need_a_patient_in_the_labels(site):
     listing, rows = site.list("image,patient_id,label\na.png,P1,1\nb.png,,0\n")
     assert listing.files == {"listed": [1, 1, 0], "left out: no patient": [1, 0, 1]}
     assert [row["image"] for row in rows] == ["a.png"]
+
+
+INVISIBLE = ["\u200b", "\ufeff", "\u00ad", "\u3164"]
+
+
+@pytest.mark.parametrize("nothing", INVISIBLE)
+def test_an_id_of_invisible_characters_is_none(site, nothing):
+    site.add(0, 0)
+    site.add(1, AccessionNumber="")
+    site.add(2, AccessionNumber=nothing, SpecificCharacterSet="ISO_IR 192")
+    site.add(3, AccessionNumber=nothing, SpecificCharacterSet="ISO_IR 192")
+    with pytest.raises(InputError, match="row 3 has no image, accession, patient_id"):
+        site.list(f"accession,label\nA0000,0\n{nothing},1\n")
+    # The most particular key is the first that there is.
+    for key in ("image", "accession"):
+        cell = "./" if key == "image" else nothing
+        listing, rows = site.list(f"{key},patient_id,label\n{cell},MRN-0000,0\n{cell},MRN-0002,1\n{cell},MRN-0003,1\n")
+        assert listing.files == {"listed": [3, 2, 1], "left out: no label": [1, 0, 0]}
+    # Studies without a number are not one study, and a patient is named by the file where the label names none.
+    assert len({row.get("study_id", "") for row in rows[1:]} - {""}) == 0
+    _, rows = site.list(f"accession,patient_id,label\nA0000,{nothing},0\n")
+    _, plain = site.list("accession,label\nA0000,0\n")
+    assert rows == plain

@@ -40,6 +40,13 @@ def test_one_patient_is_not_two(tmp_path, first, second):
         check_external(rows[:1], rows[1:], "e.csv")
 
 
+@pytest.mark.parametrize("nothing", ["\u200b", "\ufeff", "\u00ad", "\u3164"])
+def test_a_patient_of_invisible_characters_is_none(tmp_path, nothing):
+    (tmp_path / "m.csv").write_text(f"{HEADER}a.png,0,{nothing},x,train\nb.png,1,{nothing},x,test\n", encoding="utf-8")
+    with pytest.raises(InputError, match="row 2: patient_id is empty; row 3: patient_id is empty"):
+        read_manifest(tmp_path / "m.csv")
+
+
 def test_other_patients_are_others():
     ids = ["1", "10", "01", "A1", "A-1", "A 1", "A.1", "\u00e4", "a"]
     assert len({same_id(text) for text in ids}) == len(ids)

@@ -54,6 +54,8 @@ def test_what_an_archive_gives_beside_what_was_asked_for_does_not_fit(tmp_path):
     [
         (",,,,1,,", "row 2 needs accession, or patient_id with date_from"),
         (",SECRET-P,,,1,,", "row 2 needs accession, or patient_id with date_from"),
+        ("\u200b,SECRET-P,,,1,,", "row 2 needs accession, or patient_id with date_from"),
+        (",\ufeff,2021-03-01,,1,,", "row 2 needs accession, or patient_id with date_from"),
         ("SECRET*,,,,1,,", "accession holds"),
         (",SECRET?,2021-01-01,,1,,", "patient_id holds"),
         ("SECRET,,2021-02-01,2021-01-01,1,,", "date_to is before date_from"),
