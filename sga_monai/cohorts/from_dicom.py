@@ -96,7 +96,7 @@ def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_
         What became of every file and every label.
 
     Raises:
-        InputError: when ``labels`` is malformed or gives one key two labels, or no file can be listed.
+        InputError: when ``labels`` is malformed or gives one key two labels or two patients, or no file can be listed.
     """
     root = Path(folder)
     if not root.is_dir():

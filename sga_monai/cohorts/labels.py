@@ -21,6 +21,7 @@ COLUMNS = (*KEYS, "label", "label_date", "negative_type")
 KEYWORDS = {"accession": "AccessionNumber", "patient_id": "PatientID"}
 IMPOSSIBLE = "label_date is no possible day, taken as empty"
 RESPELLED = f"negative_type is written in {ALPHABET_IN_WORDS}"
+REPEATED = "patient_id, label_date or negative_type differs from an earlier row of the same key; the earlier row is taken"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Label:
     patient_id: str
     label_date: date | None
     negative_type: str
+
+    @property
+    def details(self) -> tuple[str, date | None, str]:
+        """What two rows of one key and label may differ in."""
+        return same_id(self.patient_id), self.label_date, self.negative_type
 
 
 @dataclass
@@ -128,9 +134,10 @@ def read_labels(path: Path) -> Labels:
     """Read a table of labels; cells are never quoted in messages.
 
     Raises:
-        InputError: when the table is malformed, or gives one key two labels.
+        InputError: when the table is malformed, or gives one key two labels or two patients.
     """
     labels = Labels()
+    patients: dict[tuple[str, str], tuple[int, str]] = {}
     changed: dict[str, list[int]] = {}
     ids: dict[str, list[tuple[int, str]]] = {kind: [] for kind in KEYWORDS}
     for number, cells in read_cells(path, COLUMNS, ("label",)):
@@ -149,8 +156,15 @@ def read_labels(path: Path) -> Labels:
             known += [(number, row[column])] if row[column] else []
         # The most particular key that the row has; a patient's label is not that of each of the accessions.
         key = kind, keys[kind]
-        if labels.table.setdefault(key, label).label != label.label:
+        first = labels.table.setdefault(key, label)
+        if first.label != label.label:
             raise InputError(f"{path.name}: row {number} gives another label than an earlier row of the same {kind}; keep one")
+        if keys["patient_id"]:
+            earlier, patient = patients.setdefault(key, (number, keys["patient_id"]))
+            if patient != keys["patient_id"]:
+                raise InputError(f"{path.name}: row {number} gives another patient_id than row {earlier} of the same {kind}; keep one")
+        if first.details != label.details:
+            changed.setdefault(REPEATED, []).append(number)
     if not labels.table:
         raise InputError(f"{path.name} has no rows")
     labels.warnings += changes(changed)
@@ -193,7 +207,7 @@ def changes(changed: Mapping[str, Sequence[int]]) -> list[str]:
     """One sentence for each kind of change, with the first of its rows.
 
     Args:
-        changed: rows by the sentences of ``parse_label``.
+        changed: rows by the sentences of ``parse_label``, and by ``REPEATED``.
     """
-    rows = {what: changed[what] for what in (IMPOSSIBLE, RESPELLED) if what in changed}
+    rows = {what: changed[what] for what in (IMPOSSIBLE, RESPELLED, REPEATED) if what in changed}
     return [f"{what} (row {', '.join(map(str, numbers[:5]))}{', ...' if len(numbers) > 5 else ''})" for what, numbers in rows.items()]

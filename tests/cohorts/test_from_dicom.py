@@ -367,3 +367,23 @@ def test_an_id_of_invisible_characters_is_none(site, nothing):
     _, rows = site.list(f"accession,patient_id,label\nA0000,{nothing},0\n")
     _, plain = site.list("accession,label\nA0000,0\n")
     assert rows == plain
+
+
+def test_a_label_given_twice_with_another_patient_is_refused(site):
+    site.add(0)
+    header = "accession,patient_id,label\n"
+    for rows in ("A0000,PX,0\nA0000,PY,0\n", "A0000,PX,0\nA0000,,0\na0000,PY,0\n", "A0000,,0\nA0000,PX,0\nA0000,PY,0\n"):
+        with pytest.raises(InputError, match=r"row \d gives another patient_id than row \d of the same accession; keep one") as caught:
+            site.list(header + rows)
+        assert not any(word in str(caught.value) for word in ("A0000", "PX", "PY"))
+    listing, rows = site.list(header + "A0000,PX,0\na0000,px ,0\n")
+    assert len(rows) == 1
+    assert not listing.warnings
+
+
+@pytest.mark.parametrize("other", ["PX,2021-03-08,", "PX,,healthy", "PX,2021-03-07,other", ",2021-03-07,healthy"])
+def test_a_label_given_twice_with_another_date_or_type_is_said(site, other):
+    site.add(0)
+    listing, rows = site.list(f"accession,label,patient_id,label_date,negative_type\nA0000,0,PX,2021-03-07,healthy\nA0000,0,{other}\n")
+    assert (rows[0]["label_delta_days"], rows[0]["negative_type"]) == ("2", "healthy")
+    assert [line for line in listing.warnings if line.endswith("the earlier row is taken (row 3)")]
