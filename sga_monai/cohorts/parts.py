@@ -16,7 +16,7 @@ from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import file_sha256
 from sga_monai.data.manifest import read_manifest, write_manifest
 from sga_monai.data.masks import find_lung_masks, mask_pixels
-from sga_monai.imaging.read import read_cxr
+from sga_monai.imaging.read import decode, read_bytes
 from sga_monai.statistics.shortcuts import FRAME_SHARE
 
 PARTS = ("lungs", "interior")
@@ -34,7 +34,7 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
         out: the new manifest.
 
     Returns:
-        The number of images "listed", "without lung_mask" and, by reason code, "left out".
+        The number of images "listed", "without lung_mask" and "left out", by reason code or for BurnedInAnnotation YES.
 
     Raises:
         InputError: when the manifest is refused, a mask marks nothing or everything (naming its row), or the folder is there.
@@ -55,7 +55,12 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
             counts["without lung_mask"] += 1
             continue
         try:
-            image = read_cxr(root / row["image"])
+            decoded = decode(read_bytes(root / row["image"]))
+            if decoded.facts.get("burned_in") == "YES":
+                # A PNG has no header that says so, and would be drawn.
+                counts["left out: BurnedInAnnotation YES"] += 1
+                continue
+            image = decoded.image
             kept = _interior(image) if keep == "interior" else _lungs(image, mask_pixels(masks[number], image.shape))
         except ReadError as error:
             counts[f"left out: {error.code}"] += 1

@@ -72,3 +72,14 @@ def test_a_mask_of_nothing_is_named(data):
     Image.fromarray(np.zeros((30, 25), dtype=np.uint8)).save(folder / "mask.png")
     with pytest.raises(InputError, match="the lung_mask of row 2 marks nothing"):
         write_parts(folder / "m.csv", folder, "lungs", "lungs", folder / "o.csv")
+
+
+def test_an_image_with_burned_in_annotation_is_left_out(data, dicom_file, drawn):
+    folder = data[0]
+    dicom_file(drawn, name="burned.dcm", BurnedInAnnotation="YES")
+    dicom_file(drawn, name="clean.dcm", BurnedInAnnotation="NO")
+    (folder / "m.csv").write_text(HEADER + "burned.dcm,0,p1,s,test,mask.png\nclean.dcm,0,p2,s,test,mask.png\n")
+    for keep in ("interior", "lungs"):
+        counts = write_parts(folder / "m.csv", folder, keep, keep, folder / "o.csv")
+        assert counts == {"listed": 1, "left out: BurnedInAnnotation YES": 1}
+        assert [row["patient_id"] for row in read_manifest(folder / "o.csv")] == ["p2"]
