@@ -102,6 +102,30 @@ def test_what_is_no_frontal_radiograph_for_presentation_is_left_out_by_its_heade
     assert listing.one_sided
 
 
+def without_pixels(path: Path, **elements: object) -> None:
+    """Take the image out of a file, as a report or a raw object of a vendor has none."""
+    dataset = pydicom.dcmread(path)
+    del dataset.Rows, dataset.Columns, dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation
+    del dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelData
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+
+
+def test_objects_without_an_image_are_left_out(site):
+    site.add(0, 1)
+    vendors = "1.3.46.670589.2.4.1.1"
+    kinds = {"report": (uid.EncapsulatedPDFStorage, "OT"), "raw": (vendors, "DX"), "summary": (uid.BasicTextSRStorage, "SR")}
+    for name, (storage, modality) in kinds.items():
+        site.add(0, name=f"{name}.dcm", SOPClassUID=storage, Modality=modality)
+        without_pixels(site.images / f"{name}.dcm", **{"EncapsulatedDocument": b"%PDF-1.4"} if name == "report" else {})
+    listing, rows = site.list()
+    # A report of another modality has the more particular reason.
+    assert listing.files == {"listed": [1, 1, 0], "left out: no_pixels": [2, 2, 0], "left out: examination": [1, 1, 0]}
+    assert [row["image"] for row in rows] == ["0.dcm"]
+    assert not listing.one_sided
+
+
 def groups(**elements: object) -> pydicom.Dataset:
     """An item of a sequence."""
     dataset = pydicom.Dataset()
