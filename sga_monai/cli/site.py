@@ -266,6 +266,10 @@ def release(
         typer.echo(f"{place}: {value}")
     typer.echo(f"wrote {out.name}; this is all that leaves")
     if approved_by is None:
+        typer.echo(
+            "sensitivity and specificity with the class counts give the numbers of right and wrong calls, which may be below "
+            f"{content['min_cell']}; an earlier release of fewer patients gives the new ones"
+        )
         typer.echo("not approved yet: read it, then give the same command with --approved-by")
 
 
