@@ -140,7 +140,8 @@ def make_release(
         "prevalence": report["prevalence"],
         "cohort_prevalence": round_number(report["cohort"]["prevalence"], digits),
         "cohort": shown,
-        "failed_patients": 0 if not failed else sum(failed) if min(failed) >= min_cell else "suppressed",
+        # A patient may have failed for two reasons; the reasons stay.
+        "failed_patients": 0 if not failed else report["failures"]["failed_patients"] if min(failed) >= min_cell else "suppressed",
         "models": {key: _model(model, cohort, min_cell, digits) for key, model in report["models"].items()},
         "model_minus_baseline": round_estimate(comparison.get("model_minus_baseline"), digits),
         "difference_in_differences": round_estimate(comparison.get("difference_in_differences"), digits),

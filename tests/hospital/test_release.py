@@ -209,3 +209,13 @@ def test_points_of_the_curve_are_ten_patients_apart():
     # Twenty patients a step: nothing is lost but the ends.
     even = [[x, x] for x in grid.tolist()]
     assert sum(tpr is None for _, tpr in thin_curve(even, {"positive_patients": 400, "negative_patients": 400}, 10, 3)) == 2
+
+
+@pytest.mark.parametrize(
+    ("reasons", "patients", "expected"), [((12, 12), 12, 12), ((12, 30), 35, 35), ((12, 3), 15, "suppressed"), ((), 0, 0)]
+)
+def test_a_patient_who_failed_twice_is_one(tmp_path, reasons, patients, expected):
+    report = small_report(0.8)
+    report["flow"] += [{"step": f"failed: {i}", "patients": number} for i, number in enumerate(reasons)]
+    report["failures"]["failed_patients"] = patients
+    assert release_of(tmp_path, report)["failed_patients"] == expected
