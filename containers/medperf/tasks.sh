@@ -26,7 +26,7 @@ sanity_check)
     sga-monai manifest check "$volumes/labels/site.csv" --dataset-dir "$volumes/data/images"
     ;;
 statistics)
-    # MedPerf shows this file to its user, and sends it when the user agrees: aggregates, small cells hidden.
+    # MedPerf shows this file to its user, and sends it when the user agrees: aggregates, small groups hidden.
     finish sga-monai evaluate "$bundle" --manifest "$volumes/labels/site.csv" --dataset-dir "$volumes/data/images" --output-dir "$work/out"
     sga-monai report "$work/out"
     sga-monai release "$work/out" --out "$work/release.json" --site "${SITE:-site}"

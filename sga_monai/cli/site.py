@@ -266,6 +266,10 @@ def release(
         typer.echo(f"{place}: {value}")
     typer.echo(f"wrote {out.name}; this is all that leaves")
     if approved_by is None:
+        typer.echo(
+            "sensitivity and specificity with the class counts give the numbers of right and wrong calls, which may be below "
+            f"{content['min_cell']}; an earlier release of fewer patients gives the new ones"
+        )
         typer.echo("not approved yet: read it, then give the same command with --approved-by")
 
 
@@ -287,6 +291,8 @@ def pool(
             key, str(figure["n_sites"]), f"{figure['auroc']:.3f}", interval_text(figure["low"], figure["high"]), f"{figure['i2']:.0%}"
         )
     Console().print(table)
+    for line in pooled["left_out"]:
+        typer.echo(f"{line['site']} is not in the pooled AUROC of the {line['model']}: {line['reason']}")
     for line in pooled["approvals"]:
         if line["approval"] is None:
             typer.echo(f"no approval is recorded in the release of {line['site']}")

@@ -20,7 +20,8 @@ from sga_monai.core.files import write_whole
 from sga_monai.data.duplicates import COLUMNS as PAIR_COLUMNS
 from sga_monai.data.duplicates import TOO_MANY, Accepted, find_pairs, is_accepted, read_accepted
 from sga_monai.data.identity import same_id
-from sga_monai.data.manifest import REQUIRED, Row, check_files, data_rows, read_manifest, several_sites
+from sga_monai.data.listed_files import file_states
+from sga_monai.data.manifest import REQUIRED, Row, data_rows, read_manifest, several_sites
 from sga_monai.data.parallel import read_rows
 from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.examination import LATERAL_VIEWS, OBLIQUE_VIEWS
@@ -90,7 +91,7 @@ def inspect_manifest(
         accepted_pairs: see ``read_accepted``.
 
     Raises:
-        InputError: see ``read_manifest`` and ``check_files``; when two rows are the same file, ``shortcuts`` has no labels, or pairs
+        InputError: see ``read_manifest`` and ``file_states``; when two rows are the same file, ``shortcuts`` has no labels, or pairs
             of two splits are too many to be accepted.
     """
     if shortcuts and not labels:
@@ -100,7 +101,7 @@ def inspect_manifest(
     listed = read_manifest(path, require, result.warnings)
     result.warnings += several_sites(listed)
     accepted = {} if accepted_pairs is None else read_accepted(accepted_pairs)
-    missing = set(check_files(listed, dataset_dir, Path(path).name))
+    missing = {row for row, state in file_states(listed, dataset_dir, Path(path).name).items() if state is None}
     # A missing file needs no reading process, of which a million would take their time.
     there = [row for row in listed if row["row"] not in missing]
     items = data_rows(listed, there, path, dataset_dir, None, require)

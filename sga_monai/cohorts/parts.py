@@ -16,7 +16,8 @@ from sga_monai.core import checks as check
 from sga_monai.core.display import track
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import file_sha256, write_whole
-from sga_monai.data.manifest import REQUIRED, check_files, data_rows, read_manifest, write_manifest
+from sga_monai.data.listed_files import file_states
+from sga_monai.data.manifest import REQUIRED, data_rows, read_manifest, write_manifest
 from sga_monai.data.masks import find_lung_masks, mask_pixels
 from sga_monai.imaging.read import decode, read_bytes, sha256_of
 from sga_monai.statistics.shortcuts import FRAME_SHARE
@@ -49,7 +50,7 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
         raise InputError("folder must be a new one below dataset_dir; give another name")
     rows = read_manifest(source)
     # What is no file is counted by the reader; what leads outside is refused.
-    check_files(rows, root, source.name)
+    file_states(rows, root, source.name)
     items = data_rows(rows, rows, source, root, None, REQUIRED)
     masks = find_lung_masks(rows, root, source.name) if keep == "lungs" else {}
     counts: Counter[str] = Counter()

@@ -13,8 +13,6 @@ import math
 import os
 import posixpath
 import re
-import stat
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from sga_monai.core.errors import REASONS, InputError
 from sga_monai.core.files import FORMULA
 from sga_monai.core.text import ALPHABET_IN_WORDS, is_plain, plain_text
 from sga_monai.data.identity import damaged_ids, same_id
+from sga_monai.data.listed_files import FileState, file_states, on_disk
 from sga_monai.data.pseudonyms import patient_key, read_site_key
 from sga_monai.data.tables import read_cells
 
@@ -154,6 +153,7 @@ def load_manifest(
     require: Sequence[str] = REQUIRED,
     allow_missing: bool = False,
     site_key: str | Path | None = None,
+    states: dict[str, FileState | None] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of a manifest as MONAI data dictionaries.
 
@@ -164,6 +164,7 @@ def load_manifest(
         require: see ``read_manifest``.
         allow_missing: leave rows whose file is absent to the reader, which counts them as failed.
         site_key: file of ``new_site_key``, with which patients are named; without it they are numbered.
+        states: gets the ``file_states`` of the rows.
 
     Returns:
         Dictionaries of ``image`` (absolute path), ``label`` (0 or 1; -1 where not required), ``row``, ``sha256`` (may
@@ -189,7 +190,10 @@ def load_manifest(
         logger.warning("%s: %s", name, sentence)
     if name.startswith(FORMULA):
         raise InputError("the manifest's name begins like a formula, which a spreadsheet would run; rename it")
-    missing = check_files(chosen, root, name)
+    found = file_states(chosen, root, name)
+    if states is not None:
+        states.update(found)
+    missing = [row for row, state in found.items() if state is None]
     if missing and not allow_missing:
         listed = ", ".join(missing[:MOST_ERRORS]) + (", ..." if len(missing) > MOST_ERRORS else "")
         raise InputError(f"{name}: no image inside dataset_dir for {len(missing)} rows (row {listed}): {REASONS['missing']}")
@@ -216,7 +220,7 @@ def data_rows(
     name, labeled, start = Path(path).stem, "label" in require, os.path.join(root, "")
     return [
         {
-            "image": start + _on_disk(start, row["image"]),
+            "image": start + on_disk(start, row["image"]),
             "label": int(row["label"]) if labeled else -1,
             "row": int(row["row"]),
             "patient": names[same_id(row["patient_id"])],
@@ -226,56 +230,6 @@ def data_rows(
         }
         for row in chosen
     ]
-
-
-def _on_disk(root: str, image: str) -> str:
-    """The path below ``root`` as it is on disk, where accents may be decomposed (macOS) while the manifest's are not."""
-    if image.isascii() or os.path.lexists(os.path.join(root, image)):
-        return image
-    found = ""
-    for part in image.split("/"):
-        try:
-            names = os.listdir(os.path.join(root, found))
-        except OSError:
-            return image
-        wanted = unicodedata.normalize("NFC", part)
-        found = posixpath.join(found, next((name for name in names if unicodedata.normalize("NFC", name) == wanted), part))
-    return found
-
-
-def check_files(rows: Sequence[Row], dataset_dir: str | Path, name: str) -> list[str]:
-    """The rows whose image is no file inside ``dataset_dir``; files are looked at, not opened.
-
-    Raises:
-        InputError: when ``dataset_dir`` is no folder, or an image leads outside it through a link.
-    """
-    if not Path(dataset_dir).is_dir():
-        raise InputError(f"dataset_dir is not a folder; it must be the one that the images of {name} are relative to")
-    root = Path(dataset_dir).resolve()
-    inside: dict[str, bool] = {}
-    missing, outside = [], []
-    start = os.path.join(root, "")
-    for row in rows:
-        image = _on_disk(start, row["image"])
-        folder, here = posixpath.dirname(image), True
-        try:
-            if folder not in inside:
-                inside[folder] = (root / folder).resolve().is_relative_to(root)
-            here, path = inside[folder], start + image
-            mode = os.lstat(path).st_mode
-            if stat.S_ISLNK(mode):
-                target = Path(path).resolve()
-                here, mode = target.is_relative_to(root), os.stat(path).st_mode
-        except (OSError, ValueError, RuntimeError):
-            mode = 0
-        if not here:
-            outside.append(row["row"])
-        elif not stat.S_ISREG(mode):
-            missing.append(row["row"])
-    if outside:
-        listed = ", ".join(outside[:MOST_ERRORS])
-        raise InputError(f"{name}: {len(outside)} images lie outside dataset_dir by way of a link (row {listed}); remove the rows")
-    return missing
 
 
 def age_band(years: float) -> str:

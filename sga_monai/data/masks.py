@@ -45,15 +45,14 @@ def find_lung_masks(rows: Iterable[Mapping[str, str]], dataset_dir: str | Path, 
     return found
 
 
-def lung_reader(
-    rows: Iterable[Mapping[str, str]], dataset_dir: str | Path, name: str, image_size: int
-) -> Callable[[int], Tensor | None] | None:
+def lung_reader(masks: Mapping[int, Path], name: str, image_size: int) -> Callable[[int], Tensor | None] | None:
     """A function from a row's number to its mask (see ``read_lung_mask``), or to ``None``; ``None`` where no row has a mask.
 
-    Raises:
-        InputError: see ``find_lung_masks``.
+    Args:
+        masks: of ``find_lung_masks``.
+        name: of the manifest, for messages.
+        image_size: of the masks that are read.
     """
-    masks = find_lung_masks(rows, dataset_dir, name)
     if not masks:
         return None
     return lambda row: read_lung_mask(masks[row], row, name, image_size) if row in masks else None

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
+from sga_monai.data.listed_files import FileState, files_sha256
 from sga_monai.data.manifest import load_manifest, read_manifest
-from sga_monai.data.masks import lung_reader
+from sga_monai.data.masks import find_lung_masks, lung_reader
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.predictions import GROUPS
 from sga_monai.evaluation.scoring import LungReader
@@ -32,6 +33,7 @@ class Cohort:
         cells: the manifest's own cells of each item, by row number.
         lung: from a row number to the lung mask, bool ``[1, H, W]``, or to ``None``; ``None`` itself where no row has a mask.
         preparation: of the images; the masks have their size.
+        files_sha256: of the items' patients and files; see ``files_sha256``.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Cohort:
     cells: Mapping[int, Mapping[str, str]]
     lung: LungReader | None
     preparation: Preparation
+    files_sha256: str
 
     def groups(self) -> pd.DataFrame:
         """The manifest's columns ``GROUPS`` by row number, empty text where a cell is empty: a few texts, kept as numbers."""
@@ -68,13 +71,15 @@ def list_cohort(
         InputError: when the manifest is refused, or a lung mask is no file inside ``dataset_dir`` (naming its row).
     """
     path = Path(manifest)
-    items = load_manifest(path, dataset_dir, split, allow_missing=True, site_key=site_key)
+    states: dict[str, FileState | None] = {}
+    items = load_manifest(path, dataset_dir, split, allow_missing=True, site_key=site_key, states=states)
     if limit is not None and limit < len(items):
         items = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, limit).round().astype(int))]
     listed = {int(row["row"]): row for row in read_manifest(path)}
     cells = {item["row"]: listed[item["row"]] for item in items}
-    lung = lung_reader(cells.values(), dataset_dir, path.name, preparation.image_size)
-    return Cohort(path.stem, items, cells, lung, preparation)
+    masks = find_lung_masks(cells.values(), dataset_dir, path.name)
+    lung = lung_reader(masks, path.name, preparation.image_size)
+    return Cohort(path.stem, items, cells, lung, preparation, files_sha256(items, states, dataset_dir, masks))
 
 
 def read_cohorts(cohorts: Sequence[Cohort], cache_dir: str | Path | None = None, num_workers: int = 0) -> list[CXRDataset]:

@@ -61,13 +61,14 @@ def evaluate_bundle(
     Writes to ``output_dir``: ``predictions.csv`` (one line for each row of the manifest; stays at the site),
     ``embedding.json`` (mean and variance of all images' features), ``reference.json``, ``run.json``, ``heatmaps/``,
     ``tensorboard/``, and ``protocol.json`` where there is one. After a kill give the same command again: what was scored lies in
-    ``parts/``, which goes when all is written. Memory does not grow with the number of images.
+    ``parts/``, which goes when all is written; with other files or another key it begins anew. Memory does not grow with the number
+    of images.
 
     Args:
         bundle: folder of ``package_bundle``.
         manifest: the site's; rows with split "test" are taken.
         dataset_dir: the folder that the images are relative to.
-        output_dir: an earlier finished evaluation there is moved to ``output_dir.1``.
+        output_dir: an earlier evaluation there that is finished, or of other inputs, is moved to ``output_dir.1``.
         public_key: of the bundle's sender; the signature is checked with it.
         site_key: see ``load_manifest``.
         failure_limit: see ``summarize``; recorded for the report.
@@ -94,7 +95,7 @@ def evaluate_bundle(
     # Of a million rows all cells would take a gigabyte.
     groups, cohort = cohort.groups(), replace(cohort, cells={})
     facts = _facts(bundle, manifest, reference, public_key, failure_limit, device)
-    facts["protocol"] = plan.sha256 if plan else None
+    facts |= {"files_sha256": cohort.files_sha256, "protocol": plan.sha256 if plan else None}
     started = _start_of_same(out / "run.json", facts)
     if started is None:
         archive_previous_run(str(out))
@@ -124,6 +125,15 @@ def selftest_bundle(bundle: str | Path) -> list[Comparison]:
     bundle = Path(bundle)
     reference = read_reference(bundle / "reference.json")
     return run_selftest(bundle, load_models(bundle, reference)[MODEL], _preparation(reference))
+
+
+def listed_files_sha256(bundle: str | Path, manifest: str | Path, dataset_dir: str | Path) -> str:
+    """What ``evaluate_bundle`` would record of the listed files as they are now; see ``files_sha256``.
+
+    Raises:
+        InputError: see ``list_cohort``.
+    """
+    return list_cohort(manifest, dataset_dir, _preparation(read_reference(Path(bundle) / "reference.json"))).files_sha256
 
 
 def load_models(bundle: Path, reference: Mapping[str, Any]) -> dict[str, nn.Module]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,17 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain, write_json, write_whole
 from sga_monai.hospital.approval import CHANGED, FIELD, MISSING, approval_state
 from sga_monai.hospital.formats import MODEL, POOLED, ROLES
-from sga_monai.hospital.release import check_release
-from sga_monai.statistics.pooling import pool_aurocs
+from sga_monai.hospital.release import check_release, decimals
+from sga_monai.statistics.pooling import can_be_pooled, pool_aurocs
+
+COUNTS = ("patients", "positive_patients", "negative_patients")
 
 
 def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval: bool = False) -> dict[str, Any]:
     """Pool ``release.json`` files; write ``pooled.json`` and ``pooled.html`` to ``out``.
+
+    A limit, or an AUROC, that rounding has put at 1 or 0 is taken half a unit of its last place inside, as 0.995 or 0.9995: a site that
+    ranks almost perfectly would otherwise be lost. A site that cannot be pooled all the same is named with its reason.
 
     Args:
         paths: of the files.
@@ -27,7 +32,7 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
 
     Raises:
         InputError: when a file is no release, two are of one site, they are of different bundles, or the values of one
-            are not those that were approved there.
+            are not those that were approved there, or fewer than two sites can be pooled.
     """
     releases = []
     for path in paths:
@@ -42,29 +47,30 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
         raise InputError("two releases are of the same site; give each site its own alias")
     if len({release["bundle"]["sha256sums"] for release in releases}) > 1:
         raise InputError("the releases are of different bundles; pool only sites that ran the same")
-    models = {}
+    models: dict[str, Any] = {}
+    left_out: list[dict[str, str]] = []
     for key in ROLES:
-        sites = [(release["site"], release["models"].get(key, {}).get("auroc")) for release in releases]
-        usable = [
-            (site, estimate)
-            for site, estimate in sites
-            if estimate and None not in estimate.values() and 0 < estimate["low"] <= estimate["high"] < 1
-        ]
-        if len(usable) < 2:
+        if not any(key in release["models"] for release in releases):
             continue
-        models[key] = {
-            "sites": [{"site": site, **estimate} for site, estimate in usable],
-            "pooled": plain(asdict(pool_aurocs([e for _, e in usable]))),
-        }
+        reasons = {release["site"]: _why_not(release, key) for release in releases}
+        left_out += [{"model": key, "site": site, "reason": reason} for site, reason in reasons.items() if reason]
+        usable = [release for release in releases if reasons[release["site"]] is None]
+        if len(usable) >= 2:
+            models[key] = {
+                "sites": [_line(release, key) for release in usable],
+                "cohort": _together(usable),
+                "pooled": plain(asdict(pool_aurocs([_taken(release, key) for release in usable]))),
+            }
     if MODEL not in models:
-        raise InputError("pooling needs at least two sites with an estimable AUROC")
-    cohort = {key: sum(release["cohort"][key] for release in releases) for key in ("patients", "positive_patients", "negative_patients")}
+        named = "".join(f"; {line['site']}: {line['reason']}" for line in left_out if line["model"] == MODEL)
+        raise InputError(f"pooling needs at least two sites with an estimable AUROC{named}")
     pooled = {
         "schema": POOLED,
         "bundle": releases[0]["bundle"],
         "n_sites": len(releases),
-        "cohort": cohort,
+        "cohort": _together(releases),
         "models": models,
+        "left_out": left_out,
         "approvals": [{"site": release["site"], FIELD: release.get(FIELD)} for release in releases],
     }
     folder = Path(out)
@@ -74,6 +80,40 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
     page = environment.get_template("pooled.html.jinja").render(pooled=pooled)
     write_whole(folder / "pooled.html", lambda path: path.write_text(page, encoding="utf-8"))
     return pooled
+
+
+def _taken(release: Mapping[str, Any], role: str) -> dict[str, float]:
+    """The AUROC with its limits, those at 0 or 1 half a unit of the last place inside: they were rounded there."""
+    digits = decimals(release["cohort"])
+    half = 0.5 * 10**-digits
+    ends = {0: half, 1: round(1 - half, digits + 1)}
+    return {key: ends.get(value, value) for key, value in release["models"][role]["auroc"].items()}
+
+
+def _why_not(release: Mapping[str, Any], role: str) -> str | None:
+    """Why a site cannot be pooled; ``None`` where it can."""
+    if role not in release["models"]:
+        return f"its bundle has no {role}"
+    value, low, high = (release["models"][role]["auroc"][key] for key in ("value", "low", "high"))
+    if value is None:
+        return "it has no AUROC"
+    if low is None or high is None:
+        return "its AUROC of 1 has no interval" if value == 1 else "its AUROC has no interval"
+    if not 0 <= low <= value <= high <= 1:
+        return "its AUROC does not lie in its interval"
+    return None if can_be_pooled(_taken(release, role)) else "its interval has no width after rounding"
+
+
+def _line(release: Mapping[str, Any], role: str) -> dict[str, Any]:
+    """A site's AUROC as it was released, and as it was taken where that is another."""
+    released, taken = release["models"][role]["auroc"], _taken(release, role)
+    return {"site": release["site"], **released, "taken": None if taken == released else taken}
+
+
+def _together(releases: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
+    """The sites' counts added up; ``None`` where a site left one out."""
+    counts = {key: [release["cohort"].get(key) for release in releases] for key in COUNTS}
+    return {key: None if None in values else sum(values) for key, values in counts.items()}
 
 
 def _refuse_unapproved(release: dict[str, Any], file: str, required: bool) -> None:

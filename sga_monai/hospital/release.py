@@ -1,9 +1,8 @@
-"""``release.json``: the only file that leaves a site. Aggregates of patients, small cells hidden, checked against a schema."""
+"""``release.json``: the only file that leaves a site. Aggregates of patients, small groups hidden, checked against a schema."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sga_monai.core.files import write_json
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 from sga_monai.hospital import approval
 from sga_monai.hospital.formats import BASELINE, MODEL, RELEASE, REPORT, THRESHOLDS, is_schema_1
+from sga_monai.hospital.suppression import HIDDEN, few_with_both, round_estimate, round_number, shown_counts, suppress, thin_curve
 
 MIN_CELL = 10
 NUMBER = {"type": ["number", "null"]}
@@ -25,6 +25,13 @@ COUNT = {"type": "integer", "minimum": MIN_CELL}
 def _record(**properties: Any) -> dict[str, Any]:
     """A JSON object with exactly these fields."""
     return {"type": "object", "additionalProperties": False, "required": list(properties), "properties": properties}
+
+
+def _counted(**properties: Any) -> dict[str, Any]:
+    """A JSON object with exactly these fields and the counts; that of all patients may be absent."""
+    record = _record(**properties, positive_patients=COUNT, negative_patients=COUNT)
+    record["properties"]["patients"] = COUNT
+    return record
 
 
 ESTIMATE = _record(value=NUMBER, low=NUMBER, high=NUMBER)
@@ -44,20 +51,8 @@ MODEL_FIGURES = _record(
     net_benefit={"type": "array", "items": {"type": "array", "items": NUMBER, "minItems": 3, "maxItems": 3}, "maxItems": 10},
 )
 TEXT = {"type": "string", "pattern": ALPHABET}
-SUBGROUP = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["by", "level", "suppressed"],
-    "properties": {
-        "by": TEXT,
-        "level": TEXT,
-        "suppressed": {"type": "boolean"},
-        "patients": COUNT,
-        "positive_patients": COUNT,
-        "negative_patients": COUNT,
-        "auroc": ESTIMATE,
-    },
-}
+SHOWN = _counted(by=TEXT, level=TEXT, suppressed={"const": False}, auroc=ESTIMATE)
+SUBGROUP = {"anyOf": [SHOWN, _record(by=TEXT, level={"const": HIDDEN}, suppressed={"const": True})]}
 SCHEMA = _record(
     schema={"const": RELEASE},
     site=TEXT,
@@ -68,7 +63,7 @@ SCHEMA = _record(
     min_cell={"type": "integer", "minimum": MIN_CELL},
     prevalence=NUMBER,
     cohort_prevalence=NUMBER,
-    cohort=_record(patients=COUNT, positive_patients=COUNT, negative_patients=COUNT),
+    cohort=_counted(),
     failed_patients={"anyOf": [{"const": 0}, COUNT, {"const": "suppressed"}]},
     models={
         "type": "object",
@@ -95,10 +90,13 @@ def make_release(
 ) -> dict[str, Any]:
     """Write the aggregates of a report that may leave the site.
 
-    Patients are counted, not images. A level of a subgroup is hidden when its patients, positives or negatives are fewer
-    than ``min_cell``, and so are further levels until what is hidden cannot be had by subtraction. Rates have three
-    decimals, two below 100 patients; no counts of right and wrong calls, no single score, no extreme value. Whatever the
-    schema does not know cannot get in, and nothing is written when it fails.
+    Patients are counted, not images. A level of a subgroup is hidden with its name when its patients, positives or negatives
+    are fewer than ``min_cell``, and so are further levels until what is hidden cannot be had by subtraction; the number of all
+    patients is left out where fewer have both labels (see ``suppress``). Rates have three decimals, two below 100 patients.
+    No single score, no extreme value. Whatever the schema does not know cannot get in, and nothing is written when it fails.
+
+    Not hidden: sensitivity and specificity with the two class counts give the numbers of right and wrong calls, which may be
+    small, and two releases of a growing cohort differ by the new patients.
 
     Args:
         output_dir: with ``report.json`` of ``make_report``.
@@ -128,7 +126,8 @@ def make_release(
     cohort = {key: report["cohort"][key] for key in ("patients", "positive_patients", "negative_patients")}
     if min(cohort.values()) < min_cell:
         raise InputError(f"a class has fewer than {min_cell} patients: nothing may leave")
-    digits = 3 if cohort["patients"] >= 100 else 2
+    shown = shown_counts(cohort, patients=not few_with_both(cohort, min_cell))
+    digits = decimals(shown)
     failed = [line["patients"] for line in report["flow"] if line["step"].startswith("failed")]
     comparison = report["comparison"] or {}
     audit = report["shortcut_audit"]
@@ -139,15 +138,16 @@ def make_release(
         "software": report["software"],
         "min_cell": min_cell,
         "prevalence": report["prevalence"],
-        "cohort_prevalence": _round(report["cohort"]["prevalence"], digits),
-        "cohort": cohort,
-        "failed_patients": 0 if not failed else sum(failed) if min(failed) >= min_cell else "suppressed",
+        "cohort_prevalence": round_number(report["cohort"]["prevalence"], digits),
+        "cohort": shown,
+        # A patient may have failed for two reasons; the reasons stay.
+        "failed_patients": 0 if not failed else report["failures"]["failed_patients"] if min(failed) >= min_cell else "suppressed",
         "models": {key: _model(model, cohort, min_cell, digits) for key, model in report["models"].items()},
-        "model_minus_baseline": _estimate(comparison.get("model_minus_baseline"), digits),
-        "difference_in_differences": _estimate(comparison.get("difference_in_differences"), digits),
+        "model_minus_baseline": round_estimate(comparison.get("model_minus_baseline"), digits),
+        "difference_in_differences": round_estimate(comparison.get("difference_in_differences"), digits),
         "subgroups": suppress(report["subgroups"], cohort, min_cell, digits),
         "drift": [{"feature": line["feature"], "psi": round(line["psi"], 2), "flag": line["flag"]} for line in report["drift"]],
-        "shortcut_audit": {key: _estimate(audit[key], digits) for key in ("center_blank", "border_blank", "metadata_only")},
+        "shortcut_audit": {key: round_estimate(audit[key], digits) for key in ("center_blank", "border_blank", "metadata_only")},
         "verdict": report["verdict"]["code"],
     }
     if report.get("protocol", {}).get("sha256"):
@@ -159,6 +159,11 @@ def make_release(
         check_release(release)
     write_json(Path(path), release, sort_keys=True)
     return release
+
+
+def decimals(cohort: Mapping[str, int]) -> int:
+    """How many decimals the rates of a release with these counts have; where all patients are not counted, by those of each class."""
+    return 3 if cohort.get("patients", cohort["positive_patients"] + cohort["negative_patients"]) >= 100 else 2
 
 
 def check_release(release: Any) -> None:
@@ -173,37 +178,6 @@ def check_release(release: Any) -> None:
     if error is not None:
         place = "/".join(str(part) for part in error.absolute_path) or "the file"
         raise InputError(f"release: {place} is not what may leave a site; nothing was written")
-
-
-def suppress(subgroups: list[Mapping[str, Any]], cohort: Mapping[str, int], min_cell: int, digits: int = 3) -> list[dict[str, Any]]:
-    """Hide small levels, and as many others of the same grouping as subtraction from the cohort would need.
-
-    Args:
-        subgroups: ``by, level, patients, positive_patients, negative_patients, auroc`` of each level.
-        cohort: the totals that are shown.
-        min_cell: smallest number that is shown.
-        digits: of the AUROC.
-    """
-    result = []
-    for by in dict.fromkeys(line["by"] for line in subgroups):
-        levels = [line for line in subgroups if line["by"] == by]
-        # Every kind of negative is compared with all positives, so only negatives add up to the cohort.
-        keys = ("negative_patients",) if by == "negative_type" else ("patients", "positive_patients", "negative_patients")
-        hidden = {line["level"] for line in levels if min(line[key] for key in keys) < min_cell}
-        while hidden and len(hidden) < len(levels):
-            shown = [line for line in levels if line["level"] not in hidden]
-            # What is left of the cohort is the sum of the hidden levels and of patients whose level is unknown.
-            left = [cohort[key] - sum(line[key] for line in shown) for key in keys]
-            if len(hidden) > 1 and min(left) >= min_cell:
-                break
-            hidden.add(min(shown, key=lambda line: line["patients"])["level"])
-        for line in levels:
-            entry: dict[str, Any] = {"by": by, "level": line["level"], "suppressed": line["level"] in hidden}
-            if not entry["suppressed"]:
-                entry |= {key: line[key] for key in ("patients", "positive_patients", "negative_patients")}
-                entry["auroc"] = _estimate(line["auroc"], digits)
-            result.append(entry)
-    return result
 
 
 def numbers(release: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -221,25 +195,11 @@ def numbers(release: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _model(model: Mapping[str, Any], cohort: Mapping[str, int], min_cell: int, digits: int) -> dict[str, Any]:
     point, fit = model["operating_point"], model["calibration"]
-    positive, negative = cohort["positive_patients"], cohort["negative_patients"]
-    grid = []
-    for fpr, tpr in model["roc"]:
-        # A point near an end would show what a handful of patients scored.
-        cells = (fpr * negative, (1 - fpr) * negative, tpr * positive, (1 - tpr) * positive)
-        grid.append([fpr, round(tpr, digits) if min(cells) >= min_cell else None])
     return {
-        **{key: _estimate(model[key], digits) for key in ("auroc", "auprc", "auroc_difference")},
-        **{key: _estimate(point[key], digits) for key in ("sensitivity", "specificity", "ppv", "npv")},
-        **{key: _estimate(fit[key], digits) for key in ("slope", "intercept", "brier", "ece")},
-        "roc": grid,
+        **{key: round_estimate(model[key], digits) for key in ("auroc", "auprc", "auroc_difference")},
+        **{key: round_estimate(point[key], digits) for key in ("sensitivity", "specificity", "ppv", "npv")},
+        **{key: round_estimate(fit[key], digits) for key in ("slope", "intercept", "brier", "ece")},
+        "roc": thin_curve(model["roc"], cohort, min_cell, digits),
         # The locked threshold is the bundle's; at the others releases are compared.
-        "net_benefit": [[_round(value, digits) for value in line] for line in model["net_benefit"] if line[0] in THRESHOLDS],
+        "net_benefit": [[round_number(value, digits) for value in line] for line in model["net_benefit"] if line[0] in THRESHOLDS],
     }
-
-
-def _estimate(estimate: Mapping[str, Any] | None, digits: int) -> dict[str, Any] | None:
-    return None if estimate is None else {key: _round(estimate[key], digits) for key in ("value", "low", "high")}
-
-
-def _round(value: float | None, digits: int) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(value, digits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,13 +20,15 @@ from sga_monai.core.errors import REASONS, InputError
 from sga_monai.core.files import file_sha256, write_json, write_whole
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.data.pseudonyms import new_site_key
-from sga_monai.hospital.evaluate import evaluate_bundle, load_models, read_earlier, selftest_bundle
+from sga_monai.hospital.evaluate import evaluate_bundle, listed_files_sha256, load_models, read_earlier, selftest_bundle
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.protocol import read_protocol
 from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.report import make_report
 from sga_monai.hospital.selftest import refuse_failures
 from sga_monai.hospital.verify import SUMS, verify_bundle, verify_signature
+
+logger = logging.getLogger(__name__)
 
 # What each step writes to the folder of the validation.
 SITE_KEY, MANIFEST, SHEET, CHECKED, EVALUATION, INDEX = "site.key", "site.csv", "sheet.png", "check.json", "evaluation", "index.html"
@@ -162,20 +165,22 @@ class Validation:
         return manifest_from_dicom(site.images, site.labels, site.name, key, site.out / MANIFEST)
 
     def check_images(self) -> dict[str, Any]:
-        """Read every image; write ``check.json`` and the contact sheet. Not done again for the same manifest and bundle.
+        """Read every image; write ``check.json`` and the contact sheet. Not done again for the same manifest, files and bundle.
 
         Returns:
-            ``flow, facts, failed, pairs, warnings, manifest_sha256`` and the ``voi`` of the bundle.
+            ``flow, facts, failed, pairs, warnings, manifest_sha256, files_sha256`` and the ``voi`` of the bundle.
 
         Raises:
             InputError: when one file is in two rows.
         """
         out, reference = self.site.out, read_reference(self.site.bundle / "reference.json")
-        inputs = {"manifest_sha256": file_sha256(out / MANIFEST), "voi": reference["voi"]}
+        inputs = {"manifest_sha256": file_sha256(out / MANIFEST), "files_sha256": self._files_sha256(), "voi": reference["voi"]}
         earlier = read_earlier(out / CHECKED)
         if inputs.items() <= earlier.items():
             return earlier
         found = inspect_manifest(out / MANIFEST, self.site.images, True, reference["voi"], self.site.num_workers, True)
+        # An earlier one shows files that are no more.
+        (out / SHEET).unlink(missing_ok=True)
         if found.thumbnails:
             write_contact_sheet(out / SHEET, found.thumbnails)
         checked = inputs | _summary(found)
@@ -185,6 +190,8 @@ class Validation:
     def evaluate(self) -> dict[str, int]:
         """Score the images into ``evaluation/``; a finished evaluation of the same inputs is left as it is.
 
+        One whose files have changed since is moved to ``evaluation.1``, or the next free number, and a new one is made.
+
         Returns:
             The numbers of ``rows``, ``scored`` and ``failed``.
         """
@@ -192,7 +199,11 @@ class Validation:
         earlier = read_earlier(folder / "run.json")
         same = earlier.get("manifest_sha256") == file_sha256(site.out / MANIFEST)
         same &= earlier.get("bundle", {}).get("sha256sums") == file_sha256(site.bundle / SUMS)
-        if not (same and earlier.get("finished")):
+        same &= bool(earlier.get("finished"))
+        changed = same and earlier.get("files_sha256") != self._files_sha256()
+        if changed:
+            logger.warning("images have changed since they were scored; all are scored again, and the earlier evaluation is kept beside")
+        if changed or not same:
             given: dict[str, Any] = {"num_workers": site.num_workers, "protocol": site.protocol}
             evaluate_bundle(site.bundle, site.out / MANIFEST, site.images, folder, site.public_key, **given)
             earlier = read_earlier(folder / "run.json")
@@ -230,6 +241,10 @@ class Validation:
         images = listing.files["listed"][0]
         reading = images * TIMES_READ * READ_S / max(self.site.num_workers, 1)
         return Forecast(listing, images, (reading + images * self._seconds_an_image()) / 60)
+
+    def _files_sha256(self) -> str:
+        """Of the listed files as they are now."""
+        return listed_files_sha256(self.site.bundle, self.site.out / MANIFEST, self.site.images)
 
     def _seconds_an_image(self) -> float:
         """Of all models and controls, by a trial with blank images."""

@@ -43,7 +43,9 @@ class Pooled:
 def pool_effects(effects: Sequence[float], variances: Sequence[float]) -> tuple[float, float, float, float]:
     """Random-effects mean, its standard error, tau2 and Q (DerSimonian and Laird, Controlled Clinical Trials 7, 1986).
 
-    With three sites or more the standard error is Hartung and Knapp's (Statistics in Medicine 20, 2001).
+    With three sites or more the standard error is Hartung and Knapp's (Statistics in Medicine 20, 2001), and never below the one without
+    their factor: few sites that agree by chance would otherwise give an interval of almost no width (Röver, Knapp and Friede, BMC
+    Medical Research Methodology 15:99, 2015).
     """
     fixed = [1 / variance for variance in variances]
     center = sum(w * e for w, e in zip(fixed, effects, strict=True)) / sum(fixed)
@@ -55,18 +57,29 @@ def pool_effects(effects: Sequence[float], variances: Sequence[float]) -> tuple[
     error = math.sqrt(1 / sum(weights))
     if len(effects) > 2:
         spread = sum(w * (e - mean) ** 2 for w, e in zip(weights, effects, strict=True)) / (len(effects) - 1)
-        error *= math.sqrt(spread)
+        error *= math.sqrt(max(1.0, spread))
     return mean, error, tau2, q
+
+
+def can_be_pooled(estimate: Mapping[str, float]) -> bool:
+    """Whether an AUROC lies in an interval that has a width on the logit scale."""
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    return 0 < low <= value <= high < 1 and low < high
 
 
 def pool_aurocs(estimates: Sequence[Mapping[str, float]]) -> Pooled:
     """Pool AUROCs given with 95 % intervals that were made on the logit scale.
 
+    Args:
+        estimates: ``value, low, high`` of each site, ``0 < low <= value <= high < 1`` and ``low < high``.
+
     Raises:
-        InputError: with fewer than two sites.
+        InputError: with fewer than two sites, or when an estimate is not in this order.
     """
     if len(estimates) < 2:
         raise InputError("pooling needs at least two sites with an estimable AUROC")
+    if not all(can_be_pooled(estimate) for estimate in estimates):
+        raise InputError("pooling needs an interval of some width around each AUROC, inside of 0 and 1; leave the others out")
     effects = [float(logit(estimate["value"])) for estimate in estimates]
     z = float(ndtri(0.975))
     variances = [(float(logit(estimate["high"]) - logit(estimate["low"])) / (2 * z)) ** 2 for estimate in estimates]

@@ -311,10 +311,11 @@ def test_a_million_rows(tmp_path, count, most_s, most_mb):
         stream.writelines(f"images/{i // 1000:04d}/{i:08d}.dcm,{i % 2},P{i // 2:08d},site,test\n" for i in range(count))
     program = """
 import sys, time
-from sga_monai.data.manifest import check_files, read_manifest
+from sga_monai.data.listed_files import file_states
+from sga_monai.data.manifest import read_manifest
 began = time.process_time()
 rows = read_manifest(sys.argv[1] + "/m.csv")
-missing = check_files(rows, sys.argv[1], "m.csv")
+missing = [row for row, state in file_states(rows, sys.argv[1], "m.csv").items() if state is None]
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(len(rows), len(missing), time.process_time() - began, peak / 1024)
 """

@@ -56,14 +56,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pages(site: Path) -> list[Path]:
     """The report, the errors, the protocol, and two sites pooled."""
     estimate = {"auroc": 0.8, "low": 0.7, "high": 0.9, "i2": 0.3, "tau2": 0.1, "q": 1.0, "q_p": 0.3, "prediction_low": None}
-    sites = [{"site": name, "value": 0.8, "low": 0.7, "high": 0.9} for name in "AB"]
+    taken = {"value": 0.8, "low": 0.7, "high": 0.995}
+    sites = [{"site": name, "value": 0.8, "low": 0.7, "high": 1.0, "taken": taken} for name in "AB"]
     cohort = {"patients": 200, "positive_patients": 100, "negative_patients": 100}
     pooled = {
         "bundle": {"name": "cxr", "version": "1"},
         "n_sites": 2,
         "cohort": cohort,
         "approvals": [{"site": "A", "approval": None}],
-        "models": {"model": {"sites": sites, "pooled": estimate}},
+        "left_out": [{"model": "model", "site": "C", "reason": "its AUROC has no interval"}],
+        "models": {"model": {"sites": sites, "cohort": cohort | {"patients": None}, "pooled": estimate}},
     }
     environment = page_templates("hospital")
     environment.filters["p_value"] = p_text

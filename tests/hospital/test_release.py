@@ -1,20 +1,23 @@
-"""The approval of a release: of exactly what was shown, or refused."""
+"""What a release hides, and its approval: of exactly what was shown, or refused."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fixtures.evaluations import small_report
+from fixtures.evaluations import small_report, text_of
 from typer.testing import CliRunner
 
 from sga_monai.cli.main import app
 from sga_monai.core.errors import InputError
 from sga_monai.hospital.pool import pool_releases
 from sga_monai.hospital.release import check_release, make_release, numbers
+from sga_monai.hospital.suppression import HIDDEN, few_with_both, suppress, thin_curve
 
 
 @pytest.fixture
@@ -109,3 +112,110 @@ def test_the_command_asks_for_nothing_and_says_what_is_next(site, tmp_path):
     assert second.exit_code == 0, second.output
     assert "approval.approved_by: IRB" in second.output
     assert "not approved yet" not in second.output
+
+
+def release_of(folder: Path, report: dict) -> dict:
+    """The release of a report, as it lies in its file."""
+    (folder / "report.json").write_text(json.dumps(report))
+    make_release(folder, folder / "release.json", "site-A")
+    content = json.loads((folder / "release.json").read_text())
+    check_release(content)
+    return content
+
+
+def counts(patients: int, positive: int, negative: int) -> dict[str, int]:
+    return {"patients": patients, "positive_patients": positive, "negative_patients": negative}
+
+
+def level(by: str, name: str, *numbers: int) -> dict:
+    return {"by": by, "level": name, "auroc": {"value": 0.8, "low": 0.7, "high": 0.9}, **counts(*numbers)}
+
+
+def test_the_name_of_a_hidden_level_stays(tmp_path):
+    report = small_report(0.8)
+    report["subgroups"] = [
+        level("negative_type", "DOE JOHN sarcoidosis", 33, 30, 3),
+        level("negative_type", "healthy", 50, 30, 20),
+        level("negative_type", "other pneumonia", 57, 30, 27),
+        level("sex", "F", 40, 15, 25),
+        level("sex", "M", 40, 15, 25),
+    ]
+    release = release_of(tmp_path, report)
+    assert "DOE" not in (tmp_path / "release.json").read_text()
+    assert [(line["by"], line["level"], line["suppressed"]) for line in release["subgroups"]] == [
+        ("negative_type", "other pneumonia", False),
+        ("negative_type", HIDDEN, True),
+        ("sex", "F", False),
+        ("sex", "M", False),
+    ]
+    hidden = release["subgroups"][1]
+    for change in ({"level": "DOE JOHN"}, {"patients": 33}, {"suppressed": False}):
+        with pytest.raises(InputError, match="subgroups/0 is not what may leave a site"):
+            check_release(release | {"subgroups": [hidden | change]})
+
+
+@pytest.mark.parametrize(("patients", "left_out"), [(80, False), (79, True), (71, True), (70, False)])
+def test_few_patients_with_both_labels_cannot_be_counted(tmp_path, patients, left_out):
+    report = small_report(0.8)
+    report["cohort"] |= counts(patients, 30, 50)
+    report["subgroups"] = [level("sex", "F", 40, 15, 25), level("sex", "M", patients - 40, 15, 25)]
+    release = release_of(tmp_path, report)
+    for shown in (release["cohort"], *release["subgroups"]):
+        assert ("patients" not in shown) == left_out
+        assert {"positive_patients", "negative_patients"} <= set(shown)
+    other = json.loads((tmp_path / "release.json").read_text()) | {"site": "site-B"}
+    (tmp_path / "b.json").write_text(json.dumps(other))
+    pooled = pool_releases([tmp_path / "release.json", tmp_path / "b.json"], tmp_path / "pooled")
+    assert pooled["cohort"] == {"patients": None if left_out else 2 * patients, "positive_patients": 60, "negative_patients": 100}
+    said = "60 positive and 100 negative patients" if left_out else f"{2 * patients} patients (60 positive, 100 negative)"
+    assert text_of(tmp_path / "pooled/pooled.html").count(said) == 2
+
+
+def test_no_small_overlap_of_the_classes_follows_from_the_levels():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        parts = []
+        for i in range(rng.integers(1, 5)):
+            positive, negative = (int(number) for number in rng.integers(1, 60, 2))
+            both = int(rng.integers(0, min(positive, negative) + 1)) if rng.random() < 0.5 else 0
+            parts.append(level("sex", f"L{i}", positive + negative - both, positive, negative))
+        cohort = {key: sum(part[key] for part in parts) for key in counts(0, 0, 0)}
+        shown = [line for line in suppress(parts, cohort, 10) if not line["suppressed"]]
+        if few_with_both(cohort, 10):
+            assert all("patients" not in line for line in shown)
+        elif shown and "patients" in shown[0]:
+            left = {key: cohort[key] - sum(line[key] for line in shown) for key in cohort}
+            assert not any(few_with_both(line, 10) for line in (*shown, left))
+        else:
+            assert all("patients" not in line for line in shown)
+
+
+def test_points_of_the_curve_are_ten_patients_apart():
+    rng = np.random.default_rng(0)
+    grid = np.linspace(0, 1, 21).round(2)
+    for positive, negative in ((120, 120), (400, 900), (20, 2000), (60, 31)):
+        cohort = {"positive_patients": positive, "negative_patients": negative}
+        curve = [list(pair) for pair in zip(grid.tolist(), np.sort(np.rint(rng.random(21) * positive) / positive).tolist(), strict=True)]
+        found = thin_curve(curve, cohort, 10, 3)
+        assert [fpr for fpr, _ in found] == grid.tolist()
+        assert all(tpr is None or tpr == round(before[1], 3) for (_, tpr), before in zip(found, curve, strict=True))
+        cells = [(fpr * negative, tpr * positive) for (fpr, tpr), (_, shown) in zip(curve, found, strict=True) if shown is not None]
+        for here in (*cells, (negative, positive)):
+            assert min(here) > 9.99
+        for fpr, tpr in cells:
+            assert min(negative - fpr, positive - tpr) > 9.99
+        for a, b in itertools.pairwise(cells):
+            assert all(abs(x - y) < 1e-6 or abs(x - y) > 9.99 for x, y in zip(a, b, strict=True))
+    # Twenty patients a step: nothing is lost but the ends.
+    even = [[x, x] for x in grid.tolist()]
+    assert sum(tpr is None for _, tpr in thin_curve(even, {"positive_patients": 400, "negative_patients": 400}, 10, 3)) == 2
+
+
+@pytest.mark.parametrize(
+    ("reasons", "patients", "expected"), [((12, 12), 12, 12), ((12, 30), 35, 35), ((12, 3), 15, "suppressed"), ((), 0, 0)]
+)
+def test_a_patient_who_failed_twice_is_one(tmp_path, reasons, patients, expected):
+    report = small_report(0.8)
+    report["flow"] += [{"step": f"failed: {i}", "patients": number} for i, number in enumerate(reasons)]
+    report["failures"]["failed_patients"] = patients
+    assert release_of(tmp_path, report)["failed_patients"] == expected

@@ -16,7 +16,7 @@ from torch import nn
 
 from sga_monai.core.errors import InputError
 from sga_monai.data.manifest import read_manifest
-from sga_monai.data.masks import lung_reader
+from sga_monai.data.masks import find_lung_masks, lung_reader
 from sga_monai.evaluation.embedding import read_embedding
 from sga_monai.evaluation.saver import PredictionSaver
 from sga_monai.interpret.audit import COLUMNS, AuditSet, audit_model
@@ -310,7 +310,7 @@ def test_masks_are_read_inside_the_folder_only(tmp_path):
 
     def read(*names: str):
         rows = [{"row": str(i), "lung_mask": name} for i, name in enumerate(names, 2)]
-        return lung_reader(rows, root, "site.csv", 10)
+        return lung_reader(find_lung_masks(rows, root, "site.csv"), "site.csv", 10)
 
     lung = read("", "a.png")
     assert lung(2) is None

@@ -1,0 +1,115 @@
+"""The files that a manifest lists: where each is, whether it is inside its folder, and whether it is the one of before. None is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import stat
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sga_monai.core.errors import InputError
+
+MOST_NAMED = 5
+
+
+class FileState(NamedTuple):
+    """What differs after a file was written again.
+
+    Attributes:
+        size: in bytes.
+        mtime_ns: of the last change.
+    """
+
+    size: int
+    mtime_ns: int
+
+
+def file_states(rows: Sequence[Mapping[str, str]], dataset_dir: str | Path, name: str) -> dict[str, FileState | None]:
+    """The state of each row's image, by the row's number; ``None`` where it is no file inside ``dataset_dir``.
+
+    Args:
+        rows: of ``read_manifest``.
+        dataset_dir: the folder that ``image`` is relative to.
+        name: of the manifest, for messages.
+
+    Raises:
+        InputError: when ``dataset_dir`` is no folder, or an image leads outside it through a link.
+    """
+    if not Path(dataset_dir).is_dir():
+        raise InputError(f"dataset_dir is not a folder; it must be the one that the images of {name} are relative to")
+    root = Path(dataset_dir).resolve()
+    inside: dict[str, bool] = {}
+    states: dict[str, FileState | None] = {}
+    outside = []
+    start = os.path.join(root, "")
+    for row in rows:
+        image = on_disk(start, row["image"])
+        folder = posixpath.dirname(image)
+        found, here = None, True
+        try:
+            if folder not in inside:
+                inside[folder] = (root / folder).resolve().is_relative_to(root)
+            here, path = inside[folder], start + image
+            found = os.lstat(path)
+            if stat.S_ISLNK(found.st_mode):
+                target = Path(path).resolve()
+                here, found = target.is_relative_to(root), os.stat(path)
+        except (OSError, ValueError, RuntimeError):
+            found = None
+        if not here:
+            outside.append(row["row"])
+            continue
+        there = found is not None and stat.S_ISREG(found.st_mode)
+        states[row["row"]] = FileState(found.st_size, found.st_mtime_ns) if found is not None and there else None
+    if outside:
+        listed = ", ".join(outside[:MOST_NAMED])
+        raise InputError(f"{name}: {len(outside)} images lie outside dataset_dir by way of a link (row {listed}); remove the rows")
+    return states
+
+
+def on_disk(root: str, image: str) -> str:
+    """The path below ``root`` as it is on disk, where accents may be decomposed (macOS) while the manifest's are not."""
+    if image.isascii() or os.path.lexists(os.path.join(root, image)):
+        return image
+    found = ""
+    for part in image.split("/"):
+        try:
+            names = os.listdir(os.path.join(root, found))
+        except OSError:
+            return image
+        wanted = unicodedata.normalize("NFC", part)
+        found = posixpath.join(found, next((name for name in names if unicodedata.normalize("NFC", name) == wanted), part))
+    return found
+
+
+def files_sha256(
+    items: Iterable[Mapping[str, Any]],
+    states: Mapping[str, FileState | None],
+    dataset_dir: str | Path,
+    masks: Mapping[int, Path] | None = None,
+) -> str:
+    """SHA-256 of every row with its patient's name, path, size and time of the last change: another one after any of them has changed.
+
+    A patient's name depends on the site's key, and a manifest without ``sha256`` is the same after a file was exported again.
+    No file is opened, so two files of one size and time are taken for the same.
+
+    Args:
+        items: data dictionaries of ``load_manifest``.
+        states: of the same call.
+        dataset_dir: paths are taken relative to it, so a folder that was moved with its times is the same.
+        masks: the lung masks of ``find_lung_masks``.
+    """
+    start = os.path.join(Path(dataset_dir).resolve(), "")
+    digest = hashlib.sha256()
+    for item in items:
+        row = item["row"]
+        facts = [row, item["patient"], item["image"].removeprefix(start), *(states.get(str(row)) or ())]
+        if masks and row in masks:
+            mask = masks[row].stat()
+            facts += [mask.st_size, mask.st_mtime_ns]
+        digest.update(repr(facts).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,147 @@
+"""Files that were exported again under their name are read again; what is kept of a stopped evaluation is of these files and names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fixtures.evaluations import FACTS, predictions
+from PIL import Image
+
+from sga_monai.core.files import file_sha256, write_json
+from sga_monai.data.manifest import write_manifest
+from sga_monai.data.pseudonyms import new_site_key
+from sga_monai.evaluation import stream
+from sga_monai.evaluation.predictions import INTERNAL, VALIDATION
+from sga_monai.hospital import evaluate
+from sga_monai.hospital.checksums import write_sums
+from sga_monai.hospital.evaluate import evaluate_bundle
+from sga_monai.hospital.reference import make_reference
+from sga_monai.hospital.validate import Outcome, Site, Validation
+from sga_monai.model.networks import build_network
+
+N = 12
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of random weights."""
+    folder = tmp_path_factory.mktemp("bundle")
+    (folder / "models").mkdir()
+    torch.manual_seed(0)
+    torch.save(build_network("resnet18").state_dict(), folder / "models/model.pt")
+    weights = {"model": {"network": "resnet18", "sha256": file_sha256(folder / "models/model.pt")}}
+    inside = predictions({VALIDATION: 60, INTERNAL: 60}, 2.0, 1.0)
+    write_json(folder / "reference.json", make_reference({"model": inside}, weights, **FACTS))
+    write_sums(folder)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Twelve radiographs, two of each patient, with ``labels.csv`` and ``site.csv`` beside their folder."""
+    (tmp_path / "images").mkdir()
+    rows = []
+    for i in range(N):
+        draw(tmp_path / f"images/{i}.png", i)
+        rows.append({"image": f"{i}.png", "label": str(i % 2), "patient_id": f"P{i % 6}", "split": "test", "site": "here"})
+    write_manifest(tmp_path / "site.csv", rows)
+    lines = [f"{row['image']},{row['label']},{row['patient_id']}" for row in rows]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,label,patient_id", *lines]) + "\n")
+    return tmp_path / "images"
+
+
+def draw(path: Path, seed: int) -> None:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6), dtype=np.uint8)
+    Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC).save(path)
+
+
+def validate(bundle: Path, images: Path) -> Outcome:
+    validation = Validation(Site(bundle, images, images.with_name("labels.csv"), "here", images.with_name("out")))
+    listing, checked = validation.write_manifest(), validation.check_images()
+    validation.evaluate()
+    return validation.report(listing, checked)
+
+
+def test_a_file_that_was_exported_again_is_read_again(bundle, images, caplog):
+    out, whole = images.with_name("out"), (images / "3.png").read_bytes()
+    (images / "3.png").write_bytes(whole[: len(whole) // 2])
+    assert validate(bundle, images).failed == 1
+    assert "unreadable" in (out / "index.html").read_text() or "truncated" in (out / "index.html").read_text()
+    began = json.loads((out / "evaluation/run.json").read_text())
+    # Nothing has changed: nothing is done again.
+    assert validate(bundle, images).failed == 1
+    assert json.loads((out / "evaluation/run.json").read_text()) == began
+    assert not (out / "evaluation.1").exists()
+    (images / "3.png").write_bytes(whole)
+    outcome = validate(bundle, images)
+    assert outcome.failed == 0
+    assert "images have changed since they were scored" in caplog.text
+    assert json.loads((out / "check.json").read_text())["failed"] == {}
+    assert json.loads((out / "evaluation.1/run.json").read_text()) == began
+    assert "Mend what is missing above" not in outcome.page.read_text()
+    # One that could be read, too, has another score.
+    before = pd.read_csv(out / "evaluation/predictions.csv")
+    draw(images / "7.png", 100)
+    validate(bundle, images)
+    after = pd.read_csv(out / "evaluation/predictions.csv")
+    changed = ~np.isclose(before["score"], after["score"], atol=1e-6)
+    assert changed.sum() == 1
+    pd.testing.assert_frame_equal(pd.read_csv(out / "evaluation.2/predictions.csv"), before)
+
+
+@pytest.mark.parametrize("change", ["key", "folder", "file"])
+def test_a_stopped_evaluation_of_other_names_or_files_begins_anew(bundle, images, tmp_path, monkeypatch, change):
+    monkeypatch.setattr(stream, "PART", 4)
+    for name in ("a.key", "b.key"):
+        new_site_key(tmp_path / name)
+    score, batches = evaluate.score_batch, []
+
+    def stopped(*arguments: object) -> object:
+        batches.append(arguments)
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return score(*arguments)
+
+    given = (bundle, tmp_path / "site.csv", images, tmp_path / "out")
+    monkeypatch.setattr(evaluate, "score_batch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_bundle(*given, site_key=tmp_path / "a.key")
+    monkeypatch.setattr(evaluate, "score_batch", score)
+    assert len(list((tmp_path / "out/parts").iterdir())) == 1
+    folder, key = images, tmp_path / "a.key"
+    if change == "key":
+        key = tmp_path / "b.key"
+    elif change == "folder":
+        folder = tmp_path / "other"
+        folder.mkdir()
+        for i in range(N):
+            draw(folder / f"{i}.png", 100 + i)
+    else:
+        draw(images / "0.png", 100)
+    found = evaluate_bundle(*given[:2], folder, given[3], site_key=key)
+    fresh = evaluate_bundle(*given[:2], folder, tmp_path / "fresh", site_key=key)
+    pd.testing.assert_frame_equal(found, fresh)
+    assert found["patient"].nunique() == 6
+    assert (tmp_path / "out.1/parts/part_000000.json").is_file()
+    secrets = [(tmp_path / name).read_bytes().strip() for name in ("a.key", "b.key")]
+    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not any(secret in data for secret in secrets for data in written)
+
+
+def test_a_stopped_evaluation_goes_on_in_a_folder_that_was_moved_with_its_times(bundle, images, tmp_path):
+    given = (bundle, tmp_path / "site.csv")
+    evaluate_bundle(*given, images, tmp_path / "out")
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    (tmp_path / "out/run.json").write_text(json.dumps(run | {"finished": None, "started": "2021-03-04T05:06:07+00:00"}))
+    shutil.move(images, tmp_path / "moved")
+    evaluate_bundle(*given, tmp_path / "moved", tmp_path / "out")
+    assert json.loads((tmp_path / "out/run.json").read_text())["started"] == "2021-03-04T05:06:07+00:00"
+    os.utime(tmp_path / "moved/3.png", ns=(0, 0))
+    assert evaluate.listed_files_sha256(*given, tmp_path / "moved") != run["files_sha256"]
