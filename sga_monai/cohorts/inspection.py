@@ -17,11 +17,12 @@ from PIL import Image, ImageDraw
 
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import write_whole
+from sga_monai.data.datalist import data_rows
 from sga_monai.data.duplicates import COLUMNS as PAIR_COLUMNS
 from sga_monai.data.duplicates import TOO_MANY, Accepted, find_pairs, is_accepted, read_accepted
 from sga_monai.data.identity import same_id
 from sga_monai.data.listed_files import file_states
-from sga_monai.data.manifest import REQUIRED, Row, data_rows, read_manifest, several_sites
+from sga_monai.data.manifest import REQUIRED, Row, read_manifest, several_sites
 from sga_monai.data.parallel import read_rows
 from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.examination import LATERAL_VIEWS, OBLIQUE_VIEWS

@@ -16,8 +16,9 @@ from sga_monai.core import checks as check
 from sga_monai.core.display import track
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import file_sha256, write_whole
+from sga_monai.data.datalist import data_rows
 from sga_monai.data.listed_files import file_states
-from sga_monai.data.manifest import REQUIRED, data_rows, read_manifest, write_manifest
+from sga_monai.data.manifest import REQUIRED, read_manifest, write_manifest
 from sga_monai.data.masks import find_lung_masks, mask_pixels
 from sga_monai.imaging.read import decode, read_bytes, sha256_of
 from sga_monai.statistics.shortcuts import FRAME_SHARE

@@ -17,7 +17,8 @@ from pydicom import uid
 from sga_monai.cohorts.from_dicom import Listing, manifest_from_dicom
 from sga_monai.cohorts.header_values import age_from_dates, parse_age, parse_date, parse_sex
 from sga_monai.core.errors import InputError
-from sga_monai.data.manifest import load_manifest, read_manifest
+from sga_monai.data.datalist import load_manifest
+from sga_monai.data.manifest import read_manifest
 from sga_monai.data.pseudonyms import new_site_key
 
 

@@ -14,8 +14,9 @@ from sga_monai.cli.manifest import app
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import FORMULA
 from sga_monai.core.text import is_plain, plain_text
+from sga_monai.data.datalist import load_manifest
 from sga_monai.data.identity import damaged_ids, same_id, same_name
-from sga_monai.data.manifest import check_external, load_manifest, read_manifest
+from sga_monai.data.manifest import check_external, read_manifest
 from sga_monai.data.pseudonyms import patient_key
 from sga_monai.hospital.release import TEXT
 

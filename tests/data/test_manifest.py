@@ -12,7 +12,8 @@ import pytest
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_csv
-from sga_monai.data.manifest import check_external, load_manifest, read_manifest, write_manifest
+from sga_monai.data.datalist import load_manifest
+from sga_monai.data.manifest import check_external, read_manifest, write_manifest
 from sga_monai.data.pseudonyms import new_site_key, read_site_key
 
 HEADER = "image,label,patient_id,site,split\n"
@@ -210,7 +211,7 @@ from sga_monai.model.preparation import Preparation
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.core.errors import InputError
 from sga_monai.cohorts.inspection import inspect_manifest
-from sga_monai.data.manifest import load_manifest
+from sga_monai.data.datalist import load_manifest
 folder, count, chain = sys.argv[1], int(sys.argv[2]), preprocessing(Preparation(32))
 refused = 0
 for i in range(count):
