@@ -23,7 +23,8 @@ from sga_monai.core.command_line import given_texts, keep_texts, override_value,
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, keep_freed_memory, loads_a_network, quiet_monai
-from sga_monai.data.manifest import check_external, load_manifest, read_manifest
+from sga_monai.data.datalist import load_manifest
+from sga_monai.data.manifest import check_external, read_manifest
 from sga_monai.data.sets import INTERNAL, VALIDATION
 from sga_monai.model.networks import DEFAULT_NETWORK, find_architecture
 from sga_monai.sga.iteration import SGAIteration

@@ -26,8 +26,10 @@ from sga_monai.imaging.raster import is_picture
 # Nothing else of a header is read, beside what tells a frontal chest radiograph; identifiers are used and forgotten.
 TAGS = (
     "PatientSex", "PatientAge", "Manufacturer", "PatientID", "AccessionNumber", "PatientBirthDate", "StudyDate", "PresentationIntentType",
-    "SOPClassUID", "NumberOfFrames",
+    "SOPClassUID", "NumberOfFrames", "Rows",
 )  # fmt: skip
+# Computed radiography and, below it, digital X-ray.
+RADIOGRAPH_STORAGE = "1.2.840.10008.5.1.4.1.1.1."
 FOR_PROCESSING_STORAGE = "1.2.840.10008.5.1.4.1.1.1.1.1"
 # Why a file is left out, beside the codes of ``REASONS``.
 LEFT_OUT = {
@@ -96,7 +98,7 @@ def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_
         What became of every file and every label.
 
     Raises:
-        InputError: when ``labels`` is malformed or gives one key two labels, or no file can be listed.
+        InputError: when ``labels`` is malformed or gives one key two labels or two patients, or no file can be listed.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -180,8 +182,16 @@ def examine_header(data: bytes, keywords: Sequence[str] = TAGS) -> tuple[dict[st
     header, facts = read_header(data, keywords), read_facts(data)
     raw = "FOR PROCESSING" in header.get("PresentationIntentType", "").upper() or header.get("SOPClassUID") == FOR_PROCESSING_STORAGE
     several = header.get("NumberOfFrames", "").isdecimal() and int(header["NumberOfFrames"]) > 1
-    reason = facts["refusal"] or ("for_processing" if raw else "multi_frame" if several else "")
+    reason = facts["refusal"] or _without_image(header) or ("for_processing" if raw else "multi_frame" if several else "")
     return header | {"view": facts["view"]}, reason
+
+
+def _without_image(header: dict[str, str]) -> str:
+    """The reason against an object without Rows, which every image has (PS3.3 C.7.6.3): a report, or a vendor's raw data."""
+    if "Rows" in header:
+        return ""
+    # A radiograph's own class without them was cut in its header.
+    return "truncated" if f"{header.get('SOPClassUID', '')}.".startswith(RADIOGRAPH_STORAGE) else "no_pixels"
 
 
 def _keys(image: str, header: dict[str, str]) -> dict[str, str]:
@@ -218,7 +228,7 @@ def _row(image: str, header: dict[str, str], label: Label, patient: str, site: s
         "patient_id": patient_key(patient, key),
         "site": site,
         "split": "test",
-        "study_id": patient_key(header["AccessionNumber"], key) if header.get("AccessionNumber") else "",
+        "study_id": patient_key(header["AccessionNumber"], key) if same_id(header.get("AccessionNumber", "")) else "",
         "view": header.get("view", ""),
         "sex": parse_sex(header.get("PatientSex", "")),
         "age": _age(header, study, cells),

@@ -17,11 +17,12 @@ from PIL import Image, ImageDraw
 
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import write_whole
+from sga_monai.data.datalist import data_rows
 from sga_monai.data.duplicates import COLUMNS as PAIR_COLUMNS
-from sga_monai.data.duplicates import Accepted, find_pairs, is_accepted, read_accepted
+from sga_monai.data.duplicates import TOO_MANY, Accepted, find_pairs, is_accepted, read_accepted
 from sga_monai.data.identity import same_id
 from sga_monai.data.listed_files import file_states
-from sga_monai.data.manifest import REQUIRED, Row, data_rows, read_manifest, several_sites
+from sga_monai.data.manifest import REQUIRED, Row, read_manifest, several_sites
 from sga_monai.data.parallel import read_rows
 from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.examination import LATERAL_VIEWS, OBLIQUE_VIEWS
@@ -91,7 +92,8 @@ def inspect_manifest(
         accepted_pairs: see ``read_accepted``.
 
     Raises:
-        InputError: see ``read_manifest`` and ``file_states``; when two rows are the same file, or ``shortcuts`` has no labels.
+        InputError: see ``read_manifest`` and ``file_states``; when two rows are the same file, ``shortcuts`` has no labels, or pairs
+            of two splits are too many to be accepted.
     """
     if shortcuts and not labels:
         raise InputError("shortcuts reads the label from the images; give a manifest with labels, or leave shortcuts out")
@@ -143,14 +145,19 @@ def inspect_manifest(
     if shortcuts:
         label_of, patient_of = [label for label, _, _ in used], [patient for _, patient, _ in used]
         result.shortcuts = {name: pixel_auroc([pixels[name] for _, _, pixels in used], label_of, patient_of) for name in SHORTCUTS}
-    result.pairs = [pair for pair in _pairs(prints, Path(path).stem) if not _accepts(accepted, pair)]
+    pairs, notes = _pairs(prints, Path(path).stem)
+    result.pairs = [pair for pair in pairs if not _accepts(accepted, pair)]
+    result.warnings += notes
+    if TOO_MANY in notes and not any(" and " in pair["splits"] for pair in result.pairs):
+        raise InputError(TOO_MANY)
     return result
 
 
-def _pairs(prints: Sequence[tuple[Row, str, bytes]], name: str) -> list[dict[str, str]]:
-    """Rows that show the same picture, with what helps a person to judge them."""
+def _pairs(prints: Sequence[tuple[Row, str, bytes]], name: str) -> tuple[list[dict[str, str]], list[str]]:
+    """Rows that show the same picture, with what helps a person to judge them, and whether that is all."""
     table = []
-    for pair in find_pairs([code for _, _, code in prints]):
+    pairs, notes = find_pairs([code for _, _, code in prints], [row["split"] for row, _, _ in prints])
+    for pair in pairs:
         (a, sha256, _), (b, other, _) = prints[pair.first], prints[pair.second]
         same = {column: a[column] == b[column] for column in ("label", "split")}
         table.append(
@@ -168,7 +175,7 @@ def _pairs(prints: Sequence[tuple[Row, str, bytes]], name: str) -> list[dict[str
                 "splits": a["split"] if same["split"] else f"{a['split']} and {b['split']}",
             }
         )
-    return table
+    return table, notes
 
 
 def _accepts(accepted: Accepted, pair: dict[str, str]) -> bool:

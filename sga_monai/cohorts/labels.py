@@ -21,6 +21,7 @@ COLUMNS = (*KEYS, "label", "label_date", "negative_type")
 KEYWORDS = {"accession": "AccessionNumber", "patient_id": "PatientID"}
 IMPOSSIBLE = "label_date is no possible day, taken as empty"
 RESPELLED = f"negative_type is written in {ALPHABET_IN_WORDS}"
+REPEATED = "patient_id, label_date or negative_type differs from an earlier row of the same key; the earlier row is taken"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Label:
 
     Attributes:
         label: 0 or 1.
-        patient_id: as it was given; may be empty.
+        patient_id: as it was given; empty where it is by ``same_id``.
         label_date: when the label was given, where that is a possible day.
         negative_type: in the alphabet of a release.
     """
@@ -38,6 +39,11 @@ class Label:
     patient_id: str
     label_date: date | None
     negative_type: str
+
+    @property
+    def details(self) -> tuple[str, date | None, str]:
+        """What two rows of one key and label may differ in."""
+        return same_id(self.patient_id), self.label_date, self.negative_type
 
 
 @dataclass
@@ -56,14 +62,18 @@ class Labels:
 
     def of(self, keys: Mapping[str, str]) -> Label | None:
         """The most particular label of a file with these keys."""
-        found = [(kind, keys[kind]) for kind in KEYS if (kind, keys.get(kind, "")) in self.table]
+        found = self._known(keys)
         for key in found:
             self.fit.setdefault(key, False)
         return self.table[found[0]] if found else None
 
     def list_file(self, keys: Mapping[str, str]) -> None:
         """Note that a file with these keys is listed."""
-        self.fit |= {(kind, keys[kind]): True for kind in KEYS if (kind, keys.get(kind, "")) in self.table}
+        self.fit |= dict.fromkeys(self._known(keys), True)
+
+    def _known(self, keys: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Those of a file's keys that the table has; an empty one is none."""
+        return [(kind, keys[kind]) for kind in KEYS if keys.get(kind) and (kind, keys[kind]) in self.table]
 
     def count(self) -> dict[str, list[int]]:
         """Labels that no listed image has: number, label 1, label 0."""
@@ -124,9 +134,10 @@ def read_labels(path: Path) -> Labels:
     """Read a table of labels; cells are never quoted in messages.
 
     Raises:
-        InputError: when the table is malformed, or gives one key two labels.
+        InputError: when the table is malformed, or gives one key two labels or two patients.
     """
     labels = Labels()
+    patients: dict[tuple[str, str], tuple[int, str]] = {}
     changed: dict[str, list[int]] = {}
     ids: dict[str, list[tuple[int, str]]] = {kind: [] for kind in KEYWORDS}
     for number, cells in read_cells(path, COLUMNS, ("label",)):
@@ -136,15 +147,24 @@ def read_labels(path: Path) -> Labels:
         label, sentences = parse_label(row, f"{path.name}: row {number}")
         for sentence in sentences:
             changed.setdefault(sentence, []).append(number)
-        kind = next((kind for kind in KEYS if row[kind]), None)
+        # As they are compared: what looks like a cell with content may be one invisible character.
+        keys = {kind: same_name(row[kind]) if kind == "image" else same_id(row[kind]) for kind in KEYS}
+        kind = next((kind for kind in KEYS if keys[kind]), None)
         if kind is None:
             raise InputError(f"{path.name}: row {number} has no {', '.join(KEYS)}")
         for column, known in ids.items():
             known += [(number, row[column])] if row[column] else []
         # The most particular key that the row has; a patient's label is not that of each of the accessions.
-        key = kind, same_name(row[kind]) if kind == "image" else same_id(row[kind])
-        if labels.table.setdefault(key, label).label != label.label:
+        key = kind, keys[kind]
+        first = labels.table.setdefault(key, label)
+        if first.label != label.label:
             raise InputError(f"{path.name}: row {number} gives another label than an earlier row of the same {kind}; keep one")
+        if keys["patient_id"]:
+            earlier, patient = patients.setdefault(key, (number, keys["patient_id"]))
+            if patient != keys["patient_id"]:
+                raise InputError(f"{path.name}: row {number} gives another patient_id than row {earlier} of the same {kind}; keep one")
+        if first.details != label.details:
+            changed.setdefault(REPEATED, []).append(number)
     if not labels.table:
         raise InputError(f"{path.name} has no rows")
     labels.warnings += changes(changed)
@@ -179,14 +199,15 @@ def parse_label(row: Mapping[str, str], where: str) -> tuple[Label, list[str]]:
         raise InputError(f"{where}: negative_type must be written in {ALPHABET_IN_WORDS}")
     if negative_type != given:
         changed.append(RESPELLED)
-    return Label(int(row["label"]), row.get("patient_id", ""), day, negative_type), changed
+    patient_id = row.get("patient_id", "")
+    return Label(int(row["label"]), patient_id if same_id(patient_id) else "", day, negative_type), changed
 
 
 def changes(changed: Mapping[str, Sequence[int]]) -> list[str]:
     """One sentence for each kind of change, with the first of its rows.
 
     Args:
-        changed: rows by the sentences of ``parse_label``.
+        changed: rows by the sentences of ``parse_label``, and by ``REPEATED``.
     """
-    rows = {what: changed[what] for what in (IMPOSSIBLE, RESPELLED) if what in changed}
+    rows = {what: changed[what] for what in (IMPOSSIBLE, RESPELLED, REPEATED) if what in changed}
     return [f"{what} (row {', '.join(map(str, numbers[:5]))}{', ...' if len(numbers) > 5 else ''})" for what, numbers in rows.items()]

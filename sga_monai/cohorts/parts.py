@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,17 +15,19 @@ from PIL import Image
 from sga_monai.core import checks as check
 from sga_monai.core.display import track
 from sga_monai.core.errors import InputError, ReadError
-from sga_monai.core.files import file_sha256
-from sga_monai.data.manifest import read_manifest, write_manifest
+from sga_monai.core.files import file_sha256, write_whole
+from sga_monai.data.datalist import data_rows
+from sga_monai.data.listed_files import file_states
+from sga_monai.data.manifest import REQUIRED, read_manifest, write_manifest
 from sga_monai.data.masks import find_lung_masks, mask_pixels
-from sga_monai.imaging.read import read_cxr
+from sga_monai.imaging.read import decode, read_bytes, sha256_of
 from sga_monai.statistics.shortcuts import FRAME_SHARE
 
 PARTS = ("lungs", "interior")
 
 
 def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder: str, out: str | Path) -> Counter[str]:
-    """Write a part of each image as a 16-bit PNG below ``dataset_dir``, and the manifest of these.
+    """Write a part of each image as a 16-bit PNG below ``dataset_dir``, and the manifest of these; all of it or nothing.
 
     Args:
         manifest: CSV; see ``read_manifest``.
@@ -34,10 +38,11 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
         out: the new manifest.
 
     Returns:
-        The number of images "listed", "without lung_mask" and, by reason code, "left out".
+        The number of images "listed", "without lung_mask" and "left out", by reason code or for BurnedInAnnotation YES.
 
     Raises:
-        InputError: when the manifest is refused, a mask marks nothing or everything (naming its row), or the folder is there.
+        InputError: when the manifest is refused, an image leads outside ``dataset_dir`` through a link, a mask marks nothing
+            or everything (naming its row), or the folder is there.
     """
     check.choice("keep", keep, PARTS)
     root, source = Path(dataset_dir), Path(manifest)
@@ -45,31 +50,51 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
     if target.exists() or not target.resolve().is_relative_to(root.resolve()):
         raise InputError("folder must be a new one below dataset_dir; give another name")
     rows = read_manifest(source)
+    # What is no file is counted by the reader; what leads outside is refused.
+    file_states(rows, root, source.name)
+    items = data_rows(rows, rows, source, root, None, REQUIRED)
     masks = find_lung_masks(rows, root, source.name) if keep == "lungs" else {}
     counts: Counter[str] = Counter()
     written = []
-    target.mkdir(parents=True)
-    for row in track(rows, f"keeping the {keep}"):
-        number = int(row["row"])
-        if keep == "lungs" and number not in masks:
-            counts["without lung_mask"] += 1
-            continue
-        try:
-            image = read_cxr(root / row["image"])
-            kept = _interior(image) if keep == "interior" else _lungs(image, mask_pixels(masks[number], image.shape))
-        except ReadError as error:
-            counts[f"left out: {error.code}"] += 1
-            continue
-        if kept is None:
-            raise InputError(
-                f"{source.name}: the lung_mask of row {number} marks nothing or everything; correct it or leave the cell empty"
-            )
-        path = target / f"{number:06d}.png"
-        Image.fromarray(_sixteen_bits(kept)).save(path)
-        counts["listed"] += 1
-        written.append(row | {"image": f"{folder}/{path.name}", "sha256": file_sha256(path), "lung_mask": "", "boxes": ""})
-    write_manifest(out, written)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".parts-", dir=target.parent) as draft:
+        # Not the temporary folder itself, whose mode (its owner alone) would stay.
+        images = Path(draft) / target.name
+        images.mkdir()
+        for row, item in track(list(zip(rows, items, strict=True)), f"keeping the {keep}"):
+            number = item["row"]
+            if keep == "lungs" and number not in masks:
+                counts["without lung_mask"] += 1
+                continue
+            try:
+                image = _read(item)
+                if image is None:
+                    counts["left out: BurnedInAnnotation YES"] += 1
+                    continue
+                kept = _interior(image) if keep == "interior" else _lungs(image, mask_pixels(masks[number], image.shape))
+            except ReadError as error:
+                counts[f"left out: {error.code}"] += 1
+                continue
+            if kept is None:
+                raise InputError(
+                    f"{source.name}: the lung_mask of row {number} marks nothing or everything; correct it or leave the cell empty"
+                )
+            path = images / f"{number:06d}.png"
+            Image.fromarray(_sixteen_bits(kept)).save(path)
+            counts["listed"] += 1
+            written.append(row | {"image": f"{folder}/{path.name}", "sha256": file_sha256(path), "lung_mask": "", "boxes": ""})
+        write_whole(Path(out), lambda temporary: write_manifest(temporary, written))
+        images.rename(target)
     return counts
+
+
+def _read(item: Mapping[str, Any]) -> NDArray[np.float32] | None:
+    """The image of a row; ``None`` with BurnedInAnnotation YES, since a PNG has no header that says so, and would be drawn."""
+    data = read_bytes(item["image"])
+    if item["sha256"] and item["sha256"] != sha256_of(data):
+        raise ReadError("hash")
+    decoded = decode(data)
+    return None if decoded.facts.get("burned_in") == "YES" else decoded.image
 
 
 def _lungs(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32] | None:

@@ -8,9 +8,10 @@ from sga_monai.core.lazy import lazy_index
 
 if TYPE_CHECKING:
     from sga_monai.data.cxr_reader import CXRReader
+    from sga_monai.data.datalist import load_manifest
     from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
     from sga_monai.data.duplicates import refuse_near_duplicates
-    from sga_monai.data.manifest import load_manifest, read_manifest, write_manifest
+    from sga_monai.data.manifest import read_manifest, write_manifest
     from sga_monai.data.transforms import ScalePercentilesd, preprocessing
 
 __all__ = [
@@ -28,7 +29,7 @@ _MODULES = {
     "CXRDataset": "dataset",
     "CXRReader": "cxr_reader",
     "ScalePercentilesd": "transforms",
-    "load_manifest": "manifest",
+    "load_manifest": "datalist",
     "preprocessing": "transforms",
     "read_manifest": "manifest",
     "refuse_near_duplicates": "duplicates",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,13 +11,15 @@ import numpy as np
 from sga_monai.core.errors import InputError
 from sga_monai.data.sets import is_internal
 from sga_monai.data.tables import read_cells
-from sga_monai.imaging.fingerprint import NearPair, near_pairs
+from sga_monai.imaging.fingerprint import MOST_PAIRS, NearPair, near_pairs
 
 # A pair in a table: what is compared, and what helps a person to judge it.
 KEYS = ("set", "row", "other_set", "other_row")
 SHA256 = ("sha256", "other_sha256")
 COLUMNS = (*KEYS, *SHA256, "bits", "mirrored", "patients", "labels", "splits")
 MOST_NAMED = 5
+TOO_MANY = f"more than {MOST_PAIRS:,} pairs of two sets or splits show the same picture, too many to look at; remove copies"
+CUT = f"more than {MOST_PAIRS:,} pairs within a split show the same picture, of which the first are listed; all pairs of two splits are"
 
 Place = tuple[str, str]
 Accepted = dict[frozenset[Place], dict[Place, str]]
@@ -52,25 +54,27 @@ def refuse_near_duplicates(datasets: Sequence[Prepared], accepted_pairs: str | P
     if not codes:
         return
     manifest = str(items[0][1]["set"])
-    sets = {key: i for i, key in enumerate(dict.fromkeys((number, str(item["set"])) for number, item, _ in items))}
-    kind = np.array([sets[number, str(item["set"])] for number, item, _ in items])
+    keys = [(number, str(item["set"])) for number, item, _ in items]
+    kind = _numbered(keys)
+    # External sets may share pictures, as rows of one set may.
+    apart = _numbered([(number, name if is_internal(name) else "") for number, name in keys])
     refused = []
-    for pair in near_pairs(_stack(codes), kind):
-        (a, first, sha256), (b, second, other) = items[pair.first], items[pair.second]
+    pairs, cut = near_pairs(_stack(codes), kind, apart=apart)
+    for pair in pairs:
+        (_, first, sha256), (_, second, other) = items[pair.first], items[pair.second]
         names = str(first["set"]), str(second["set"])
-        external = a == b and not any(is_internal(name) for name in names)
-        if kind[pair.first] == kind[pair.second] or external:
-            continue
         # The rows of internal sets are those of the training manifest.
         places = [(manifest if is_internal(name) else name, str(item["row"])) for name, item in zip(names, (first, second), strict=True)]
         if not is_accepted(accepted, places, (sha256, other)):
             refused.append(f"{names[0]} row {first['row']} and {names[1]} row {second['row']} ({in_words(pair)})")
     if refused:
-        more = f" (and {len(refused) - MOST_NAMED} more)" if len(refused) > MOST_NAMED else ""
+        more = f" (and {'at least ' if cut else ''}{len(refused) - MOST_NAMED} more)" if len(refused) > MOST_NAMED else ""
         raise InputError(
             f"the same picture is in two sets: {'; '.join(refused[:MOST_NAMED])}{more}; remove one of each, or look at them and list "
             f"the pair in accepted_pairs, a CSV with {', '.join(KEYS)}"
         )
+    if cut:
+        raise InputError(TOO_MANY)
 
 
 def in_words(pair: NearPair) -> str:
@@ -78,9 +82,32 @@ def in_words(pair: NearPair) -> str:
     return f"{pair.distance} of 256 bits differ" + (", mirrored" if pair.mirrored else "")
 
 
-def find_pairs(fingerprints: Sequence[bytes]) -> list[NearPair]:
-    """``near_pairs`` of the fingerprints of one set."""
-    return near_pairs(_stack(fingerprints)) if fingerprints else []
+def find_pairs(fingerprints: Sequence[bytes], splits: Sequence[str]) -> tuple[list[NearPair], list[str]]:
+    """The pairs of one set by distance: those of two splits and those within a split, 10,000 of each at most.
+
+    Args:
+        fingerprints: of each row.
+        splits: of each row.
+
+    Returns:
+        The pairs, and a sentence where there are more.
+    """
+    if not fingerprints:
+        return [], []
+    codes, split = _stack(fingerprints), _numbered(splits)
+    pairs, cut = near_pairs(codes, split)
+    if not cut:
+        return pairs, []
+    # What is cut must not be what may not be there.
+    between, more = near_pairs(codes, apart=split)
+    within = [pair for pair in pairs if split[pair.first] == split[pair.second]]
+    return sorted(between + within, key=lambda pair: (pair.distance, pair)), [TOO_MANY if more else CUT]
+
+
+def _numbered(keys: Sequence[Hashable]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Each key as the number of its first appearance."""
+    numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys], dtype=np.int64)
 
 
 def read_accepted(path: str | Path) -> Accepted:

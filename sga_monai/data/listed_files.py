@@ -49,20 +49,19 @@ def file_states(rows: Sequence[Mapping[str, str]], dataset_dir: str | Path, name
     for row in rows:
         image = on_disk(start, row["image"])
         folder = posixpath.dirname(image)
-        found = None
+        found, here = None, True
         try:
             if folder not in inside:
                 inside[folder] = (root / folder).resolve().is_relative_to(root)
-            path = start + image
+            here, path = inside[folder], start + image
             found = os.lstat(path)
             if stat.S_ISLNK(found.st_mode):
                 target = Path(path).resolve()
-                inside[folder], found = target.is_relative_to(root), os.stat(path)
+                here, found = target.is_relative_to(root), os.stat(path)
         except (OSError, ValueError, RuntimeError):
             found = None
-        if not inside.get(folder, True):
+        if not here:
             outside.append(row["row"])
-            inside.pop(folder)
             continue
         there = found is not None and stat.S_ISREG(found.st_mode)
         states[row["row"]] = FileState(found.st_size, found.st_mtime_ns) if found is not None and there else None

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sga_monai.data.datalist import load_manifest
 from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
 from sga_monai.data.listed_files import FileState, files_sha256
-from sga_monai.data.manifest import load_manifest, read_manifest
+from sga_monai.data.manifest import read_manifest
 from sga_monai.data.masks import find_lung_masks, lung_reader
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.predictions import GROUPS

@@ -14,6 +14,7 @@ from pydicom.pixels import get_decoder
 
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging import jpeg, jpeg2000
+from sga_monai.imaging.jpeg_complete import check_complete
 
 DECODERS = {
     uid.JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
@@ -133,7 +134,7 @@ def _decode_stream(stream: bytes, dataset: pydicom.Dataset, syntax: uid.UID) -> 
             # Where no marker tells, libjpeg takes three components for YCbCr.
             options = {"colorspace": "RGB", "outcolorspace": "RGB"}
         array = np.asarray(DECODERS[syntax](stream, **options))
-        jpeg.check_complete(stream, structure, lambda rows, columns: array[rows, columns])
+        check_complete(stream, structure, lambda rows, columns: array[rows, columns])
     _check_range(array, dataset)
     return array
 

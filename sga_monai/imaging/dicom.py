@@ -13,7 +13,7 @@ from sga_monai.core.errors import ReadError
 from sga_monai.imaging import examination, geometry
 from sga_monai.imaging.codec import decode_frame, transfer_syntax
 from sga_monai.imaging.decoded import Decoded, ReadOptions
-from sga_monai.imaging.grayscale import as_words, check_words, luminance, tables
+from sga_monai.imaging.grayscale import as_words, check_alignment, check_words, luminance, tables
 from sga_monai.imaging.header import apply_functional_groups, parse, quiet
 from sga_monai.imaging.limits import MAX_PIXELS
 from sga_monai.imaging.padding import find_padding
@@ -83,6 +83,7 @@ def _gray(dataset: pydicom.Dataset, options: ReadOptions) -> tuple[NDArray[np.fl
         return image, None
     lut = tables(dataset, options.voi)
     words = as_words(array, int(dataset.BitsAllocated))
+    check_alignment(words, dataset)
     check_words(words, lut.valid)
     padding = find_padding(words, lut.padded, lut.values) if lut.padded.any() else None
     for top in range(0, len(image), ROWS_AT_ONCE):

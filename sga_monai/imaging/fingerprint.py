@@ -59,7 +59,9 @@ def fingerprint(image: NDArray[np.floating[Any]]) -> bytes:
     return b"".join(np.packbits(np.diff(side, axis=1) > STEP).tobytes() for side in (scaled, scaled[:, ::-1]))
 
 
-def near_pairs(fingerprints: Codes, kind: NDArray[np.integer[Any]] | None = None, limit: int = NEAR) -> list[NearPair]:
+def near_pairs(
+    fingerprints: Codes, kind: NDArray[np.integer[Any]] | None = None, limit: int = NEAR, apart: NDArray[np.integer[Any]] | None = None
+) -> tuple[list[NearPair], bool]:
     """All pairs of pictures whose hashes differ in at most ``limit`` bits, as they are or mirrored.
 
     Of pictures with equal hashes (and equal ``kind``) the first stands for all: it is paired with each of them, and alone
@@ -68,28 +70,34 @@ def near_pairs(fingerprints: Codes, kind: NDArray[np.integer[Any]] | None = None
 
     Args:
         fingerprints: ``[N, 64]`` bytes of ``fingerprint``.
-        kind: ``[N]``; pictures of different kinds do not stand for each other.
+        kind: ``[N]``; pictures of different kinds do not stand for each other. At least as fine as ``apart``, which it is
+            when it is not given.
         limit: from 0 to 12.
+        apart: ``[N]``; pairs of pictures with the same number are left out, so that they do not count.
 
     Returns:
-        By distance, 10,000 pairs at most.
+        The pairs by distance, 10,000 at most, and whether there are more, of which some may be nearer.
     """
     count = len(fingerprints)
     if not count:
-        return []
+        return [], False
+    kind = apart if kind is None else kind
     kind = np.zeros(count, dtype=np.int64) if kind is None else np.asarray(kind, dtype=np.int64)
+    # Without sets each picture is one of its own.
+    apart = np.arange(count) if apart is None else np.asarray(apart)
     whole = np.concatenate([fingerprints, kind[:, None].view(np.uint8).reshape(count, -1)], axis=1)
     _, first, group = np.unique(whole, axis=0, return_index=True, return_inverse=True)
     leader = first[group.ravel()]
-    found = [NearPair(int(leader[i]), i, 0, False) for i in np.flatnonzero(leader != np.arange(count)).tolist()]
+    found = [NearPair(int(leader[i]), i, 0, False) for i in np.flatnonzero(apart[leader] != apart).tolist()]
     leaders = np.sort(first)
+    of_leader = apart[leaders]
     codes = fingerprints[leaders]
     straight, mirror = (np.ascontiguousarray(part).view(np.uint64) for part in (codes[:, :CODE_BYTES], codes[:, CODE_BYTES:]))
     seen: set[tuple[int, int]] = set()
     for mirrored, query in ((False, straight), (True, mirror)):
         for a, b in candidates(query, straight):
             # A quarter of the bits first, by which most candidates are none.
-            few = np.bitwise_count(query[a, 0] ^ straight[b, 0]) <= limit
+            few = (np.bitwise_count(query[a, 0] ^ straight[b, 0]) <= limit) & (of_leader[a] != of_leader[b])
             a, b = a[few], b[few]
             distance = np.bitwise_count(query[a] ^ straight[b]).sum(axis=1)
             near = (distance <= limit) & ((a != b) if mirrored else (a < b))
@@ -100,7 +108,7 @@ def near_pairs(fingerprints: Codes, kind: NDArray[np.integer[Any]] | None = None
                     found.append(NearPair(int(leaders[i]), int(leaders[j]), int(bits), mirrored))
             if len(found) > MOST_PAIRS:
                 break
-    return sorted(found, key=lambda pair: (pair.distance, pair))[:MOST_PAIRS]
+    return sorted(found, key=lambda pair: (pair.distance, pair))[:MOST_PAIRS], len(found) > MOST_PAIRS
 
 
 def candidates(query: NDArray[np.uint64], stored: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

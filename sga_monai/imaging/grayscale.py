@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.pixels import apply_color_lut, convert_color_space
 
 from sga_monai.core.errors import ReadError
-from sga_monai.imaging.codec import returns_rgb, transfer_syntax
+from sga_monai.imaging.codec import DECODERS, returns_rgb, transfer_syntax
 from sga_monai.imaging.header import OVERLAY_GROUPS
 from sga_monai.imaging.limits import LUMINANCE
 
@@ -45,9 +45,8 @@ def tables(dataset: pydicom.Dataset, voi: str) -> Tables:
     Raises:
         ReadError: "rescale", "voi" or "padding".
     """
-    allocated, stored = int(dataset.BitsAllocated), int(dataset.get("BitsStored") or dataset.BitsAllocated)
-    shift = int(dataset.get("HighBit", stored - 1)) - (stored - 1)
-    signed = bool(dataset.get("PixelRepresentation") or 0)
+    allocated = int(dataset.BitsAllocated)
+    stored, shift, signed = _layout(dataset)
     # The upper half of the codes of BitsStored bits are the negative values where PixelRepresentation is 1.
     codes = np.arange(1 << stored, dtype=np.int32)
     values = np.where(codes >> (stored - 1) > 0, codes - (1 << stored), codes) if signed else codes
@@ -78,6 +77,14 @@ def tables(dataset: pydicom.Dataset, voi: str) -> Tables:
         valid[word] = True
         padded &= valid
     return Tables(shown[code], values[code], valid, padded)
+
+
+def _layout(dataset: pydicom.Dataset) -> tuple[int, int, bool]:
+    """BitsStored, the lowest bit of a value in its word, and whether values have a sign (PS3.5 8.1.1)."""
+    stored = int(dataset.get("BitsStored") or dataset.BitsAllocated)
+    shift = int(dataset.get("HighBit", stored - 1)) - (stored - 1)
+    # The samples of a compressed stream are values, not words: they begin at bit 0 whatever HighBit says (PS3.5 8.2).
+    return stored, 0 if transfer_syntax(dataset) in DECODERS else shift, bool(dataset.get("PixelRepresentation") or 0)
 
 
 def _padded(values: NDArray[np.int32], dataset: pydicom.Dataset, signed: bool) -> NDArray[np.bool_]:
@@ -134,6 +141,29 @@ def check_words(words: NDArray[np.unsignedinteger], valid: NDArray[np.bool_]) ->
     for top in range(0, len(words), ROWS_AT_ONCE):
         if not np.take(valid, words[top : top + ROWS_AT_ONCE], mode="clip").all():
             raise ReadError("bits")
+
+
+def check_alignment(words: NDArray[np.unsignedinteger], dataset: pydicom.Dataset) -> None:
+    """Refuse values that lie at bit 0 where HighBit places them higher: shifted, they would lose their lowest bits.
+
+    Args:
+        words: of ``as_words``.
+        dataset: with a checked header.
+
+    Raises:
+        ReadError: "bits".
+    """
+    stored, shift, signed = _layout(dataset)
+    if not shift:
+        return
+    padding = dataset.get("PixelPaddingValue")
+    if isinstance(padding, int):
+        words = words[words != padding & ((1 << int(dataset.BitsAllocated)) - 1)]
+    sign = words >> (stored - 1)
+    extended = signed and bool(((sign <= 1) | (sign == (1 << (8 * words.itemsize - stored + 1)) - 1)).all())
+    below = int(np.bitwise_or.reduce(words, axis=None)) & ((1 << shift) - 1) & ~_overlay_bits(dataset)
+    if below and (extended or int(words.max(initial=0)) < 1 << stored):
+        raise ReadError("bits")
 
 
 def _modality(values: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDArray[np.float64], tuple[float, float]]:

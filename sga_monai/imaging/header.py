@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pydicom
@@ -21,6 +21,8 @@ MAX_HEADER = 16 * 1024 * 1024
 MOST_ITEMS = 100_000
 PIXEL_DATA, ITEM = b"\xe0\x7f\x10\x00", b"\xfe\xff\x00\xe0"
 BIG_PIXEL_DATA, BIG_ITEM = b"\x7f\xe0\x00\x10", b"\xff\xfe\xe0\x00"
+# Tag, value representation and length (PS3.5 7.1.2).
+ELEMENT_HEADER = 12
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 # Every element that is looked at in this package.
 KEYWORDS = (
@@ -61,7 +63,8 @@ def parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
         _check_size_of_header(data if inflated is None else inflated)
         stream = io.BytesIO(data if inflated is None else inflated)
         # What follows the pixel data is padding, if anything, and need not be well formed.
-        stop = _after_pixels() if pixels else _at_pixels
+        after = _AfterPixels()
+        stop = after if pixels else _at_pixels
         if inflated is None:
             dataset = read_partial(stream, stop, force=True)
         else:
@@ -75,8 +78,9 @@ def parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
             _ = dataset.get(keyword)
         for group in OVERLAY_GROUPS:
             _ = dataset.get((group, 0x0100)), dataset.get((group, 0x0102))
-        # Where a file ends in the middle of its pixel data, pydicom leaves the element out.
-        if pixels and "PixelData" not in dataset and any(tag in (inflated or data) for tag in (PIXEL_DATA, BIG_PIXEL_DATA)):
+        # Where a file ends in the middle of its pixel data, pydicom leaves the element out; an icon has pixel data of its own.
+        end = (inflated or data)[-ELEMENT_HEADER:]
+        if pixels and "PixelData" not in dataset and (after.seen or PIXEL_DATA in end or BIG_PIXEL_DATA in end):
             raise ReadError("truncated")
     except ReadError:
         raise
@@ -134,15 +138,15 @@ def _at_pixels(tag: Any, _vr: str | None, _length: int) -> bool:
     return int(tag) in (0x7FE00010, 0x7FE00008, 0x7FE00009)
 
 
-def _after_pixels() -> Callable[[Any, str | None, int], bool]:
-    seen = False
+class _AfterPixels:
+    """Stops a reader at the element behind the data set's own PixelData; elements inside of sequences are not asked about."""
 
-    def stop(tag: Any, _vr: str | None, _length: int) -> bool:
-        nonlocal seen
-        before, seen = seen, seen or int(tag) == 0x7FE00010
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __call__(self, tag: Any, _vr: str | None, _length: int) -> bool:
+        before, self.seen = self.seen, self.seen or int(tag) == 0x7FE00010
         return before
-
-    return stop
 
 
 def _inflate(data: bytes) -> bytes | None:

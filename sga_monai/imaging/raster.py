@@ -18,6 +18,7 @@ from PIL import Image
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging import jpeg
 from sga_monai.imaging.geometry import make_square, ratio_of
+from sga_monai.imaging.jpeg_complete import Pixels, check_complete
 from sga_monai.imaging.limits import LUMINANCE, MAX_PIXELS
 from sga_monai.imaging.png import ORIENTATION, SIGNATURE, orientation_of, read_png
 
@@ -60,11 +61,11 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
         if structure.precision != 8 or structure.process in (*jpeg.LOSSLESS, jpeg.LS):
             gray, orientation = _deep_jpeg(data, structure), orientation_of(structure.exif)
         else:
-            gray, orientation = _by_pillow(io.BufferedReader(io.BytesIO(data)), partial(jpeg.check_complete, data, structure))
+            gray, orientation = _by_pillow(io.BufferedReader(io.BytesIO(data)), partial(check_complete, data, structure))
     return _turned(make_square(gray, aspect, MAX_PIXELS), orientation)
 
 
-def _by_pillow(source: io.BufferedReader, check: Callable[[jpeg.Pixels], None] | None) -> tuple[NDArray[np.float32], object]:
+def _by_pillow(source: io.BufferedReader, check: Callable[[Pixels], None] | None) -> tuple[NDArray[np.float32], object]:
     """Gray values, and the Exif orientation as Pillow finds it, of what has 8 bits, or gray alone."""
     try:
         with _quiet(), warnings.catch_warnings(action="ignore"), Image.open(source, formats=("PNG", "JPEG")) as picture:
@@ -160,7 +161,7 @@ def _deep_jpeg(data: bytes, structure: jpeg.Structure) -> NDArray[np.float32]:
         raise ReadError("truncated") from None
     if array.shape[:2] != (rows, columns) or array.ndim - 1 != (2 if structure.shape[2] == 3 else 1):
         raise ReadError("truncated")
-    jpeg.check_complete(data, structure, lambda rows, columns: array[rows, columns])
+    check_complete(data, structure, lambda rows, columns: array[rows, columns])
     gray = np.empty((rows, columns), dtype=np.float32)
     for top in range(0, rows, ROWS_AT_ONCE):
         block = array[top : top + ROWS_AT_ONCE].astype(np.float32) / np.float32((1 << structure.precision) - 1)

@@ -17,7 +17,8 @@ from pydicom import uid
 from sga_monai.cohorts.from_dicom import Listing, manifest_from_dicom
 from sga_monai.cohorts.header_values import age_from_dates, parse_age, parse_date, parse_sex
 from sga_monai.core.errors import InputError
-from sga_monai.data.manifest import load_manifest, read_manifest
+from sga_monai.data.datalist import load_manifest
+from sga_monai.data.manifest import read_manifest
 from sga_monai.data.pseudonyms import new_site_key
 
 
@@ -100,6 +101,30 @@ def test_what_is_no_frontal_radiograph_for_presentation_is_left_out_by_its_heade
     # Six labels have lost their only image, which no line of files may hide.
     assert listing.labels == {"labels whose images are all left out": [6, 1, 5]}
     assert listing.one_sided
+
+
+def without_pixels(path: Path, **elements: object) -> None:
+    """Take the image out of a file, as a report or a raw object of a vendor has none."""
+    dataset = pydicom.dcmread(path)
+    del dataset.Rows, dataset.Columns, dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation
+    del dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelData
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+
+
+def test_objects_without_an_image_are_left_out(site):
+    site.add(0, 1)
+    vendors = "1.3.46.670589.2.4.1.1"
+    kinds = {"report": (uid.EncapsulatedPDFStorage, "OT"), "raw": (vendors, "DX"), "summary": (uid.BasicTextSRStorage, "SR")}
+    for name, (storage, modality) in kinds.items():
+        site.add(0, name=f"{name}.dcm", SOPClassUID=storage, Modality=modality)
+        without_pixels(site.images / f"{name}.dcm", **{"EncapsulatedDocument": b"%PDF-1.4"} if name == "report" else {})
+    listing, rows = site.list()
+    # A report of another modality has the more particular reason.
+    assert listing.files == {"listed": [1, 1, 0], "left out: no_pixels": [2, 2, 0], "left out: examination": [1, 1, 0]}
+    assert [row["image"] for row in rows] == ["0.dcm"]
+    assert not listing.one_sided
 
 
 def groups(**elements: object) -> pydicom.Dataset:
@@ -344,3 +369,46 @@ def test_pictures_need_a_patient_in_the_labels(site):
     listing, rows = site.list("image,patient_id,label\na.png,P1,1\nb.png,,0\n")
     assert listing.files == {"listed": [1, 1, 0], "left out: no patient": [1, 0, 1]}
     assert [row["image"] for row in rows] == ["a.png"]
+
+
+INVISIBLE = ["\u200b", "\ufeff", "\u00ad", "\u3164"]
+
+
+@pytest.mark.parametrize("nothing", INVISIBLE)
+def test_an_id_of_invisible_characters_is_none(site, nothing):
+    site.add(0, 0)
+    site.add(1, AccessionNumber="")
+    site.add(2, AccessionNumber=nothing, SpecificCharacterSet="ISO_IR 192")
+    site.add(3, AccessionNumber=nothing, SpecificCharacterSet="ISO_IR 192")
+    with pytest.raises(InputError, match="row 3 has no image, accession, patient_id"):
+        site.list(f"accession,label\nA0000,0\n{nothing},1\n")
+    # The most particular key is the first that there is.
+    for key in ("image", "accession"):
+        cell = "./" if key == "image" else nothing
+        listing, rows = site.list(f"{key},patient_id,label\n{cell},MRN-0000,0\n{cell},MRN-0002,1\n{cell},MRN-0003,1\n")
+        assert listing.files == {"listed": [3, 2, 1], "left out: no label": [1, 0, 0]}
+    # Studies without a number are not one study, and a patient is named by the file where the label names none.
+    assert len({row.get("study_id", "") for row in rows[1:]} - {""}) == 0
+    _, rows = site.list(f"accession,patient_id,label\nA0000,{nothing},0\n")
+    _, plain = site.list("accession,label\nA0000,0\n")
+    assert rows == plain
+
+
+def test_a_label_given_twice_with_another_patient_is_refused(site):
+    site.add(0)
+    header = "accession,patient_id,label\n"
+    for rows in ("A0000,PX,0\nA0000,PY,0\n", "A0000,PX,0\nA0000,,0\na0000,PY,0\n", "A0000,,0\nA0000,PX,0\nA0000,PY,0\n"):
+        with pytest.raises(InputError, match=r"row \d gives another patient_id than row \d of the same accession; keep one") as caught:
+            site.list(header + rows)
+        assert not any(word in str(caught.value) for word in ("A0000", "PX", "PY"))
+    listing, rows = site.list(header + "A0000,PX,0\na0000,px ,0\n")
+    assert len(rows) == 1
+    assert not listing.warnings
+
+
+@pytest.mark.parametrize("other", ["PX,2021-03-08,", "PX,,healthy", "PX,2021-03-07,other", ",2021-03-07,healthy"])
+def test_a_label_given_twice_with_another_date_or_type_is_said(site, other):
+    site.add(0)
+    listing, rows = site.list(f"accession,label,patient_id,label_date,negative_type\nA0000,0,PX,2021-03-07,healthy\nA0000,0,{other}\n")
+    assert (rows[0]["label_delta_days"], rows[0]["negative_type"]) == ("2", "healthy")
+    assert [line for line in listing.warnings if line.endswith("the earlier row is taken (row 3)")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,3 +74,53 @@ def test_a_mask_of_nothing_is_named(data):
     Image.fromarray(np.zeros((30, 25), dtype=np.uint8)).save(folder / "mask.png")
     with pytest.raises(InputError, match="the lung_mask of row 2 marks nothing"):
         write_parts(folder / "m.csv", folder, "lungs", "lungs", folder / "o.csv")
+
+
+def test_an_image_with_burned_in_annotation_is_left_out(data, dicom_file, drawn):
+    folder = data[0]
+    dicom_file(drawn, name="burned.dcm", BurnedInAnnotation="YES")
+    dicom_file(drawn, name="clean.dcm", BurnedInAnnotation="NO")
+    (folder / "m.csv").write_text(HEADER + "burned.dcm,0,p1,s,test,mask.png\nclean.dcm,0,p2,s,test,mask.png\n")
+    for keep in ("interior", "lungs"):
+        counts = write_parts(folder / "m.csv", folder, keep, keep, folder / "o.csv")
+        assert counts == {"listed": 1, "left out: BurnedInAnnotation YES": 1}
+        assert [row["patient_id"] for row in read_manifest(folder / "o.csv")] == ["p2"]
+
+
+def test_the_file_of_the_row_is_read_and_no_other(data):
+    folder, images, _ = data
+    decomposed = unicodedata.normalize("NFD", "müller.png")
+    (folder / "1.png").rename(folder / decomposed)
+    (folder / "m.csv").write_text(f"{HEADER.strip()},sha256\n0.png,0,p0,s,test,,{'0' * 64}\nmüller.png,1,p1,s,test,,\n", encoding="utf-8")
+    counts = write_parts(folder / "m.csv", folder, "interior", "inner", folder / "o.csv")
+    assert counts == {"listed": 1, "left out: hash": 1}
+    kept = read_cxr(folder / read_manifest(folder / "o.csv")[0]["image"])
+    assert np.corrcoef(kept.ravel(), images[1][5:55, 4:46].ravel())[0, 1] > 0.999999
+    outside = folder.with_name("outside.png")
+    (folder / "0.png").rename(outside)
+    (folder / "0.png").symlink_to(outside)
+    (folder / "m.csv").write_text(HEADER + "0.png,0,p0,s,test,\n")
+    with pytest.raises(InputError, match=r"m\.csv: 1 images lie outside dataset_dir by way of a link \(row 2\)"):
+        write_parts(folder / "m.csv", folder, "interior", "leaving", folder / "o.csv")
+
+
+def test_what_was_refused_leaves_nothing_behind(data):
+    folder = data[0]
+    mask = (folder / "mask.png").read_bytes()
+    before = sorted(folder.iterdir())
+    for name, rows in (
+        ("nothing", "0.png,0,p0,s,test,mask.png\n1.png,0,p1,s,test,nothing.png\n"),
+        ("formula", "0.png,0,p0,s,test,mask.png\n1.png,0,=p1,s,test,mask.png\n"),
+    ):
+        Image.fromarray(np.zeros((30, 25), dtype=np.uint8)).save(folder / "nothing.png")
+        (folder / "m.csv").write_text(HEADER + rows)
+        with pytest.raises(InputError, match="row 3"):
+            write_parts(folder / "m.csv", folder, "lungs", "lungs", folder / "o.csv")
+        (folder / "nothing.png").write_bytes(mask)
+        (folder / "m.csv").write_text(HEADER + rows.replace("=", ""))
+        assert write_parts(folder / "m.csv", folder, "lungs", "lungs", folder / "o.csv") == {"listed": 2}, name
+        assert sorted(path.name for path in (folder / "lungs").iterdir()) == ["000002.png", "000003.png"]
+        for left in ("lungs/000002.png", "lungs/000003.png", "o.csv", "nothing.png"):
+            (folder / left).unlink()
+        (folder / "lungs").rmdir()
+        assert sorted(folder.iterdir()) == before

@@ -7,7 +7,8 @@ import pydicom
 from PIL import Image
 
 from sga_monai.cohorts.phantom import EXTERNAL, SITES, SOURCE, ensure_phantom, write_contact_sheet, write_phantom
-from sga_monai.data.manifest import load_manifest, read_manifest
+from sga_monai.data.datalist import load_manifest
+from sga_monai.data.manifest import read_manifest
 from sga_monai.imaging.read import read_cxr
 
 

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from sga_monai.cli.manifest import app
 from sga_monai.cohorts.inspection import inspect_manifest
 from sga_monai.core.errors import InputError
+from sga_monai.data.datalist import load_manifest
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.data.duplicates import refuse_near_duplicates
-from sga_monai.data.manifest import load_manifest, read_manifest, write_manifest
+from sga_monai.data.manifest import read_manifest, write_manifest
 from sga_monai.data.transforms import preprocessing
 from sga_monai.model.preparation import Preparation
 

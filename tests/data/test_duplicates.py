@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sga_monai.core.errors import InputError
-from sga_monai.data.duplicates import read_accepted, refuse_near_duplicates
+from sga_monai.data.duplicates import find_pairs, read_accepted, refuse_near_duplicates
 from sga_monai.imaging.fingerprint import CODE_BYTES
 
 
@@ -36,6 +36,40 @@ def test_validation_against_test_is_refused_and_external_sets_may_share():
     refuse_near_duplicates([dataset(*TRAIN), dataset(("harbor", 6, 9), ("lakeside", 7, 9))])
     # One patient's exposures may repeat within a set.
     refuse_near_duplicates([dataset(*TRAIN), dataset(("internal", 6, 9), ("internal", 7, 9))])
+
+
+def test_copies_within_a_set_do_not_hide_a_pair_between_sets():
+    """More allowed pairs than are listed, all of them nearer than the leak."""
+    pictures = [(picture, copy) for picture in range(200) for copy in range(60)]
+    train = dataset(*(("m", 2 + i, picture) for i, (picture, _) in enumerate(pictures)))
+    leaked = dataset(("harbor", 2, 500), ("harbor", 3, 199))
+    code = np.frombuffer(leaked.fingerprints[1], dtype=np.uint8).copy()
+    code[0] ^= 7
+    leaked.fingerprints[1] = code.tobytes()
+    with pytest.raises(InputError, match=r"row 11942 and harbor row 3 \(3 of 256 bits differ\); remove"):
+        refuse_near_duplicates([train, leaked])
+    # External sets may share any number of pictures.
+    shared = dataset(*((name, 2 + i, picture) for name in ("harbor", "lakeside") for i, (picture, _) in enumerate(pictures)))
+    refuse_near_duplicates([dataset(("m", 2, 900)), shared])
+    with pytest.raises(InputError, match=r"m row 2 and harbor row 11942 .*; m row 2 and lakeside row 11942"):
+        refuse_near_duplicates([dataset(("m", 2, 199)), shared])
+
+
+def test_a_list_of_pairs_that_was_cut_says_so_and_has_every_pair_of_two_splits(tmp_path):
+    prints = dataset(*(("m", 2 + i, i // 60) for i in range(12_000)), ("m", 12_002, 199)).fingerprints
+    pairs, notes = find_pairs(prints, ["train"] * 12_000 + ["test"])
+    assert (len(pairs), pairs[-1].first, pairs[-1].second) == (10_001, 11_940, 12_000)
+    assert notes == [
+        "more than 10,000 pairs within a split show the same picture, of which the first are listed; all pairs of two splits are"
+    ]
+    pairs, notes = find_pairs(prints[:6_000], ["train"] * 6_000)
+    assert (len(pairs), notes) == (5_900, [])
+    # Not even where all that were looked at are accepted.
+    crossed = [dataset(*((name, 2 + i, i // 2) for i in range(20_004))) for name in ("m", "harbor")]
+    rows = "".join(f"m,{2 + 2 * i},harbor,{2 + 2 * i}\n" for i in range(10_002))
+    (tmp_path / "accepted.csv").write_text("set,row,other_set,other_row\n" + rows)
+    with pytest.raises(InputError, match="more than 10,000 pairs of two sets or splits"):
+        refuse_near_duplicates(crossed, tmp_path / "accepted.csv")
 
 
 def test_a_pair_that_was_looked_at_is_accepted(tmp_path):

@@ -14,8 +14,9 @@ from sga_monai.cli.manifest import app
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import FORMULA
 from sga_monai.core.text import is_plain, plain_text
+from sga_monai.data.datalist import load_manifest
 from sga_monai.data.identity import damaged_ids, same_id, same_name
-from sga_monai.data.manifest import check_external, load_manifest, read_manifest
+from sga_monai.data.manifest import check_external, read_manifest
 from sga_monai.data.pseudonyms import patient_key
 from sga_monai.hospital.release import TEXT
 
@@ -38,6 +39,13 @@ def test_one_patient_is_not_two(tmp_path, first, second):
     rows = [{"patient_id": patient, "site": site, "row": "2"} for patient, site in ((first, "x"), (second, "y"))]
     with pytest.raises(InputError, match="1 rows have a patient of the training manifest"):
         check_external(rows[:1], rows[1:], "e.csv")
+
+
+@pytest.mark.parametrize("nothing", ["\u200b", "\ufeff", "\u00ad", "\u3164"])
+def test_a_patient_of_invisible_characters_is_none(tmp_path, nothing):
+    (tmp_path / "m.csv").write_text(f"{HEADER}a.png,0,{nothing},x,train\nb.png,1,{nothing},x,test\n", encoding="utf-8")
+    with pytest.raises(InputError, match="row 2: patient_id is empty; row 3: patient_id is empty"):
+        read_manifest(tmp_path / "m.csv")
 
 
 def test_other_patients_are_others():

@@ -12,7 +12,8 @@ import pytest
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_csv
-from sga_monai.data.manifest import check_external, load_manifest, read_manifest, write_manifest
+from sga_monai.data.datalist import load_manifest
+from sga_monai.data.manifest import check_external, read_manifest, write_manifest
 from sga_monai.data.pseudonyms import new_site_key, read_site_key
 
 HEADER = "image,label,patient_id,site,split\n"
@@ -170,6 +171,26 @@ def test_links_that_leave_and_things_that_are_no_files(folder):
     assert len(load("inside.png")) == 1
 
 
+def test_a_link_into_dataset_dir_does_not_clear_the_folder_that_it_lies_in(folder):
+    data, outside = folder / "data", folder / "outside"
+    outside.mkdir()
+    (outside / "x.png").write_bytes(CANARY)
+    (outside / "back.png").symlink_to(data / "a.png")
+    (data / "folder").symlink_to(outside)
+    (data / "sub").mkdir()
+    (data / "sub" / "leaving.png").symlink_to(outside / "x.png")
+    (data / "sub" / "a.png").write_bytes(b"x")
+    for images, row in (
+        (("folder/back.png", "folder/x.png"), 3),
+        (("folder/x.png", "folder/back.png"), 2),
+        (("sub/leaving.png", "sub/a.png"), 2),
+        (("sub/a.png", "sub/leaving.png"), 3),
+    ):
+        rows = "".join(f"{image},0,{i},x,test\n" for i, image in enumerate(images))
+        with pytest.raises(InputError, match=rf"1 images lie outside dataset_dir by way of a link \(row {row}\)"):
+            load_manifest(write(folder, HEADER + rows), data)
+
+
 def test_the_canary_is_never_opened(folder):
     """Every file that Python opens is noted while all attacks are read, evaluated and checked."""
     data = folder / "data"
@@ -190,7 +211,7 @@ from sga_monai.model.preparation import Preparation
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.core.errors import InputError
 from sga_monai.cohorts.inspection import inspect_manifest
-from sga_monai.data.manifest import load_manifest
+from sga_monai.data.datalist import load_manifest
 folder, count, chain = sys.argv[1], int(sys.argv[2]), preprocessing(Preparation(32))
 refused = 0
 for i in range(count):
@@ -291,10 +312,11 @@ def test_a_million_rows(tmp_path, count, most_s, most_mb):
         stream.writelines(f"images/{i // 1000:04d}/{i:08d}.dcm,{i % 2},P{i // 2:08d},site,test\n" for i in range(count))
     program = """
 import sys, time
-from sga_monai.data.manifest import check_files, read_manifest
+from sga_monai.data.listed_files import file_states
+from sga_monai.data.manifest import read_manifest
 began = time.process_time()
 rows = read_manifest(sys.argv[1] + "/m.csv")
-missing = check_files(rows, sys.argv[1], "m.csv")
+missing = [row for row, state in file_states(rows, sys.argv[1], "m.csv").items() if state is None]
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(len(rows), len(missing), time.process_time() - began, peak / 1024)
 """

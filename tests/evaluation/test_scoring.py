@@ -12,8 +12,8 @@ from monai.engines import SupervisedEvaluator
 from torch import nn
 
 from sga_monai.core.errors import NumericError
+from sga_monai.data.datalist import load_manifest
 from sga_monai.data.dataset import CXRDataset
-from sga_monai.data.manifest import load_manifest
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.predictions import FEATURES, SCORED
 from sga_monai.evaluation.saver import PredictionSaver

@@ -101,6 +101,7 @@ def test_separators_and_decimal_signs_change_nothing(vendor, tmp_path):
     [
         ({"label": 2}, r"label must be 0 or 1 \(row 4\)"),
         ({"patient": ""}, r"patient is empty.*\(row 4\)"),
+        ({"patient": "\u200b"}, r"patient is empty.*\(row 4\)"),
         ({"probability": 1.5}, r"probability must be in \[0, 1\]; name the column score if it is none \(row 4\)"),
         ({"probability": "high"}, r"probability is not a number \(row 4\); leave the cell empty"),
         ({"probability": "1,5"}, "column probability has decimal commas and decimal points; use one"),

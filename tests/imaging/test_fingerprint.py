@@ -50,12 +50,12 @@ def test_another_export_is_the_same_picture(name):
         image = chest(seed)
         for mirrored in (False, True):
             other = EXPORTS[name](image)
-            (pair,) = near_pairs(codes(image, other[:, ::-1] if mirrored else other))
+            ((pair,), _) = near_pairs(codes(image, other[:, ::-1] if mirrored else other))
             assert (pair.first, pair.second, pair.mirrored) == (0, 1, mirrored)
 
 
 def test_other_pictures_are_others():
-    assert near_pairs(codes(*(chest(seed) for seed in range(40)))) == []
+    assert near_pairs(codes(*(chest(seed) for seed in range(40)))) == ([], False)
 
 
 def test_pictures_without_content_have_a_fingerprint():
@@ -92,8 +92,12 @@ def test_the_search_finds_what_comparing_all_finds(seed):
         # Distances on both sides of the limit, straight and mirrored.
         source = fingerprints[i, :CODE_BYTES] if i % 2 else fingerprints[i, CODE_BYTES:]
         fingerprints[60 + i, :CODE_BYTES] = flipped(rng, source, i % 18)
-    found = near_pairs(fingerprints)
+    found, _ = near_pairs(fingerprints)
     assert {(pair.first, pair.second) for pair in found} == by_force(fingerprints)
+    # Pairs of one set are left out, and none of two.
+    sets = rng.integers(0, 3, 120)
+    apart, _ = near_pairs(fingerprints, apart=sets)
+    assert apart == [pair for pair in found if sets[pair.first] != sets[pair.second]]
     assert all(pair.distance <= NEAR for pair in found)
     assert [pair.distance for pair in found] == sorted(pair.distance for pair in found)
 
@@ -101,11 +105,13 @@ def test_the_search_finds_what_comparing_all_finds(seed):
 def test_copies_are_paired_with_the_first_of_their_kind_alone():
     code = random_codes(np.random.default_rng(0), 1)
     copies = np.repeat(code, 5, axis=0)
-    assert near_pairs(copies) == [NearPair(0, i, 0, False) for i in range(1, 5)]
+    assert near_pairs(copies) == ([NearPair(0, i, 0, False) for i in range(1, 5)], False)
     # Of two kinds each has a first, and the two are a pair: what is refused between sets cannot hide behind a copy.
-    pairs = {(pair.first, pair.second) for pair in near_pairs(copies, np.array([0, 0, 1, 1, 1]))}
+    pairs = {(pair.first, pair.second) for pair in near_pairs(copies, np.array([0, 0, 1, 1, 1]))[0]}
     assert pairs == {(0, 1), (0, 2), (2, 3), (2, 4)}
-    assert near_pairs(copies[:0]) == []
+    (pair,), cut = near_pairs(copies, apart=np.array([0, 0, 1, 1, 1]))
+    assert (pair, cut) == (NearPair(0, 2, 0, False), False)
+    assert near_pairs(copies[:0]) == ([], False)
 
 
 def test_most_pairs_are_never_compared():
@@ -114,7 +120,7 @@ def test_most_pairs_are_never_compared():
     share = rng.beta(0.5, 0.5, 2 * BITS)
     fingerprints = np.packbits(rng.random((4_000, 2 * BITS), dtype=np.float32) < share, axis=1)
     fingerprints[-1] = fingerprints[0]
-    assert [(pair.first, pair.second, pair.distance) for pair in near_pairs(fingerprints)] == [(0, 3_999, 0)]
+    assert [(pair.first, pair.second, pair.distance) for pair in near_pairs(fingerprints)[0]] == [(0, 3_999, 0)]
     straight = np.ascontiguousarray(fingerprints[:, :CODE_BYTES]).view(np.uint64)
     compared = sum(len(a) for a, _ in candidates(straight, straight))
     assert compared < 0.1 * len(straight) ** 2

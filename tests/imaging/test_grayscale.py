@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import imagecodecs
 import numpy as np
 import pydicom
@@ -104,6 +106,38 @@ def test_high_bits(dicom_file, drawn):
         assert_shows(dicom_file(drawn << 4 | np.uint16(low), BitsStored=12, HighBit=15), drawn)
     assert code_of(dicom_file(drawn << 4, BitsStored=12, HighBit=13)) == "bits"
     assert_shows(dicom_file(drawn << 2, BitsStored=12, HighBit=13), drawn)
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, *STREAMS])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_values_at_bit_0_are_not_shifted_by_a_high_bit_above_them(dicom_file, drawn, syntax, dtype):
+    """In a compressed stream they always lie there (PS3.5 8.2); in a plain one HighBit must be right."""
+    pixels = drawn.astype(dtype) - dtype(2048 if dtype is np.int16 else 0)
+    if syntax in STREAMS and not (dtype is np.int16 and syntax != uid.JPEG2000Lossless):
+        right = read_cxr(written(dicom_file, pixels, syntax, BitsStored=12))
+        for high in (12, 15):
+            assert np.array_equal(read_cxr(written(dicom_file, pixels, syntax, BitsStored=12, HighBit=high)), right)
+        # A writer that shifted before it compressed has values that BitsStored has no room for.
+        assert code_of(written(dicom_file, (drawn << 4), syntax, BitsStored=12, HighBit=15)) == "bits"
+    elif syntax in NATIVE:
+        for high in (12, 15):
+            assert code_of(written(dicom_file, pixels, syntax, BitsStored=12, HighBit=high)) == "bits"
+        assert_shows(written(dicom_file, pixels << 4, syntax, BitsStored=12, HighBit=15), drawn)
+
+
+def test_dark_images_that_are_shifted_are_read(dicom_file, drawn):
+    """No value above 255 of 4095, so that no word is above 4095."""
+    dark = drawn >> 4
+    assert_shows(dicom_file(dark << 4, BitsStored=12, HighBit=15), dark)
+    # Padding is any word, and an overlay may lie in the bits below.
+    padded = drawn.copy()
+    padded[:40] = 0xFFFF
+    assert code_of(dicom_file(padded, BitsStored=12, HighBit=15, PixelPaddingValue=0xFFFF)) == "bits"
+    dataset = pydicom.dcmread(dicom_file(dark << 4 | np.uint16(4) * (np.arange(256) > 100).astype(np.uint16), BitsStored=12, HighBit=15))
+    dataset.add_new((0x6000, 0x0100), "US", 16)
+    dataset.add_new((0x6000, 0x0102), "US", 2)
+    dataset.save_as(dicom_file(dark, name="overlay.dcm"))
+    assert_shows(Path(dataset.filename).with_name("overlay.dcm"), dark)
 
 
 def test_contradictory_presentation_is_done_as_it_says_and_counted(dicom_file, drawn):

@@ -34,6 +34,22 @@ def code_of(path, **options: object) -> str | None:
     return None
 
 
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_the_icon_of_an_object_without_pixels_is_no_picture_cut_short(dicom_file, drawn, syntax):
+    icon = item(Rows=8, Columns=8, SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", BitsAllocated=8, BitsStored=8, HighBit=7)
+    icon.PixelRepresentation, icon.PixelData = 0, bytes(64)
+    icon["PixelData"].VR = "OB"
+    for sequence in ("IconImageSequence", "ReferencedImageSequence"):
+        assert code_of(dicom_file(drawn, syntax, PixelData=None, **{sequence: [icon]})) == "no_pixels"
+    path = dicom_file(drawn, syntax, IconImageSequence=[icon])
+    assert code_of(path) is None
+    whole = path.read_bytes()
+    begin = whole.rindex(b"\x7f\xe0\x00\x10" if syntax == uid.ExplicitVRBigEndian else b"\xe0\x7f\x10\x00")
+    for kept in (4, 6, 12, 40):
+        path.write_bytes(whole[: begin + kept])
+        assert code_of(path) == "truncated"
+
+
 PLACES = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
 
 

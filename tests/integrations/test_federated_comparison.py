@@ -15,8 +15,8 @@ from fixtures.federation import split_manifest, write_site
 from torch import nn
 
 from sga_monai.cohorts.phantom import write_phantom
+from sga_monai.data.datalist import load_manifest
 from sga_monai.data.dataset import CXRDataset
-from sga_monai.data.manifest import load_manifest
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.scoring import score_dataset
 from sga_monai.integrations.federated.aggregation import average

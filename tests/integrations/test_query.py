@@ -34,6 +34,11 @@ def test_rows_by_accession_and_by_patient_and_dates(tmp_path):
     assert [warning for warning in query.warnings if "negative_type" in warning]
 
 
+def test_studies_that_are_asked_for_twice_with_another_date_are_said(tmp_path):
+    query = read_query(table(tmp_path, "A1,,,,1,2021-03-02,", "a1,,,,1,2021-03-03,", "A1,P1,,,1,2021-03-03,"))
+    assert [warning for warning in query.warnings if warning.endswith("the earlier row is taken (row 3)")]
+
+
 def test_what_an_archive_gives_beside_what_was_asked_for_does_not_fit(tmp_path):
     accession, window, both = read_query(
         table(tmp_path, "A1,,,,1,,", ",P7,2021-03-01,2021-03-04,0,,", "A2,P7,2021-03-01,2021-03-04,0,,")
@@ -54,6 +59,8 @@ def test_what_an_archive_gives_beside_what_was_asked_for_does_not_fit(tmp_path):
     [
         (",,,,1,,", "row 2 needs accession, or patient_id with date_from"),
         (",SECRET-P,,,1,,", "row 2 needs accession, or patient_id with date_from"),
+        ("\u200b,SECRET-P,,,1,,", "row 2 needs accession, or patient_id with date_from"),
+        (",\ufeff,2021-03-01,,1,,", "row 2 needs accession, or patient_id with date_from"),
         ("SECRET*,,,,1,,", "accession holds"),
         (",SECRET?,2021-01-01,,1,,", "patient_id holds"),
         ("SECRET,,2021-02-01,2021-01-01,1,,", "date_to is before date_from"),

@@ -106,6 +106,23 @@ def test_every_row_is_accounted_for(tmp_path):
     assert [line[:2] for line in outcomes(tmp_path)][2] == ("4", "rejected: lateral")
 
 
+def test_an_object_without_an_image_is_rejected_and_a_radiograph_that_lost_its_own_is_damaged(tmp_path):
+    raw = pydicom.dcmread(pydicom.filebase.DicomBytesIO(radiograph(1, SOPClassUID="1.3.46.670589.2.4.1.1", Modality="DX")))
+    for keyword in ("Rows", "Columns", "PixelData"):
+        delattr(raw, keyword)
+    buffer = pydicom.filebase.DicomBytesIO()
+    raw.save_as(buffer)
+    lost = radiograph(2)
+    lost = lost[: lost.index(b"\x28\x00\x02\x00US")]
+    server = Memory([buffer.getvalue(), lost, radiograph(3)])
+    do(tmp_path, server, [1, 2, 3])
+    expected = [("2", "rejected: no_pixels", "no_pixels 1"), ("3", "failed: truncated", "truncated 1"), ("4", "complete", "")]
+    assert outcomes(tmp_path) == expected
+    do(tmp_path, server, [1, 2, 3])
+    assert outcomes(tmp_path) == expected
+    assert [server.asked[f"1.2.826.0.1.3680043.9.7777.3.{n}"] for n in (1, 2, 3)] == [1, 2, 1]
+
+
 def test_a_whole_pull_needs_no_second_look(tmp_path):
     found = do(tmp_path, Memory([radiograph(n) for n in range(8)]), list(range(8)))
     assert found.complete

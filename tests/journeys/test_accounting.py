@@ -19,8 +19,8 @@ from monai.engines import SupervisedEvaluator
 from PIL import Image
 
 from sga_monai.core.errors import InputError
+from sga_monai.data.datalist import load_manifest
 from sga_monai.data.dataset import CXRDataset
-from sga_monai.data.manifest import load_manifest
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.saver import PredictionSaver
 from sga_monai.model.network import CXRResNet18

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json, write_whole
 from sga_monai.core.folders import lock_output_dir
+from sga_monai.data.datalist import load_manifest
 from sga_monai.data.dataset import CXRDataset
-from sga_monai.data.manifest import load_manifest
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.scoring import score_dataset
 from sga_monai.integrations.federated.aggregation import METRICS, Update, Weights

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from sga_monai.cohorts.header_values import is_possible, parse_date
-from sga_monai.cohorts.labels import Label, changes, parse_label
+from sga_monai.cohorts.labels import REPEATED, Label, changes, parse_label
 from sga_monai.core.errors import InputError
 from sga_monai.data.identity import damaged_ids, same_id
 from sga_monai.data.tables import read_cells
@@ -79,7 +79,7 @@ def read_query(path: Path) -> Query:
     """
     rows: list[Wanted] = []
     changed: dict[str, list[int]] = {}
-    seen: dict[tuple[str, str, str], int] = {}
+    seen: dict[tuple[str, str, str], Label] = {}
     ids: dict[str, list[tuple[int, str]]] = {"accession": [], "patient_id": []}
     for number, cells in read_cells(path, COLUMNS, ("label",)):
         row = {name: cells.get(name, "") for name in COLUMNS}
@@ -88,8 +88,11 @@ def read_query(path: Path) -> Query:
         for column, known in ids.items():
             known += [(number, row[column])] if row[column] else []
         key = same_id(wanted.accession), same_id(wanted.patient_id), wanted.dates
-        if seen.setdefault(key, wanted.label.label) != wanted.label.label:
+        first = seen.setdefault(key, wanted.label)
+        if first.label != wanted.label.label:
             raise InputError(f"{where} gives another label than an earlier row for the same studies; keep one")
+        if first.details != wanted.label.details:
+            changed.setdefault(REPEATED, []).append(number)
         rows.append(wanted)
     if not rows:
         raise InputError(f"{path.name} has no rows")
@@ -112,9 +115,11 @@ def _wanted(row: dict[str, str], number: int, where: str, changed: dict[str, lis
     last = last or first
     if first is not None and last is not None and last < first:
         raise InputError(f"{where}: date_to is before date_from")
-    if not row["accession"] and not (row["patient_id"] and first):
+    # An id of invisible characters would fit every study that has none.
+    accession, patient_id = (row[column] if same_id(row[column]) else "" for column in ("accession", "patient_id"))
+    if not accession and not (patient_id and first):
         raise InputError(f"{where} needs accession, or patient_id with date_from")
-    return Wanted(number, row["accession"], row["patient_id"], first, last, label)
+    return Wanted(number, accession, patient_id, first, last, label)
 
 
 def _day(text: str, column: str, where: str) -> date | None:
