@@ -13,6 +13,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 from sga_monai.statistics.pooling import pool_aurocs, pool_effects
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in sqrt:RuntimeWarning")
 def test_pooling_against_statsmodels():
     bound = []
     for seed in range(12):
