@@ -198,11 +198,11 @@ def show_listing(listing: Listing, title: str) -> None:
 def parts(
     file: Annotated[Path, typer.Argument(help="The manifest.")],
     dataset_dir: Annotated[Path, typer.Option(help="The folder that image and lung_mask are relative to.")],
-    keep: Annotated[str, typer.Option(help="lungs, all else blank; or interior, the image without 8 % of each side.")],
+    keep: Annotated[str, typer.Option(help="lungs, all else blank; outline, the mask alone; interior, without 8 % of each side.")],
     folder: Annotated[str, typer.Option(help="New folder below dataset_dir for the images.")],
     out: Annotated[Path, typer.Option(help="The new manifest.")],
 ) -> None:
-    """Write the lungs, or the interior, of each image and their manifest, to train and test without the rest."""
+    """Write the lungs, their outline or the interior of each image, and their manifest, to train and test without the rest."""
     from sga_monai.cohorts.parts import write_parts
 
     for what, number in write_parts(file, dataset_dir, keep, folder, out).items():

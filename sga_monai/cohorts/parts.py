@@ -1,4 +1,4 @@
-"""A manifest of parts of its images, the lungs alone or the image without its frame: what is left of a shortcut without the rest?"""
+"""A manifest of parts of its images, as the lungs alone or the image without its frame: what is left of a shortcut without the rest?"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sga_monai.data.masks import find_lung_masks, mask_pixels
 from sga_monai.imaging.read import decode, read_bytes, sha256_of
 from sga_monai.statistics.shortcuts import FRAME_SHARE
 
-PARTS = ("lungs", "interior")
+PARTS = ("lungs", "outline", "interior")
 
 
 def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder: str, out: str | Path) -> Counter[str]:
@@ -32,8 +32,9 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
     Args:
         manifest: CSV; see ``read_manifest``.
         dataset_dir: the folder that its images and lung masks are relative to.
-        keep: "lungs" (what is outside the row's ``lung_mask`` becomes the mean of the lungs; a row without one is left out) or
-            "interior" (8 % of each side are cut off).
+        keep: "lungs" (what is outside the row's ``lung_mask`` becomes the mean of the lungs; a row without one is left out),
+            "outline" (the mask alone, white on black: a control, since who drew the masks saw the disease) or "interior" (8 % of
+            each side are cut off).
         folder: new folder below ``dataset_dir`` for the images.
         out: the new manifest.
 
@@ -53,7 +54,7 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
     # What is no file is counted by the reader; what leads outside is refused.
     file_states(rows, root, source.name)
     items = data_rows(rows, rows, source, root, None, REQUIRED)
-    masks = find_lung_masks(rows, root, source.name) if keep == "lungs" else {}
+    masks = find_lung_masks(rows, root, source.name) if keep != "interior" else {}
     counts: Counter[str] = Counter()
     written = []
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
         images.mkdir()
         for row, item in track(list(zip(rows, items, strict=True)), f"keeping the {keep}"):
             number = item["row"]
-            if keep == "lungs" and number not in masks:
+            if keep != "interior" and number not in masks:
                 counts["without lung_mask"] += 1
                 continue
             try:
@@ -71,7 +72,7 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
                 if image is None:
                     counts["left out: BurnedInAnnotation YES"] += 1
                     continue
-                kept = _interior(image) if keep == "interior" else _lungs(image, mask_pixels(masks[number], image.shape))
+                kept = _interior(image) if keep == "interior" else _masked(image, mask_pixels(masks[number], image.shape), keep)
             except ReadError as error:
                 counts[f"left out: {error.code}"] += 1
                 continue
@@ -97,10 +98,12 @@ def _read(item: Mapping[str, Any]) -> NDArray[np.float32] | None:
     return None if decoded.facts.get("burned_in") == "YES" else decoded.image
 
 
-def _lungs(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32] | None:
-    """The image with all but the lungs replaced by their mean; ``None`` where there is no inside or no outside."""
+def _masked(image: NDArray[np.float32], mask: NDArray[np.bool_], keep: str) -> NDArray[np.float32] | None:
+    """The image with all but the lungs replaced by their mean, or the outline; ``None`` where there is no inside or no outside."""
     if mask.all() or not mask.any():
         return None
+    if keep == "outline":
+        return mask.astype(np.float32)
     return np.where(mask, image, image[mask].mean(dtype=np.float64)).astype(np.float32)
 
 

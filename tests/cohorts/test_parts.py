@@ -47,6 +47,16 @@ def test_lungs_alone(data):
         assert outside[0] == pytest.approx(kept[mask].mean(), abs=1e-5)
 
 
+def test_the_outline_alone(data):
+    folder, _, mask = data
+    Image.fromarray(mask[::-1, ::-1].astype(np.uint8)).save(folder / "other.png")
+    (folder / "m.csv").write_text((folder / "m.csv").read_text().replace("p1,s,test,mask.png", "p1,s,test,other.png"))
+    counts = write_parts(folder / "m.csv", folder, "outline", "outline", folder / "outline.csv")
+    assert counts == {"listed": 2, "without lung_mask": 1, "left out: missing": 1}
+    for row, outline in zip(read_manifest(folder / "outline.csv"), (mask, mask[::-1, ::-1]), strict=True):
+        assert np.array_equal(read_cxr(folder / row["image"]), outline)
+
+
 def test_the_interior(data):
     folder, images, _ = data
     counts = write_parts(folder / "m.csv", folder, "interior", "inner", folder / "inner.csv")
@@ -59,7 +69,7 @@ def test_the_interior(data):
 @pytest.mark.parametrize(
     ("keep", "folder", "message"),
     [
-        ("heart", "new", "keep must be one of lungs, interior"),
+        ("heart", "new", "keep must be one of lungs, outline, interior"),
         ("lungs", "../out", "a new one below dataset_dir"),
         ("lungs", ".", "a new one"),
     ],
