@@ -35,7 +35,8 @@ def learning_curves(records: Sequence[Record]) -> Markup | None:
     cells = [record for record in records if record["kind"] == "cell" and record.get("curves")]
     if not cells:
         return None
-    names = [name for name in dict.fromkeys(line["set"] for line in cells[0]["curves"]) if name != VALIDATION]
+    # Of all cells: conditions may have test sets of their own.
+    names = [name for name in dict.fromkeys(line["set"] for cell in cells for line in cell["curves"]) if name != VALIDATION]
     head = records[0]
     run = {(cell["method"], cell["condition"]) for cell in cells}
     curves = [(method, condition) for condition in head["condition"] for method in head["method"] if (method, condition) in run]

@@ -111,7 +111,8 @@ def _calibration_table(records: Sequence[Record], conditions: bool) -> list[tupl
     cells = [record for record in records if record["kind"] == "cell" and any("slope" in figures for figures in record["sets"].values())]
     if not cells:
         return []
-    names = list(cells[0]["sets"])
+    # Of all cells: conditions may have test sets of their own.
+    names = list(dict.fromkeys(name for cell in cells for name in cell["sets"]))
     rows = []
     for method, condition in dict.fromkeys((cell["method"], cell["condition"]) for cell in cells):
         of = [cell["sets"] for cell in cells if (cell["method"], cell["condition"]) == (method, condition)]

@@ -315,16 +315,17 @@ def test_pooled_effects_calibration_steps_and_curves_are_in_the_records(fake, tm
 def test_a_learning_curve_is_of_one_condition(monkeypatch):
     curve = [{"set": "far", "optimizer_steps": steps, "auroc": steps / 100} for steps in (50, 90)]
     cells = [{"kind": "cell", "method": "NT", "condition": condition, "curves": curve} for condition in ("a", "b")]
-    cells[1]["curves"] = [line | {"auroc": 0.0} for line in curve]
+    cells[1]["curves"] = [line | {"auroc": 0.0} for line in curve] + [{"set": "of b", "optimizer_steps": 50, "auroc": 0.5}]
     lines, plot = {}, matplotlib.axes.Axes.plot
 
     def remember(self, x, y, *arguments, label, **options):
-        lines[label] = y
+        lines.setdefault(label, []).append(y)
         return plot(self, x, y, *arguments, label=label, **options)
 
     monkeypatch.setattr("matplotlib.axes.Axes.plot", remember)
-    assert learning_curves([{"kind": "experiment", "method": ["NT"], "condition": ["a", "b"]}, *cells])
-    assert lines == {"NT, a": [0.5, 0.9], "NT, b": [0.0, 0.0]}
+    picture = learning_curves([{"kind": "experiment", "method": ["NT"], "condition": ["a", "b"]}, *cells])
+    assert lines == {"NT, a": [[0.5, 0.9], []], "NT, b": [[0.0, 0.0], [0.5]]}
+    assert "of b" in picture
 
 
 def test_a_held_out_source_chooses_and_is_no_result(fake, tmp_path):
