@@ -30,7 +30,7 @@ class Label:
 
     Attributes:
         label: 0 or 1.
-        patient_id: as it was given; empty where it is by ``same_id``.
+        patient_id: as it was given.
         label_date: when the label was given, where that is a possible day.
         negative_type: in the alphabet of a release.
     """
@@ -199,8 +199,7 @@ def parse_label(row: Mapping[str, str], where: str) -> tuple[Label, list[str]]:
         raise InputError(f"{where}: negative_type must be written in {ALPHABET_IN_WORDS}")
     if negative_type != given:
         changed.append(RESPELLED)
-    patient_id = row.get("patient_id", "")
-    return Label(int(row["label"]), patient_id if same_id(patient_id) else "", day, negative_type), changed
+    return Label(int(row["label"]), row.get("patient_id", ""), day, negative_type), changed
 
 
 def changes(changed: Mapping[str, Sequence[int]]) -> list[str]:

@@ -203,7 +203,7 @@ def _problems(row: Row, require: Sequence[str]) -> list[str]:
         found.append("split must be train, val or test")
     if row["site"] == "\0":
         found.append("site must hold a letter A to Z or a digit")
-    found += [f"{column} is empty" for column in ("patient_id", "site") if column in require and not same_id(row[column])]
+    found += [f"{column} is empty" for column in ("patient_id", "site") if column in require and not row[column]]
     if row.get("age") and not re.fullmatch(r"\d{1,3}(\.\d+)?|\d{1,2}-\d{1,2}|90\+", row["age"]):
         found.append("age must be a number of years, a band as 40-64, or 90+")
     if row.get("period") and not re.fullmatch(r"\d{4}(H[12])?", row["period"]):

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from sga_monai.core.errors import InputError
+from sga_monai.data.identity import same_id
 
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # The name that pandas gives to a column without one.
@@ -32,7 +33,8 @@ def read_cells(
         separator: between cells; a header with another one is refused.
 
     Yields:
-        The number of the row, as a spreadsheet shows it, and its cells, stripped, by column. Empty rows are left out.
+        The number of the row, as a spreadsheet shows it, and its cells, stripped, by column. Empty rows are left out, and a cell in
+        which nothing can be seen is empty.
 
     Raises:
         InputError: when the file is missing, no text in UTF-8 or no strict CSV, or its header is not as it must be.
@@ -61,7 +63,7 @@ def read_cells(
                     ragged.append(sentence)
                 else:
                     pairs = zip(header, cells, strict=True)
-                    yield number, {key: sys.intern(cell.strip()) if key in few else cell.strip() for key, cell in pairs}
+                    yield number, {key: sys.intern(_text(cell)) if key in few else _text(cell) for key, cell in pairs}
     except FileNotFoundError:
         raise InputError(f"no table {name}; check the path") from None
     except (OSError, UnicodeDecodeError):
@@ -74,6 +76,12 @@ def read_cells(
         raise InputError(f"{name}: row {number + 1} is not valid CSV ({error})") from None
     if not header:
         raise InputError(f"{name} is empty")
+
+
+def _text(cell: str) -> str:
+    text = cell.strip()
+    # An id of invisible characters alone would be that of everyone who has none.
+    return text if text.isascii() or same_id(text) else ""
 
 
 def check_header(header: Sequence[str], name: str, known: Sequence[str], require: Sequence[str]) -> None:

@@ -14,9 +14,8 @@ from sga_monai.core.files import plain, write_json, write_whole
 from sga_monai.hospital.approval import CHANGED, FIELD, MISSING, approval_state
 from sga_monai.hospital.formats import MODEL, POOLED, ROLES
 from sga_monai.hospital.release import check_release, decimals
+from sga_monai.hospital.suppression import COUNTS
 from sga_monai.statistics.pooling import can_be_pooled, pool_aurocs
-
-COUNTS = ("patients", "positive_patients", "negative_patients")
 
 
 def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval: bool = False) -> dict[str, Any]:

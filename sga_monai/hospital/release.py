@@ -15,7 +15,7 @@ from sga_monai.core.files import write_json
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 from sga_monai.hospital import approval
 from sga_monai.hospital.formats import BASELINE, MODEL, RELEASE, REPORT, THRESHOLDS, is_schema_1
-from sga_monai.hospital.suppression import HIDDEN, few_with_both, round_estimate, round_number, shown_counts, suppress, thin_curve
+from sga_monai.hospital.suppression import COUNTS, HIDDEN, few_with_both, round_estimate, round_number, shown_counts, suppress, thin_curve
 
 MIN_CELL = 10
 NUMBER = {"type": ["number", "null"]}
@@ -123,7 +123,7 @@ def make_release(
         raise InputError("the report is of a table of scores; only the report of a bundle's evaluation can be released")
     if not report["failures"]["reportable"]:
         raise InputError("the report is not reportable: too many images failed")
-    cohort = {key: report["cohort"][key] for key in ("patients", "positive_patients", "negative_patients")}
+    cohort = {key: report["cohort"][key] for key in COUNTS}
     if min(cohort.values()) < min_cell:
         raise InputError(f"a class has fewer than {min_cell} patients: nothing may leave")
     shown = shown_counts(cohort, patients=not few_with_both(cohort, min_cell))

@@ -138,15 +138,14 @@ def _refuse(table: pd.DataFrame, name: str) -> None:
     """Refuse rows that cannot be counted."""
     problems = {
         "label must be 0 or 1": ~table["label"].isin(["0", "1"]),
-        "patient is empty; give the case's own number where it is unknown": table["patient"].map(same_id) == "",
+        "patient is empty; give the case's own number where it is unknown": table["patient"] == "",
     }
     for column in (column for column in (PROBABILITY, BASELINE_PROBABILITY) if column in table):
         problems[f"{column} must be in [0, 1]; name the column {column.replace(PROBABILITY, 'score')} if it is none"] = (
             table[column] < 0
         ) | (table[column] > 1)
     if "case" in table:
-        cases = table["case"].map(same_id)
-        problems["case is there twice"] = (cases != "") & cases.duplicated()
+        problems["case is there twice"] = (table["case"] != "") & table["case"].map(same_id).duplicated()
     missing = table["score" if "score" in table else PROBABILITY].isna()
     for column in (column for column in NUMBERS if column in table):
         problems[f"{column} is empty where the case has a score"] = table[column].isna() & ~missing

@@ -70,7 +70,7 @@ def thin_curve(roc: Sequence[Sequence[float]], cohort: Mapping[str, int], min_ce
     Args:
         roc: false and true positive rates, in rising order.
         cohort: with ``positive_patients`` and ``negative_patients``.
-        min_cell: smallest number of patients; rates are those of images, and patients are reckoned from them.
+        min_cell: smallest number of patients; rates are those of images, and patients are worked out from them.
         digits: of the true positive rate.
     """
     positive, negative = cohort["positive_patients"], cohort["negative_patients"]

@@ -115,11 +115,9 @@ def _wanted(row: dict[str, str], number: int, where: str, changed: dict[str, lis
     last = last or first
     if first is not None and last is not None and last < first:
         raise InputError(f"{where}: date_to is before date_from")
-    # An id of invisible characters would fit every study that has none.
-    accession, patient_id = (row[column] if same_id(row[column]) else "" for column in ("accession", "patient_id"))
-    if not accession and not (patient_id and first):
+    if not row["accession"] and not (row["patient_id"] and first):
         raise InputError(f"{where} needs accession, or patient_id with date_from")
-    return Wanted(number, accession, patient_id, first, last, label)
+    return Wanted(number, row["accession"], row["patient_id"], first, last, label)
 
 
 def _day(text: str, column: str, where: str) -> date | None:
