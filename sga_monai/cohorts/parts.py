@@ -63,30 +63,38 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
         images = Path(draft) / target.name
         images.mkdir()
         for row, item in track(list(zip(rows, items, strict=True)), f"keeping the {keep}"):
-            number = item["row"]
-            if keep != "interior" and number not in masks:
-                counts["without lung_mask"] += 1
+            kept = _part(item, masks.get(item["row"]), keep, source.name)
+            counts[kept if isinstance(kept, str) else "listed"] += 1
+            if isinstance(kept, str):
                 continue
-            try:
-                image = _read(item)
-                if image is None:
-                    counts["left out: BurnedInAnnotation YES"] += 1
-                    continue
-                kept = _interior(image) if keep == "interior" else _masked(image, mask_pixels(masks[number], image.shape), keep)
-            except ReadError as error:
-                counts[f"left out: {error.code}"] += 1
-                continue
-            if kept is None:
-                raise InputError(
-                    f"{source.name}: the lung_mask of row {number} marks nothing or everything; correct it or leave the cell empty"
-                )
-            path = images / f"{number:06d}.png"
+            path = images / f"{item['row']:06d}.png"
             Image.fromarray(_sixteen_bits(kept)).save(path)
-            counts["listed"] += 1
             written.append(row | {"image": f"{folder}/{path.name}", "sha256": file_sha256(path), "lung_mask": "", "boxes": ""})
         write_whole(Path(out), lambda temporary: write_manifest(temporary, written))
         images.rename(target)
     return counts
+
+
+def _part(item: Mapping[str, Any], lung_mask: Path | None, keep: str, name: str) -> NDArray[np.float32] | str:
+    """The part of a row's image that is kept, or why there is none.
+
+    Raises:
+        InputError: when the mask has no inside or no outside.
+    """
+    if keep != "interior" and lung_mask is None:
+        return "without lung_mask"
+    try:
+        image = _read(item)
+        if image is None:
+            return "left out: BurnedInAnnotation YES"
+        if lung_mask is None:
+            return _interior(image)
+        mask = mask_pixels(lung_mask, image.shape)
+    except ReadError as error:
+        return f"left out: {error.code}"
+    if mask.all() or not mask.any():
+        raise InputError(f"{name}: the lung_mask of row {item['row']} marks nothing or everything; correct it or leave the cell empty")
+    return mask.astype(np.float32) if keep == "outline" else _lungs(image, mask)
 
 
 def _read(item: Mapping[str, Any]) -> NDArray[np.float32] | None:
@@ -98,12 +106,8 @@ def _read(item: Mapping[str, Any]) -> NDArray[np.float32] | None:
     return None if decoded.facts.get("burned_in") == "YES" else decoded.image
 
 
-def _masked(image: NDArray[np.float32], mask: NDArray[np.bool_], keep: str) -> NDArray[np.float32] | None:
-    """The image with all but the lungs replaced by their mean, or the outline; ``None`` where there is no inside or no outside."""
-    if mask.all() or not mask.any():
-        return None
-    if keep == "outline":
-        return mask.astype(np.float32)
+def _lungs(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The image with all but the lungs replaced by their mean."""
     return np.where(mask, image, image[mask].mean(dtype=np.float64)).astype(np.float32)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,13 +171,7 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     if selection_set in pooled_sets:
         raise InputError(f"{name}: pooled_sets names the selection_set {selection_set!r}, which is no result; remove one")
     for cell in cells:
-        external = (defaults | dict(cell.settings)).get("external_manifests") or []
-        names = [Path(manifest).stem for manifest in ([external] if isinstance(external, str) else external)]
-        listed = ", ".join(names) or "none"
-        if selection_set and (selection_set not in names or len(names) < 2):
-            raise InputError(f"{name}: selection_set {selection_set!r} must be one of two or more external_manifests; there are {listed}")
-        if not set(pooled_sets) <= set(names):
-            raise InputError(f"{name}: pooled_sets names a set that is none of the external_manifests, {listed}")
+        _check_sets(name, (defaults | dict(cell.settings)).get("external_manifests") or [], selection_set, pooled_sets)
     pooled_against = tuple(content.get("pooled_against", [baseline]))
     if not set(pooled_against) <= set(methods):
         raise InputError(f"{name}: pooled_against names a method that is none of {', '.join(methods)}")
@@ -195,6 +189,20 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
         pooled_against,
         content.get("published", {}),
     )
+
+
+def _check_sets(name: str, external: str | Sequence[str], selection_set: str, pooled_sets: Collection[str]) -> None:
+    """Refuse sets that are none of a cell's external manifests.
+
+    Raises:
+        InputError: when the selection set would be the only one, or is not there, or a pooled one is not.
+    """
+    names = [Path(manifest).stem for manifest in ([external] if isinstance(external, str) else external)]
+    listed = ", ".join(names) or "none"
+    if selection_set and (selection_set not in names or len(names) < 2):
+        raise InputError(f"{name}: selection_set {selection_set!r} must be one of two or more external_manifests; there are {listed}")
+    if not set(pooled_sets) <= set(names):
+        raise InputError(f"{name}: pooled_sets names a set that is none of the external_manifests, {listed}")
 
 
 def slug(name: str) -> str:
