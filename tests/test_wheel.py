@@ -35,6 +35,7 @@ def run(wheel: Path, cwd: Path, code_or_module: list[str]) -> subprocess.Complet
     )
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_source_bundle_and_nothing_of_tests(installed: Path) -> None:
     names = set(zipfile.ZipFile(installed).namelist())
     expected = {f"sga_monai/bundle_source/{path.relative_to(SOURCE).as_posix()}" for path in SOURCE.rglob("*") if path.is_file()}
@@ -46,6 +47,7 @@ def test_the_wheel_holds_the_source_bundle_and_nothing_of_tests(installed: Path)
     assert not [name for name in names if "__pycache__" in name or "/test" in name]
 
 
+@pytest.mark.slow
 def test_the_bundle_is_written_and_a_training_of_it_parses(installed: Path, tmp_path: Path) -> None:
     result = run(installed, tmp_path, ["-m", "sga_monai", "bundle", "mine"])
     assert result.returncode == 0, result.stderr
@@ -74,6 +76,7 @@ print(iteration.masking.mask_fraction, sga_monai.__file__)
     assert parsed.stdout.split() == ["0.2", str(installed.parent / "site/sga_monai/__init__.py")]
 
 
+@pytest.mark.slow
 def test_plans_and_package_find_their_source_without_a_clone(installed: Path, tmp_path: Path) -> None:
     code = """
 import json, sys

@@ -421,7 +421,10 @@ def wait_until(reached: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), *(pytest.param(*given, marks=pytest.mark.slow) for given in ((signal.SIGINT, 130), (signal.SIGKILL, -9)))],
+)
 def test_a_simulation_ends_with_the_command(tmp_path: Path, number: int, code: int):
     site, pids, scratch = write_site(tmp_path / "harbor.json", "Harbor"), tmp_path / "pids", tmp_path / "scratch"
     scratch.mkdir()

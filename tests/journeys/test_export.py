@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -96,7 +97,7 @@ def test_one_command_does_it_all_and_goes_on_after_a_stop(bundle, export):
     assert not (export / "all").exists()
     process = warm.Process([sys.executable, "-m", "sga_monai", *given], export)
     while process.poll() is None and not (export / "all/evaluation/run.json").exists():
-        pass
+        time.sleep(0.02)
     process.kill()
     process.communicate()
     said = run(*given, cwd=export, code=2)

@@ -405,6 +405,7 @@ def test_the_report_in_a_browser(bundle, phantom_dir, tmp_path, browser):
     assert (np.abs(np.asarray(picture.convert("RGB")).astype(int) - (0x1F, 0x5A, 0x99)).sum(axis=2) < 30).any()
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_a_site_with_lung_masks_gets_the_controls_of_the_lungs(bundle, phantom_dir, tmp_path):
     rows = read_manifest(phantom_dir / "harbor.csv")
     for row in rows[:6]:
@@ -440,6 +441,7 @@ def test_a_site_with_lung_masks_gets_the_controls_of_the_lungs(bundle, phantom_d
         evaluate_bundle(bundle, tmp_path / "site.csv", phantom_dir, tmp_path / "again")
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_a_perfect_internal_auroc_has_no_interval_and_still_a_verdict(bundle, phantom_dir, tmp_path):
     evaluate_bundle(bundle, phantom_dir / "harbor.csv", phantom_dir, tmp_path / "out")
     columns, reference = pd.read_csv(tmp_path / "out/predictions.csv"), json.loads((tmp_path / "out/reference.json").read_text())

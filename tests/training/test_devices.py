@@ -79,6 +79,7 @@ def test_maps_are_those_of_the_cpu(device):
         torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-3 * float(here.max()))
 
 
+@pytest.mark.slow
 def test_the_literal_training_in_float16_goes_on_after_a_stop(few, tmp_path):
     """On the GPU where there is one."""
     given = {"image_size": 32, "batch_size": 4, "manifest": few, "dataset_dir": few.parent, "output_dir": tmp_path / "o"}
