@@ -93,7 +93,8 @@ def check(
     accepted_pairs: Annotated[Path | None, typer.Option(help="Such a CSV, of the pairs that may stay.")] = None,
 ) -> None:
     """Read every image as an evaluation would; print the flow, what the files are, and what failed."""
-    from sga_monai.cohorts.inspection import FACTS, inspect_manifest, write_contact_sheet, write_pairs
+    from sga_monai.cohorts.contact_sheet import write_contact_sheet
+    from sga_monai.cohorts.inspection import FACTS, inspect_manifest, write_pairs
 
     found = inspect_manifest(file, dataset_dir, labels, voi, num_workers, contact_sheet is not None, shortcuts, accepted_pairs)
     console = Console()

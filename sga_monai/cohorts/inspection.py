@@ -1,11 +1,13 @@
-"""What a manifest and its images are, before anything is trained or evaluated on them: a flow, counts, a contact sheet."""
+"""What a manifest and its images are, before anything is trained or evaluated on them: a flow, counts, pairs of the same picture."""
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
+import operator
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
+from sga_monai.cohorts.contact_sheet import as_thumbnail
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import write_whole
 from sga_monai.data.datalist import data_rows
@@ -41,8 +43,6 @@ FACTS = {
     "orientation": "PatientOrientation",
     "burned_in": "BurnedInAnnotation",
 }
-THUMBNAIL = 144
-COLUMNS, MOST_THUMBNAILS = 8, 48
 
 
 @dataclass
@@ -107,7 +107,7 @@ def inspect_manifest(
     there = [row for row in listed if row["row"] not in missing]
     items = data_rows(listed, there, path, dataset_dir, None, require)
     looks = read_rows(items, partial(_look, voi=voi, thumbnail=thumbnails, shortcuts=shortcuts), num_workers)
-    seen: dict[str, int] = {}
+    first_rows: dict[str, int] = {}
     used: list[tuple[int, int, dict[str, Any]]] = []
     # By their numbers, since the folds depend on the order of the keys.
     numbers = {item["row"]: item["patient"] for item in items} if shortcuts else {}
@@ -115,31 +115,14 @@ def inspect_manifest(
     for row in listed:
         number, label = int(row["row"]), int(row["label"]) if labels else -1
         found: dict[str, Any] = {"code": "missing"} if row["row"] in missing else next(looks)
-        if "code" in found:
-            result.failures.append((number, found["code"]))
-        else:
-            first = seen.setdefault(found["sha256"], number)
+        if "code" not in found:
+            first = first_rows.setdefault(found["sha256"], number)
             if first != number:
                 raise InputError(f"rows {first} and {number} are the same file, byte for byte; remove one")
             prints.append((row, found["sha256"], found["fingerprint"]))
-            for name, value in found["facts"].items():
-                if name in FACTS:
-                    result.facts[name][value or "(absent)"] += 1
-            if found["thumbnail"] is not None:
-                result.thumbnails.append((number, label, found["thumbnail"]))
-        if found.get("refusal"):
-            # The flow counts it out one step later than the evaluation, which would refuse to read it.
-            result.failures.append((number, found["refusal"]))
-        # A PNG has no header to ask: the manifest's own column counts.
-        view = found.get("facts", {}).get("view") or row.get("view", "").upper()
-        frontal = view not in LATERAL_VIEWS + OBLIQUE_VIEWS and not found.get("refusal")
-        passed = (True, found.get("code") not in ("missing", "not_a_file"), "code" not in found, frontal, label >= 0)
-        for step, ok in zip(STEPS, passed, strict=True):
-            if not ok:
-                break
-            result.flow[step][0] += 1
-            if label >= 0:
-                result.flow[step][1 + label] += 1
+        _take(result, number, label, found)
+        passed = _passed(row, label, found)
+        _count(result, passed, label)
         if shortcuts and all(passed):
             used.append((label, numbers[number], found["pixels"]))
     if shortcuts:
@@ -151,6 +134,38 @@ def inspect_manifest(
     if TOO_MANY in notes and not any(" and " in pair["splits"] for pair in result.pairs):
         raise InputError(TOO_MANY)
     return result
+
+
+def _take(result: Inspection, number: int, label: int, found: Mapping[str, Any]) -> None:
+    """Put what was found of one row among the failures, the facts and the thumbnails."""
+    if "code" in found:
+        result.failures.append((number, found["code"]))
+        return
+    for name, value in found["facts"].items():
+        if name in FACTS:
+            result.facts[name][value or "(absent)"] += 1
+    if found["thumbnail"] is not None:
+        result.thumbnails.append((number, label, found["thumbnail"]))
+    if found["refusal"]:
+        # The flow counts it out one step later than the evaluation, which would refuse to read it.
+        result.failures.append((number, found["refusal"]))
+
+
+def _passed(row: Row, label: int, found: Mapping[str, Any]) -> tuple[bool, ...]:
+    """Whether a row passes each of ``STEPS``."""
+    refusal = found.get("refusal")
+    # A PNG has no header to ask: the manifest's own column counts.
+    view = found.get("facts", {}).get("view") or row.get("view", "").upper()
+    frontal = view not in LATERAL_VIEWS + OBLIQUE_VIEWS and not refusal
+    return True, found.get("code") not in ("missing", "not_a_file"), "code" not in found, frontal, label >= 0
+
+
+def _count(result: Inspection, passed: Sequence[bool], label: int) -> None:
+    """Count a row in every step of the flow up to the first that it does not pass."""
+    for step in itertools.compress(STEPS, itertools.accumulate(passed, operator.and_)):
+        result.flow[step][0] += 1
+        if label >= 0:
+            result.flow[step][1 + label] += 1
 
 
 def _pairs(prints: Sequence[tuple[Row, str, bytes]], name: str) -> tuple[list[dict[str, str]], list[str]]:
@@ -200,7 +215,7 @@ def _look(row: dict[str, Any], voi: str, thumbnail: bool, shortcuts: bool) -> di
     # What an evaluation would leave out for its examination or view is counted and drawn all the same.
     decoded = decode(data, ReadOptions(voi, lateral=True, other_examinations=True))
     image, facts = decoded.image, decoded.facts
-    small = _shrink(image) if thumbnail and facts.get("burned_in") != "YES" else None
+    small = as_thumbnail(image) if thumbnail and facts.get("burned_in") != "YES" else None
     return {
         "sha256": sha256,
         "facts": facts,
@@ -209,47 +224,3 @@ def _look(row: dict[str, Any], voi: str, thumbnail: bool, shortcuts: bool) -> di
         "pixels": {name: take(image) for name, take in SHORTCUTS.items()} if shortcuts else {},
         "fingerprint": fingerprint(image),
     }
-
-
-def _shrink(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    low, high = np.percentile(image[::4, ::4], (0.5, 99.5))
-    picture = Image.fromarray(np.uint8(255 * np.clip((image - low) / max(high - low, 1e-6), 0, 1)))
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    tile = Image.new("L", (THUMBNAIL, THUMBNAIL))
-    tile.paste(picture, ((THUMBNAIL - picture.width) // 2, (THUMBNAIL - picture.height) // 2))
-    return np.asarray(tile)
-
-
-def write_contact_sheet(path: str | Path, thumbnails: Sequence[tuple[int, int, NDArray[np.uint8]]]) -> int:
-    """Write a PNG of small pictures with their row numbers, label 0 above label 1; nothing else is in the file.
-
-    Args:
-        path: the PNG.
-        thumbnails: of an ``Inspection``; at most 48 of a label are drawn, evenly spaced.
-
-    Returns:
-        The number of pictures drawn.
-
-    Raises:
-        InputError: when there is nothing to draw.
-    """
-    if not thumbnails:
-        raise InputError("no image may be drawn on the contact sheet: none is readable without BurnedInAnnotation YES")
-    strips = []
-    drawn = 0
-    for label in sorted({label for _, label, _ in thumbnails}):
-        group = [entry for entry in thumbnails if entry[1] == label]
-        chosen = [group[i] for i in np.unique(np.linspace(0, len(group) - 1, MOST_THUMBNAILS).astype(int))]
-        drawn += len(chosen)
-        lines = -(-len(chosen) // COLUMNS)
-        strip = Image.new("L", (COLUMNS * (THUMBNAIL + 4), 18 + lines * (THUMBNAIL + 16)), 40)
-        draw = ImageDraw.Draw(strip)
-        draw.text((4, 3), f"label {label}" if label >= 0 else "no label", fill=255)
-        for i, (row, _, picture) in enumerate(chosen):
-            left, top = (i % COLUMNS) * (THUMBNAIL + 4), 18 + (i // COLUMNS) * (THUMBNAIL + 16)
-            strip.paste(Image.fromarray(picture), (left, top))
-            draw.text((left + 2, top + THUMBNAIL + 2), f"row {row}", fill=200)
-        strips.append(np.asarray(strip))
-    sheet = Image.fromarray(np.vstack(strips))
-    write_whole(Path(path), lambda temporary: sheet.save(temporary, format="PNG"))
-    return drawn

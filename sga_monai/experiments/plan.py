@@ -125,25 +125,13 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
 
     Raises:
         InputError: when the file is missing, not JSON or not a plan, the baseline is no method, the selection set or a pooled set
-            no external set,
-            two cells have one folder, or a table could not show a name.
+            no external set, two cells have one folder, or a table could not show a name.
     """
-    name = Path(path).name
-    try:
-        content: dict[str, Any] = json.loads(find_file(path).read_text(encoding="utf-8-sig"))
-        jsonschema.validate(content, SCHEMA)
-    except FileNotFoundError:
-        raise InputError(f"no plan {name}; `sga-monai bundle DIR` writes those of this installation to DIR/experiments") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name} is not JSON ({error})") from None
-    except jsonschema.ValidationError as error:
-        place = ".".join(map(str, error.absolute_path)) or "the plan"
-        raise InputError(f"{name}: {place}: {error.message}") from None
+    name, content = Path(path).name, _read_content(path)
     methods, conditions = content["methods"], content.get("conditions", {ALL: {}})
-    baseline = content.get("baseline", next(iter(methods)))
+    baseline, axis = content.get("baseline", next(iter(methods))), content.get("axis", "")
     if baseline not in methods:
         raise InputError(f"{name}: baseline {baseline!r} is none of the methods {', '.join(methods)}")
-    axis = content.get("axis", "")
     if axis and not all(re.fullmatch(r"\d+(\.\d+)?", condition) for condition in conditions):
         raise InputError(f"{name}: with an axis every condition must be a number, zero or more")
     cells = tuple(
@@ -152,16 +140,7 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
         for condition in conditions
         for method in methods
     )
-    for named in (*methods, *conditions):
-        if named.startswith(FORMULA):
-            raise InputError(f"{name}: {named!r} begins with {named[0]!r}, and a spreadsheet would take it for a formula; rename it")
-    if any(slug(method) == "tensorboard" for method in methods):
-        raise InputError(f"{name}: a method's name must not be tensorboard, which is the dashboards' folder; rename it")
-    if len({cell.folder for cell in cells}) < len(cells):
-        raise InputError(f"{name}: two methods or two conditions have the same name but for case and punctuation; rename one")
-    for cell in cells:
-        if "output_dir" in cell.settings or "resume" in cell.settings:
-            raise InputError(f"{name}: output_dir and resume are the experiment's to set; remove them")
+    _check_names(name, methods, conditions, cells)
     config_file = str(find_file(content.get("config_file", "bundles/sga/train.json")))
     try:
         defaults = json.loads(Path(config_file).read_text(encoding="utf-8-sig"))
@@ -189,6 +168,36 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
         pooled_against,
         content.get("published", {}),
     )
+
+
+def _read_content(path: str | Path) -> dict[str, Any]:
+    """The JSON of a plan, which has the keys and types of ``SCHEMA``."""
+    name = Path(path).name
+    try:
+        content: dict[str, Any] = json.loads(find_file(path).read_text(encoding="utf-8-sig"))
+        jsonschema.validate(content, SCHEMA)
+    except FileNotFoundError:
+        raise InputError(f"no plan {name}; `sga-monai bundle DIR` writes those of this installation to DIR/experiments") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} is not JSON ({error})") from None
+    except jsonschema.ValidationError as error:
+        place = ".".join(map(str, error.absolute_path)) or "the plan"
+        raise InputError(f"{name}: {place}: {error.message}") from None
+    return content
+
+
+def _check_names(name: str, methods: Collection[str], conditions: Collection[str], cells: Sequence[Cell]) -> None:
+    """Refuse names that no table or folder could hold, and settings that are the experiment's own."""
+    for named in (*methods, *conditions):
+        if named.startswith(FORMULA):
+            raise InputError(f"{name}: {named!r} begins with {named[0]!r}, and a spreadsheet would take it for a formula; rename it")
+    if any(slug(method) == "tensorboard" for method in methods):
+        raise InputError(f"{name}: a method's name must not be tensorboard, which is the dashboards' folder; rename it")
+    if len({cell.folder for cell in cells}) < len(cells):
+        raise InputError(f"{name}: two methods or two conditions have the same name but for case and punctuation; rename one")
+    for cell in cells:
+        if "output_dir" in cell.settings or "resume" in cell.settings:
+            raise InputError(f"{name}: output_dir and resume are the experiment's to set; remove them")
 
 
 def _check_sets(name: str, external: str | Sequence[str], selection_set: str, pooled_sets: Collection[str]) -> None:
