@@ -16,6 +16,7 @@ from sga_monai.experiments.selection import ORACLE, Record, is_reported
 
 # Below this a training says of itself that its results are preliminary.
 FEW_STEPS = 500
+CALIBRATION = {"slope": "+.2f", "intercept": "+.2f", "ece": ".3f"}
 
 NOTE = (
     "AUROC is the mean over seeds; 95 % intervals are over patients and, with several seeds, over seeds (with Satterthwaite's degrees of "
@@ -60,7 +61,7 @@ def tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[st
     outside = [name for name in sets if is_reported(name, head.get("selection_set", ""))]
     conditions = head["condition"] != [ALL]
     first = ["method", *([head["axis"] or "condition"] if conditions else []), "seeds"]
-    columns = [*first, *(f"{name} ({sets[name]['n_positive']}+, {sets[name]['n_negative']}-)" for name in sets)]
+    columns = [*first, *(set_title(means, name) for name in sets)]
     columns += [*(f"difference {name}" for name in outside), *(["average"] if outside else [])]
     rows, compared = [], []
     for condition in head["condition"]:
@@ -107,7 +108,7 @@ def _effect_table(records: Sequence[Record], conditions: bool) -> list[tuple[str
 
 
 def _calibration_table(records: Sequence[Record], conditions: bool) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Slope and intercept of each set, means over seeds; records of earlier versions have none."""
+    """Slope, intercept and expected calibration error of each set, means over seeds; records of earlier versions have none."""
     cells = [record for record in records if record["kind"] == "cell" and any("slope" in figures for figures in record["sets"].values())]
     if not cells:
         return []
@@ -118,17 +119,24 @@ def _calibration_table(records: Sequence[Record], conditions: bool) -> list[tupl
         of = [cell["sets"] for cell in cells if (cell["method"], cell["condition"]) == (method, condition)]
         row = [method, *([condition] if conditions else [])]
         for name in names:
-            pairs = [(sets[name]["slope"], sets[name]["intercept"]) for sets in of if "slope" in sets.get(name, {})]
-            known = [pair for pair in pairs if None not in pair]
-            row.append(" / ".join(f"{sum(values) / len(values):+.2f}" for values in zip(*known, strict=True)) if known else "-")
+            figures = [sets[name] for sets in of if "slope" in sets.get(name, {})]
+            row.append(" / ".join(_mean(figures, key, form) for key, form in CALIBRATION.items()) if figures else "-")
         rows.append(row)
     return [
         (
-            "Calibration: slope / intercept (1 / 0 is right), mean over seeds",
+            "Calibration: slope (1 is right) / intercept (0) / expected calibration error, each a mean over seeds",
             ["method", *(["condition"] if conditions else []), *names],
             rows,
         )
     ]
+
+
+def _mean(figures: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
+    """A mean over the seeds in which the figure can be estimated, and how many they are where it is not all."""
+    known = [one[key] for one in figures if one[key] is not None]
+    if not known:
+        return "-"
+    return f"{sum(known) / len(known):{form}}" + (f" ({len(known)} of {len(figures)} seeds)" if len(known) < len(figures) else "")
 
 
 def rows_of(records: Sequence[Record]) -> list[str]:
@@ -145,7 +153,9 @@ def rows_of(records: Sequence[Record]) -> list[str]:
             key = [*record["chosen"], record["condition"]]
             others = [f"{mean['set']} {_auroc(mean['auroc'])}" for mean in means if unseen and [mean["method"], mean["condition"]] == key]
             outside = "; " * bool(others) + ", ".join(others)
-            lines.append(f"Chosen{where} by {record['rule']}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}{outside}.")
+            uneven = len({mean["auroc"]["n_seeds"] for mean in means if mean["condition"] == record["condition"]}) > 1
+            unequal = " (among methods with unequal numbers of seeds)" * uneven
+            lines.append(f"Chosen{where} by {record['rule']}{unequal}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}{outside}.")
     if head.get("selection_set"):
         lines.append(f"{head['selection_set']} chooses and is no result: not in the average, nor among the comparisons.")
     seeds = sorted({cell["seed"] for cell in cells})
@@ -178,9 +188,9 @@ def rows_of(records: Sequence[Record]) -> list[str]:
 
 
 def set_title(means: Sequence[Record], name: str) -> str:
-    """A set's name with its numbers of positives and negatives."""
-    mean = next(mean for mean in means if mean["set"] == name)
-    return f"{name} ({mean['n_positive']}+, {mean['n_negative']}-)"
+    """A set's name with its numbers of positives and negatives, which conditions may differ in."""
+    counts = dict.fromkeys(f"{mean['n_positive']}+, {mean['n_negative']}-" for mean in means if mean["set"] == name)
+    return f"{name} ({' or '.join(counts)})"
 
 
 def flat_rows(records: Sequence[Record]) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from sga_monai.core.errors import InputError
 from sga_monai.data.identity import same_id
 from sga_monai.data.manifest import read_manifest
 from sga_monai.experiments import pages as collect
+from sga_monai.experiments import tables
 from sga_monai.experiments.figures import learning_curves
 from sga_monai.experiments.plan import read_plan
 from sga_monai.experiments.records import experiment_records, read_records
@@ -310,6 +311,20 @@ def test_pooled_effects_calibration_steps_and_curves_are_in_the_records(fake, tm
         collect.write_page([out, out / "records.jsonl"], tmp_path / "both")
     with pytest.raises(InputError, match="pooled_against names a method"):
         read_plan(write_plan(tmp_path / "bad.json", settings=settings, pooled_against=["none"]))
+
+
+def test_a_mean_of_calibration_says_of_how_many_seeds_it_is():
+    """Intercepts of both signs cancel, the expected calibration error does not; a slope is not always estimable."""
+    figures = [{"slope": 1.0, "intercept": -2.0, "ece": 0.2}, {"slope": None, "intercept": 2.0, "ece": 0.1}]
+    cells = [{"kind": "cell", "method": "NT", "condition": "all", "sets": {"far": one}} for one in figures]
+    ((_, columns, rows),) = tables._calibration_table(cells, conditions=False)
+    assert columns == ["method", "far"]
+    assert rows == [["NT", "+1.00 (1 of 2 seeds) / +0.00 / 0.150"]]
+
+
+def test_a_set_of_other_images_in_another_condition_is_named_with_both_numbers():
+    means = [{"set": "internal", "n_positive": n, "n_negative": n - 1} for n in (67, 67, 57)]
+    assert tables.set_title(means, "internal") == "internal (67+, 66- or 57+, 56-)"
 
 
 def test_a_learning_curve_is_of_one_condition(monkeypatch):

@@ -1,0 +1,104 @@
+"""Differences of AUROC that the experiments' tables do not have: writes ``comparisons.csv``.
+
+    python docs/results/comparisons.py RUNS
+
+RUNS holds the output folders of ``sga-monai experiment`` by the names of their plans, and of ``recipes.md`` the control with
+outlines (``tb_outline`` and ``tb_outline_montgomery``). Everything is paired by image and, where both sides have them, by seed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sga_monai.statistics.effects import PairedScores, pooled_effect
+from sga_monai.statistics.seeds import holm, mean_difference
+
+SIX = ("cohen", "montgomery", "shenzhen_external", "nih_pa", "nih_ap", "kermany")
+BOTH_VIEWS = ("montgomery", "nih_pa", "nih_ap")
+PAPER, TB, PARTS = "paper_figure3/{}/all", "shenzhen_montgomery/{}/all", "shenzhen_parts/{}/{}"
+ALL = ("sg", "at", "sga", "standard", "sga_and_standard", "nt")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``first`` minus ``second``: folders that hold ``seed_*``, or a folder with one ``predictions.csv`` for all seeds.
+
+    Attributes:
+        first: below RUNS.
+        second: below RUNS.
+        sets: names of test sets, pooled where they are several; ``a=b`` where ``second`` has another name for it.
+        seeds: of both.
+        family: comparisons that Holm's adjustment takes together; empty for one that was planned alone.
+    """
+
+    first: str
+    second: str
+    sets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    family: str = ""
+
+
+def scores(folder: Path, name: str, seeds: Sequence[int]) -> tuple[NDArray[np.float64], pd.DataFrame]:
+    """The scores of a set, ``[S, N]``, and its rows."""
+    folders = [folder if (folder / "predictions.csv").is_file() else folder / f"seed_{seed}" for seed in seeds]
+    tables = [pd.read_csv(one / "predictions.csv") for one in folders]
+    tables = [table[table["set"] == name].reset_index(drop=True) for table in tables]
+    return np.stack([table["score"] for table in tables]), tables[0]
+
+
+def line(runs: Path, given: Comparison) -> dict[str, object]:
+    """A line of the table."""
+    sets = []
+    for names in given.sets:
+        here, _, there = names.partition("=")
+        first, rows = scores(runs / given.first, here, given.seeds)
+        second, other = scores(runs / given.second, there or here, given.seeds)
+        if there:
+            # Images without a lung mask are not there; patients are numbered anew in each manifest, in the order of the rows.
+            assert rows["label"].tolist() == other["label"].tolist(), names
+        sets.append(PairedScores(first, second, rows["label"].to_numpy(), rows["patient"].to_numpy()))
+    one = sets[0]
+    figure = mean_difference(one.first, one.second, one.label, one.patient) if len(sets) == 1 else pooled_effect(sets)
+    numbers = {"auroc_difference": figure.value, "low": figure.low, "high": figure.high, "p": figure.p}
+    return asdict(given) | {"sets": " ".join(given.sets), "seeds": " ".join(map(str, given.seeds))} | numbers
+
+
+def comparisons() -> Iterable[Comparison]:
+    """What ``analysis.md`` speaks of."""
+    three, five = (0, 1, 2), (0, 1, 2, 3, 4)
+    for a, b in combinations(ALL, 2):
+        yield Comparison(PAPER.format(a), PAPER.format(b), ("cohen_nih",), three, "cohen_nih, 15 pairs")
+    for other in ("sg", "at", "sga", "standard", "sga_and_standard"):
+        yield Comparison(PAPER.format(other), PAPER.format("nt"), ("internal",), three, "internal, 5 methods against NT")
+    yield Comparison(PAPER.format("sga"), PAPER.format("standard"), ("internal",), three)
+    yield Comparison(PAPER.format("sg"), PAPER.format("at"), SIX, three)
+    yield Comparison(PAPER.format("sga"), PAPER.format("at"), SIX, three)
+    yield Comparison(PAPER.format("sga"), PAPER.format("nt"), SIX[:-1], three)
+    yield Comparison(PAPER.format("sga"), PAPER.format("nt"), BOTH_VIEWS, three)
+    for seed in three:
+        yield Comparison(PAPER.format("sga"), PAPER.format("nt"), SIX, (seed,))
+        yield Comparison(PAPER.format("sga"), PAPER.format("at"), SIX, (seed,))
+    yield Comparison(TB.format("sga"), TB.format("nt"), ("internal",), five)
+    yield Comparison(TB.format("sga"), TB.format("standard"), ("internal",), five)
+    yield Comparison(TB.format("standard"), TB.format("nt"), ("internal (validation)",), five)
+    for method, seeds in (("nt", five), ("sga", three), ("standard", (0,))):
+        yield Comparison(PARTS.format(method, "lungs"), TB.format(method), ("montgomery_lungs=montgomery",), seeds, "lungs")
+    yield Comparison(PARTS.format("nt", "lungs"), TB.format("standard"), ("montgomery_lungs=montgomery",), five)
+    yield Comparison(PARTS.format("nt", "interior"), TB.format("nt"), ("montgomery_interior=montgomery",), (0,))
+    yield Comparison(PARTS.format("nt", "lungs"), "tb_outline", ("internal",), five)
+    yield Comparison(PARTS.format("nt", "lungs"), "tb_outline_montgomery", ("montgomery_lungs=montgomery_outline",), five)
+
+
+if __name__ == "__main__":
+    table = pd.DataFrame([line(Path(sys.argv[1]), given) for given in comparisons()])
+    for rows in table[table["family"] != ""].groupby("family").groups.values():
+        table.loc[rows, "p_holm"] = holm(table.loc[rows, "p"].tolist())
+    table.to_csv(Path(__file__).with_name("comparisons.csv"), index=False)
