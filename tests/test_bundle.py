@@ -254,6 +254,10 @@ def test_an_earlier_run_is_set_aside(tmp_path):
         archive_previous_run(str(tmp_path / "run"), str(tmp_path / "run/model.pt"))
     with pytest.raises(InputError, match="holds no run"):
         archive_previous_run(str(tmp_path))
+    (tmp_path / "experiment/tensorboard").mkdir(parents=True)
+    (tmp_path / "experiment/records.jsonl").write_text("")
+    with pytest.raises(InputError, match="output_dir holds an experiment"):
+        archive_previous_run(str(tmp_path / "experiment"))
     archive_previous_run(str(tmp_path / "run"))
     assert not list((tmp_path / "run").iterdir())
     assert [(tmp_path / f"run.{n}/model.pt").read_text() for n in (1, 2)] == ["one", "two"]

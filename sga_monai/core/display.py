@@ -112,7 +112,7 @@ class _TextForConsole(io.StringIO):
 def table_text(table: Table, width: int) -> str:
     """A table as plain text without blank lines, ``width`` characters at most; rules in ASCII where the console has no others."""
     stream = _TextForConsole()
-    Console(file=stream, width=width, color_system=None).print(table)
+    Console(file=stream, width=width, color_system=None, markup=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines() if line.strip())
 
 

@@ -16,6 +16,8 @@ from sga_monai.core.process import loads_a_network
 
 logger = logging.getLogger(__name__)
 _held: dict[str, int] = {}
+# What a run's last test writes.
+RESULTS = ("predictions.csv", "results.csv", "embedding.json")
 IN_USE = "another run is writing this output_dir; wait for it, stop it, or give another folder"
 
 
@@ -101,7 +103,7 @@ def is_finished(folder: Path) -> bool:
         finished = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))["finished"]
     except (OSError, ValueError, KeyError):
         return False
-    return finished is not None and (folder / "predictions.csv").is_file() and (folder / "results.csv").is_file()
+    return finished is not None and all((folder / name).is_file() for name in RESULTS[:2])
 
 
 def archive_previous_run(output_dir: str, checkpoint: str | None = None, resume: bool | str = False) -> None:
@@ -131,6 +133,8 @@ def _move_aside(folder: Path, checkpoint: str | None) -> None:
         return
     if not any((folder / name).exists() for name in ("run.json", "model.pt", "predictions.csv", "tensorboard")):
         raise InputError("output_dir is not empty and holds no run; give another folder")
+    if (folder / "records.jsonl").exists():
+        raise InputError("output_dir holds an experiment; give another folder, or one inside of it")
     if checkpoint and folder.resolve() in Path(checkpoint).resolve().parents:
         raise InputError("output_dir is a folder that the checkpoint is in; give another folder")
     aside = folder.rename(_first_free(folder))

@@ -19,7 +19,7 @@ from sga_monai.data.sets import INTERNAL, VALIDATION, is_internal
 
 __all__ = [
     "BASELINE_SCORE", "FEATURES", "FILE", "GROUPS", "INTERNAL", "ROW", "SCORED", "SITE_SCORE", "VALIDATION", "add_failures",
-    "control_column", "image_features", "is_internal", "read_predictions", "row_columns",
+    "control_column", "image_features", "is_internal", "read_predictions", "read_sets", "row_columns",
 ]  # fmt: skip
 
 FILE = "predictions.csv"
@@ -66,6 +66,20 @@ def add_failures(scored: pd.DataFrame, failures: Sequence[Mapping[str, Any]]) ->
     return pd.concat([scored, failed], ignore_index=True)
 
 
+def read_sets(path: str | Path, dtype: Mapping[str, Any] | None = None, **options: Any) -> pd.DataFrame:
+    """A table with a column ``set``, whose names stay texts: a manifest may be called ``NA.csv`` or ``001.csv``.
+
+    Args:
+        path: a CSV.
+        dtype: of other columns.
+        options: of ``pandas.read_csv``.
+    """
+    table = pd.read_csv(path, dtype={**(dtype or {}), "set": str}, **options)
+    if "set" in table and table["set"].isna().any():
+        table["set"] = pd.read_csv(path, usecols=["set"], dtype=str, na_filter=False)["set"]
+    return table
+
+
 def read_predictions(path: str | Path) -> pd.DataFrame:
     """A ``predictions.csv`` with the columns ``GROUPS``, where it has them, as texts.
 
@@ -73,7 +87,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         InputError: when it is missing, no table, or has no scores.
     """
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(GROUPS, str))
+        table = read_sets(path, dtype=dict.fromkeys(GROUPS, str))
     except (OSError, ValueError):
         raise InputError(f"{FILE} is missing or damaged; run again what writes it") from None
     absent = [name for name in (*ROW, "score", "probability") if name not in table]

@@ -49,7 +49,9 @@ def learning_curves(records: Sequence[Record]) -> Markup | None:
                 for cell in (cell for cell in cells if (cell["method"], cell["condition"]) == (method, condition)):
                     for line in (line for line in cell["curves"] if line["set"] == name and line["auroc"] is not None):
                         values.setdefault(line["optimizer_steps"], []).append(line["auroc"])
-                steps = sorted(values)
+                # Up to where the first seed was stopped: a mean of those that are left would jump.
+                seeds = max(map(len, values.values()), default=0)
+                steps = sorted(step for step in values if len(values[step]) == seeds)
                 color = COLORS[head["method"].index(method) % len(COLORS)]
                 dashes = DASHES[head["condition"].index(condition) % len(DASHES)]
                 mean = [sum(values[step]) / len(values[step]) for step in steps]
@@ -80,6 +82,7 @@ def _curves(records: Sequence[Record]) -> Figure:
     for axis, name in zip(axes[0], names, strict=False):
         for i, method in enumerate(head["method"]):
             line = [mean for mean in means if mean["set"] == name and mean["method"] == method and mean["auroc"]["value"] is not None]
+            line.sort(key=lambda mean: float(mean["condition"]))
             x = [float(mean["condition"]) + step * (i - len(head["method"]) / 2) for mean in line]
             color = COLORS[i % len(COLORS)]
             axis.plot(x, [mean["auroc"]["value"] for mean in line], "o-", ms=3, lw=1.3, color=color, label=method)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
@@ -96,7 +97,7 @@ def page(found: Sequence[Sequence[Record]], analyzed: bool = False) -> str:
     """
     ordered = sorted(found, key=lambda records: (not records[0].get("published"), records[0]["name"]))
     parts = [PAGE, *([VERDICT] if analyzed else []), NOTE]
-    parts.append("\n".join(f"- [{records[0]['title']}](#{records[0]['name']})" for records in ordered))
+    parts.append("\n".join(f"- [{records[0]['title']}](#{quote(records[0]['name'])})" for records in ordered))
     # An anchor of its own, since sites make different ones from the same heading.
     parts += [f'<a id="{records[0]["name"]}"></a>\n\n' + markdown(records, list(_pictures(records))) for records in ordered]
     return "\n\n".join(parts).rstrip() + "\n"

@@ -121,7 +121,8 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     Args:
         path: JSON with ``title, question, settings, methods, seeds`` and, where wanted, ``config_file, conditions, axis,
             baseline, selection_set, phantoms``. Overrides are merged in the order settings, condition, method.
-        settings: overrides that the machine decides, such as ``dataset_dir``; they win over the plan's ``settings``.
+        settings: overrides that the machine decides, such as ``dataset_dir``; they win over the plan's ``settings``, and not
+            over what a condition or a method sets: a condition may be its own folder of images.
 
     Raises:
         InputError: when the file is missing, not JSON or not a plan, the baseline is no method, the selection set or a pooled set
@@ -135,7 +136,7 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     if axis and not all(re.fullmatch(r"\d+(\.\d+)?", condition) for condition in conditions):
         raise InputError(f"{name}: with an axis every condition must be a number, zero or more")
     cells = tuple(
-        Cell(method, condition, seed, {**content["settings"], **conditions[condition], **methods[method], **settings, "seed": seed})
+        Cell(method, condition, seed, {**content["settings"], **settings, **conditions[condition], **methods[method], "seed": seed})
         for seed in content["seeds"]
         for condition in conditions
         for method in methods

@@ -17,7 +17,7 @@ import pandas as pd
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain
-from sga_monai.evaluation.predictions import FILE, INTERNAL, VALIDATION, read_predictions
+from sga_monai.evaluation.predictions import FILE, INTERNAL, VALIDATION, read_predictions, read_sets
 from sga_monai.experiments.plan import Cell, Plan
 from sga_monai.experiments.selection import Record, is_reported, selections
 from sga_monai.statistics.calibration import assess_calibration
@@ -96,7 +96,7 @@ def read_records(path: Path) -> list[Record]:
 
 def _cell(cell: Cell, folder: Path, predictions: pd.DataFrame) -> Record:
     card = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
-    results = pd.read_csv(folder / "results.csv")
+    results = read_sets(folder / "results.csv")
     identity = card["identity"]
     calibrated = {str(name): _calibration(rows) for name, rows in predictions[predictions["score"].notna()].groupby("set")}
     calibrated = {name: calibrated.get(name, {}) for name in results["set"]}
@@ -111,7 +111,7 @@ def _cell(cell: Cell, folder: Path, predictions: pd.DataFrame) -> Record:
         "optimizer_steps": card.get("optimizer_steps"),
         "best_epoch": (card["best"] or {}).get("epoch"),
         "sets": {line["set"]: {key: line[key] for key in figures} | calibrated[line["set"]] for line in results.to_dict("records")},
-        "curves": pd.read_csv(folder / "curves.csv").to_dict("records") if (folder / "curves.csv").is_file() else [],
+        "curves": read_sets(folder / "curves.csv").to_dict("records") if (folder / "curves.csv").is_file() else [],
         "model_sha256": card["model_sha256"],
         "data": identity["data"],
         "code": identity["code"],

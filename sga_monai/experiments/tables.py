@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from rich import box
@@ -30,13 +31,17 @@ def markdown(records: Sequence[Record], pictures: Sequence[str] = ()) -> str:
     """One experiment as a Markdown section, with its pictures where given."""
     head = records[0]
     parts = [f"## {head['title']}", head["question"]]
-    parts += [f"![{head['title']}]({picture})" for picture in pictures]
+    parts += [f"![{head['title']}]({quote(picture)})" for picture in pictures]
     for title, columns, rows in tables(records):
-        lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        lines = [_line(columns), "|" + "---|" * len(columns), *map(_line, rows)]
         parts += [f"**{title}**", "\n".join(lines)]
     parts.append("\n".join(f"- {line}" for line in rows_of(records)))
     return "\n\n".join(parts) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def render_text(records: Sequence[Record]) -> str:

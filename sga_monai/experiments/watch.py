@@ -10,7 +10,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from sga_monai.experiments.cell import CellRun, share_done
 
-COLUMNS = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"), TimeElapsedColumn(), TimeRemainingColumn())
+# A method's name may hold brackets, which rich would take for its markup.
+COLUMNS = (
+    TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[at]}", markup=False), TimeElapsedColumn(),
+    TimeRemainingColumn(),
+)  # fmt: skip
 
 
 class ConsoleWatch:

@@ -218,7 +218,8 @@ def _masks(dataset: CXRDataset, cohort: Cohort, root: Path, regions: Mapping[str
         if lung is not None:
             masks["lung"] = lung[0]
         if row.get("boxes"):
-            masks["boxes"] = boxes_to_mask(json.loads(row["boxes"]), read_cxr(root / row["image"], cohort.preparation.voi).shape, size)
+            shape = read_cxr(root / row["image"], cohort.preparation.voi, orientation=cohort.preparation.orientation).shape
+            masks["boxes"] = boxes_to_mask(json.loads(row["boxes"]), shape, size)
         for name in dict.fromkeys(["boxes", "lung", *regions]):
             found.setdefault(name, []).append(masks.get(name, torch.zeros((size, size), dtype=torch.bool)))
     stacked = {name: torch.stack(masks) for name, masks in found.items()}

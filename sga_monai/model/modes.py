@@ -10,14 +10,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from sga_monai.core import checks as check
+from sga_monai.core.errors import InputError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def to_device(network: nn.Module, device: torch.device | str, memory_format: str = "contiguous_format") -> nn.Module:
-    """``network`` on ``device`` with its weights in ``memory_format``: "contiguous_format", or "channels_last", which is faster."""
+    """``network`` on ``device`` with its weights in ``memory_format``: "contiguous_format", or "channels_last", which is faster.
+
+    Raises:
+        InputError: when this machine has no such device.
+    """
     chosen = check.choice("memory_format", memory_format, MEMORY_FORMATS)
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: this machine has no CUDA device; leave --device out")
     return network.to(device=device, memory_format=MEMORY_FORMATS[chosen])  # type: ignore[call-overload]
 
 
@@ -77,6 +84,9 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
         network: with or without normalization layers that have running statistics; without any nothing happens.
         batches: images ``[B, C, H, W]`` on the network's device, of equal numbers.
 
+    Raises:
+        ValueError: without a batch, which would leave mean 0 and variance 1.
+
     Example:
         >>> network = nn.BatchNorm2d(1)
         >>> recalibrate(network, [torch.full((4, 1, 2, 2), 3.0)])
@@ -95,9 +105,13 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
             layer.train()
             # A cumulative average instead of an exponential one.
             layer.momentum = None
+        seen = 0
         with torch.no_grad():
             for images in batches:
                 network(images)
+                seen += len(images)
+        if not seen:
+            raise ValueError("BatchNorm's statistics need at least one batch of images")
     finally:
         for layer, momentum in momenta.items():
             layer.momentum = momentum

@@ -40,8 +40,7 @@ def load_best_model(network: torch.nn.Module, checkpoint: str, **preparation: An
     if own is not None and trained_with in NETWORKS and trained_with != own:
         raise InputError(f"checkpoint: it was trained with architecture {trained_with}, not {own}; give --architecture {trained_with}")
     data = Path(checkpoint).read_bytes()
-    card = Path(checkpoint).with_suffix(".json")
-    if card.is_file() and json.loads(card.read_text(encoding="utf-8-sig")).get("sha256", "") not in ("", hashlib.sha256(data).hexdigest()):
+    if _recorded_sha256(Path(checkpoint).with_suffix(".json")) not in ("", hashlib.sha256(data).hexdigest()):
         raise InputError("checkpoint: the weights are not those that model.json beside them describes; train again")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -52,6 +51,16 @@ def load_best_model(network: torch.nn.Module, checkpoint: str, **preparation: An
     if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
         raise InputError("checkpoint: the weights are NaN or infinite; train again")
     return network
+
+
+def _recorded_sha256(card: Path) -> str:
+    """What ``model.json`` says of the weights beside it; empty where there is none, or it says nothing."""
+    if not card.is_file():
+        return ""
+    try:
+        return str(json.loads(card.read_text(encoding="utf-8-sig")).get("sha256", ""))
+    except (OSError, ValueError, AttributeError):
+        raise InputError(f"checkpoint: {card.name} beside it is damaged; train again, or remove it to go without its check") from None
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,9 @@ class GroupWeights:
         means = {key: losses[torch.tensor([k == key for k in keys], device=losses.device)].mean() for key in sorted(set(keys))}
         for key in means:
             self._weights.setdefault(key, sum(self._weights.values()) / len(self._weights) if self._weights else 1.0)
+        if not all(math.isfinite(float(mean.detach())) for mean in means.values()):
+            # In 16 bits a step may overflow; it is not taken, and must leave no trace here either.
+            return torch.stack(list(means.values())).sum()
         ascent = {key: self.group_dro_step * float(means[key].detach()) if key in means else 0.0 for key in self._weights}
         # Less the largest exponent, which the division below cancels and which could overflow.
         grown = {key: w * math.exp(ascent[key] - max(ascent.values())) for key, w in self._weights.items()}

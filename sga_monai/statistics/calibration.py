@@ -41,7 +41,8 @@ class Calibration:
         slope: of the logistic recalibration; 1 is right, below 1 is overconfident.
         intercept: calibration in the large, with slope 1; 0 is right, below 0 is too high a probability.
         brier: mean squared difference of probability and label.
-        ece: expected calibration error, of the same bins.
+        ece: expected calibration error, of the same bins, without an interval: it is above 0 by chance alone, in every new sample
+            of the patients more than in the first, so that an interval from samples can lie above it.
         bins: ten of about equal size, by probability; fewer where many images have the same one.
     """
 
@@ -58,7 +59,7 @@ def assess_calibration(
     """Calibration with 95 % intervals, clustered by patient.
 
     Slope and intercept are Cox's (Biometrika 45, 1958): logistic regressions of the label on the logit of the
-    probability, with sandwich variances clustered by patient; Brier score and error have intervals from resampled patients, the
+    probability, with sandwich variances clustered by patient; the Brier score has an interval from resampled patients, the
     bins those of ``share``.
 
     Args:
@@ -73,7 +74,7 @@ def assess_calibration(
     slope, intercept = calibration_line(p, y, patient)
     squared = (p - y) ** 2
     brier = cluster_bootstrap(lambda w: float(np.average(squared, weights=w)), patient, n_samples)
-    ece = cluster_bootstrap(lambda w: expected_calibration_error(np.repeat(p, w), np.repeat(y, w), n_bins), patient, n_samples)
+    ece = Estimate(expected_calibration_error(p, y, n_bins), math.nan, math.nan)
     bins = [Bin(float(p[i].mean()), share(y[i] == 1, patient[i]), len(i), len(np.unique(patient[i]))) for i in _bins(p, n_bins)]
     return Calibration(slope, intercept, brier, ece, bins)
 
@@ -205,7 +206,10 @@ def logistic_coefficients(design: NDArray[np.float64], y: NDArray[np.float64], o
 def logistic_estimate(
     design: NDArray[np.float64], y: NDArray[np.float64], offset: NDArray[np.float64], patient: NDArray[np.generic], which: int
 ) -> Estimate:
-    """One of ``logistic_coefficients`` with an interval from a sandwich variance clustered by patient."""
+    """One of ``logistic_coefficients`` with an interval from a sandwich variance clustered by patient.
+
+    Also where each patient has one image: the model that the intercept in the large is of, slope 1, is rarely right.
+    """
     nothing = Estimate(math.nan, math.nan, math.nan)
     beta = logistic_coefficients(design, y, offset)
     if beta is None:
@@ -215,15 +219,14 @@ def logistic_estimate(
     keys, cluster = np.unique(patient, return_inverse=True)
     if len(keys) < 2:
         return Estimate(float(beta[which]), math.nan, math.nan)
-    if len(keys) < len(y):
-        scores = np.zeros((len(keys), design.shape[1]))
-        np.add.at(scores, cluster, design * (y - mean)[:, None])
-        n, k, g = len(y), design.shape[1], len(keys)
-        bread = bread @ (scores.T @ scores) @ bread * (g / (g - 1) * (n - 1) / (n - k))
+    scores = np.zeros((len(keys), design.shape[1]))
+    np.add.at(scores, cluster, design * (y - mean)[:, None])
+    n, k, g = len(y), design.shape[1], len(keys)
+    covariance = bread @ (scores.T @ scores) @ bread * (g / (g - 1) * (n - 1) / max(n - k, 1))
     # Where nearly all probabilities are the same the information is singular to rounding.
-    if not bread[which, which] > 0:
+    if not covariance[which, which] > 0:
         return nothing
-    half = float(norm.ppf(0.975)) * math.sqrt(bread[which, which])
+    half = float(norm.ppf(0.975)) * math.sqrt(covariance[which, which])
     return Estimate(float(beta[which]), float(beta[which] - half), float(beta[which] + half))
 
 

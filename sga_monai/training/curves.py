@@ -16,6 +16,7 @@ from torch import nn
 
 from sga_monai.core import checks as check
 from sga_monai.core.files import write_csv
+from sga_monai.evaluation.predictions import read_sets
 from sga_monai.model.modes import autocast, frozen_statistics
 from sga_monai.model.scores import logit_difference
 from sga_monai.training.progress import optimizer_steps
@@ -64,7 +65,7 @@ class LearningCurves:
         """Score the chosen images and add a line for each set."""
         # Not when the training starts: handlers that come later have yet to say at which epoch it goes on.
         if not self.lines and self.path.is_file():
-            lines = pd.read_csv(self.path)
+            lines = read_sets(self.path, float_precision="round_trip")
             self.lines = lines[lines["epoch"] < engine.state.epoch].to_dict("records")
         score, label = self._score()
         steps = optimizer_steps(engine)

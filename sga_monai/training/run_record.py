@@ -17,6 +17,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from sga_monai.core.files import file_sha256, write_json
+from sga_monai.core.folders import RESULTS
 from sga_monai.core.provenance import code_digest, describe, git_revision, versions
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.model.networks import network_name
@@ -106,7 +107,9 @@ class RunRecord:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Begin the card."""
+        """Begin the card. Results of an earlier end of this run are of other weights, and go."""
+        for name in RESULTS:
+            self.path.with_name(name).unlink(missing_ok=True)
         self.began = time.monotonic()
         self.epoch = engine.state.epoch
         earlier = self._earlier() if self.epoch else {}

@@ -51,7 +51,7 @@ class BatchNormStatistics:
         self.network, self.dataset, self.precision = network, dataset, precision
         # Statistics of fewer than 16 images are noise, whatever the batch size of the training.
         self.batch_size = min(max(batch_size, 16), len(dataset))
-        count = min(max(len(dataset) // SHARE, FEWEST), MOST, len(dataset))
+        count = max(min(max(len(dataset) // SHARE, FEWEST), MOST, len(dataset)), self.batch_size)
         count -= count % self.batch_size
         self.chosen: list[int] = np.random.default_rng(seed).permutation(len(dataset))[:count].tolist()
 

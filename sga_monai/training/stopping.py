@@ -82,6 +82,7 @@ class RobustOverfitting:
         drop: fall of the accuracy from its best that ends the training, in (0, 1]; ``None`` only measures.
         batch_size: images at once.
         summary_writer: TensorBoard writer of ``val_pgd_accuracy``.
+        evaluator: of the validation; before it has chosen a first model nothing is stopped.
 
     Raises:
         InputError: when a number is out of range, or there is a ``drop`` and no ``interval``.
@@ -96,6 +97,7 @@ class RobustOverfitting:
         drop: float | None = None,
         batch_size: int = 64,
         summary_writer: Any = None,
+        evaluator: Engine | None = None,
     ) -> None:
         if drop is not None:
             check.number("robust_drop", drop, above=0, high=1)
@@ -108,6 +110,7 @@ class RobustOverfitting:
         self.drop = drop
         self.batch_size = batch_size
         self.writer = summary_writer
+        self.evaluator = evaluator
         self.best = -math.inf
         self.stopped = False
 
@@ -129,7 +132,10 @@ class RobustOverfitting:
         if self.writer is not None:
             self.writer.add_scalar("val_pgd_accuracy", value, engine.state.epoch)
         self.best = max(self.best, value)
-        if self.drop is not None and self.best - value >= self.drop:
+        # Accuracies are shares of counts, whose difference may miss the drop by its last bit.
+        state: Any = None if self.evaluator is None else self.evaluator.state
+        has_model = state is None or state.best_metric_epoch > 0
+        if self.drop is not None and has_model and self.best - value >= self.drop - 1e-9:
             self.stopped = True
             logger.info("stopped: val_pgd_accuracy fell from %.4f to %.4f", self.best, value)
             engine.terminate()

@@ -7,9 +7,10 @@ import math
 from typing import Any
 
 import pytest
+from rich.table import Table
 
 from sga_monai.core import display
-from sga_monai.core.display import estimate_text, figure_text, interval_text, track
+from sga_monai.core.display import estimate_text, figure_text, interval_text, table_text, track
 
 WHOLE = {"value": 0.81249, "low": 0.7041, "high": 0.9209}
 
@@ -31,6 +32,12 @@ WHOLE = {"value": 0.81249, "low": 0.7041, "high": 0.9209}
 )
 def test_an_estimate_with_its_interval(estimate: dict[str, Any] | None, options: dict[str, Any], text: str) -> None:
     assert estimate_text(estimate, **options) == text
+
+
+def test_brackets_and_colons_of_a_name_are_text() -> None:
+    table = Table("a")
+    table.add_row("site [b] [/x] :x:")
+    assert "site [b] [/x] :x:" in table_text(table, 60)
 
 
 def test_negative_ends_are_figures() -> None:

@@ -322,6 +322,20 @@ def test_a_mean_of_calibration_says_of_how_many_seeds_it_is():
     assert rows == [["NT", "+1.00 (1 of 2 seeds) / +0.00 / 0.150"]]
 
 
+def test_what_a_condition_sets_is_not_overridden_by_the_machine(tmp_path):
+    """A condition may be a folder of images of its own, which ``--dataset-dir`` must not replace."""
+    plan = {"conditions": {"near": {}, "far": {"dataset_dir": "far"}}, "settings": TINY | {"dataset_dir": "near"}}
+    cells = read_plan(write_plan(tmp_path / "plan.json", **plan), dataset_dir="given").cells
+    assert {(cell.condition, cell.settings["dataset_dir"]) for cell in cells} == {("near", "given"), ("far", "far")}
+
+
+def test_names_with_bars_and_spaces_are_cells_and_links():
+    assert tables._line(["a|b", "c"]) == "| a\\|b | c |"
+    head = {"kind": "experiment", "title": "T", "question": "Q", "name": "my plan", "condition": ["all"], "selection_set": ""}
+    text = tables.markdown([head | {"n_finished": 0, "n_cells": 1}], ["my plan.svg"])
+    assert "![T](my%20plan.svg)" in text
+
+
 def test_a_set_of_other_images_in_another_condition_is_named_with_both_numbers():
     means = [{"set": "internal", "n_positive": n, "n_negative": n - 1} for n in (67, 67, 57)]
     assert tables.set_title(means, "internal") == "internal (67+, 66- or 57+, 56-)"

@@ -9,8 +9,11 @@ import torch
 from PIL import Image
 
 from sga_monai.core.errors import InputError
+from sga_monai.evaluation.cohort import list_cohort, read_cohorts
+from sga_monai.interpret import explain
 from sga_monai.interpret.explain import explain_checkpoints, render
 from sga_monai.model.network import CXRResNet18
+from sga_monai.model.preparation import Preparation
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,19 @@ def test_every_model_map_region_and_measure_is_there(explained):
     text = render(table)
     assert "marker" in text
     assert "insertion_auc" in text
+
+
+def test_boxes_are_of_the_image_as_the_training_read_it(drawn, dicom_file, tmp_path):
+    """A header that says "turned by a quarter" is obeyed by orientation header and ignored by stored; boxes are in stored pixels there."""
+    path = dicom_file(drawn[:, :160].copy(), PatientOrientation=["F", "L"])
+    row = {"image": path.name, "label": "1", "patient_id": "p", "site": "s", "split": "test", "boxes": "[[20, 40, 40, 100]]"}
+    pd.DataFrame([row]).to_csv(tmp_path / "m.csv", index=False)
+    cohort = list_cohort(tmp_path / "m.csv", tmp_path, Preparation(32, "dicom", "stored"))
+    (dataset,) = read_cohorts([cohort])
+    rows, columns = explain._masks(dataset, cohort, tmp_path, {})["boxes"][0].nonzero().T
+    # 320 rows and 160 columns become 32 and 32.
+    assert (int(columns.min()), int(columns.max())) == (4, 11)
+    assert (int(rows.min()), int(rows.max())) == (4, 13)
 
 
 def test_picture_and_tensorboard(explained):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from conftest import TinyNet, randomized
+from conftest import ROOT, TinyNet, randomized
 from torch import nn
 
 from sga_monai.core.errors import InputError
@@ -18,6 +18,13 @@ from sga_monai.model.modes import norms
 from sga_monai.model.networks import NETWORKS, build_network, find_architecture, last_layer, network_name
 from sga_monai.model.preparation import Preparation
 from sga_monai.model.weights import load_trained_models, trained_network
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "inference"])
+def test_the_smallest_image_is_that_of_the_network_in_every_workflow(name):
+    first = json.loads((ROOT / f"bundles/sga/{name}.json").read_text())["initialize"]
+    (prepare,) = (step for step in first if isinstance(step, dict) and step["_target_"] == "sga_monai.bundle.prepare")
+    assert prepare["architecture"] == "@architecture"
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -69,6 +69,10 @@ def test_group_weights_by_hand():
     huge = GroupWeights(100.0)
     assert math.isfinite(float(huge.loss(torch.tensor([90.0, 1.0]), torch.tensor([0, 1]), torch.tensor([0, 1]))))
     assert huge.state_dict() == pytest.approx({"0-0": 1.0, "1-1": 0.0})
+    # A step in 16 bits that overflows is not taken, and the weights are not those of its losses.
+    before = groups.state_dict()
+    assert not math.isfinite(float(groups.loss(torch.tensor([math.inf, 1.0]), torch.tensor([0, 1]), torch.tensor([0, 1]))))
+    assert groups.state_dict() == before
     other = GroupWeights(0.5)
     other.load_state_dict(groups.state_dict())
     assert other.state_dict() == groups.state_dict()

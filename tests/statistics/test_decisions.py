@@ -17,7 +17,7 @@ from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, brier_score_loss
 from statsmodels.stats.proportion import proportion_confint
 
-from sga_monai.statistics.calibration import assess_calibration, expected_calibration_error, fit_temperature
+from sga_monai.statistics.calibration import assess_calibration, calibration_line, expected_calibration_error, fit_temperature
 from sga_monai.statistics.decisions import net_benefit, operating_point, youden_threshold
 from sga_monai.statistics.discrimination import (
     auroc,
@@ -292,15 +292,30 @@ def test_youden_threshold():
 def test_calibration_against_statsmodels(cohort):
     ours = assess_calibration(cohort["p"], cohort["label"], n_samples=100)
     x = logit(cohort["p"])
-    slope = sm.GLM(cohort["label"], sm.add_constant(x), family=sm.families.Binomial()).fit()
+    robust = {"cov_type": "cluster", "cov_kwds": {"groups": np.arange(400)}}
+    slope = sm.GLM(cohort["label"], sm.add_constant(x), family=sm.families.Binomial()).fit(**robust)
     assert (ours.slope.value, ours.slope.low, ours.slope.high) == pytest.approx((slope.params.iloc[1], *slope.conf_int().iloc[1]), abs=1e-6)
-    in_large = sm.GLM(cohort["label"], np.ones((400, 1)), offset=x, family=sm.families.Binomial()).fit()
+    in_large = sm.GLM(cohort["label"], np.ones((400, 1)), offset=x, family=sm.families.Binomial()).fit(**robust)
     assert ours.intercept.value == pytest.approx(in_large.params.iloc[0], abs=1e-9)
     assert ours.intercept.low == pytest.approx(in_large.conf_int().iloc[0, 0], abs=1e-6)
     assert ours.slope.value < 1
     assert ours.brier.value == pytest.approx(brier_score_loss(cohort["label"], cohort["p"]), abs=1e-12)
     assert ours.brier.low < ours.brier.value < ours.brier.high
+    assert math.isnan(ours.ece.low)
     assert sum(line.images for line in ours.bins) == 400
+
+
+def test_the_interval_of_the_intercept_holds_for_an_overconfident_model():
+    """The share of 95 % intervals that hold what would be found in a large cohort; that of the model's own variance is 0.80."""
+    rng = np.random.default_rng(0)
+
+    def cohort(n: int):
+        x = rng.normal(0, 3, n)
+        return expit(x), rng.random(n) < expit(0.3 * x)
+
+    truth = calibration_line(*cohort(400_000), np.arange(400_000))[1].value
+    intervals = [calibration_line(*cohort(300), np.arange(300))[1] for _ in range(400)]
+    assert np.mean([one.low < truth < one.high for one in intervals]) > 0.92
 
 
 def test_clustered_calibration_against_statsmodels(clustered):

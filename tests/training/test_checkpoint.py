@@ -26,6 +26,7 @@ from torch import nn
 from sga_monai.core.checks import flag
 from sga_monai.core.errors import DiskError, InputError, NumericError
 from sga_monai.core.files import write_whole
+from sga_monai.core.folders import is_finished
 from sga_monai.core.provenance import describe, differences
 from sga_monai.model.scores import score_and_label
 from sga_monai.model.weights import load_best_model
@@ -33,6 +34,7 @@ from sga_monai.training import checkpoint
 from sga_monai.training.best_model import BestModelSaver
 from sga_monai.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from sga_monai.training.epochs import EpochSampler, EpochSeeds, epoch_seed
+from sga_monai.training.run_record import RunRecord
 from sga_monai.training.schedule import lr_scheduler
 from sga_monai.training.stopping import EarlyStopping, RobustOverfitting
 
@@ -375,6 +377,10 @@ def test_weights_that_were_changed_are_not_loaded(tmp_path):
     (tmp_path / "model.pt").write_bytes(bytes(data))
     with pytest.raises(InputError, match=r"not those that model\.json"):
         load_best_model(network, str(tmp_path / "model.pt"))
+    for damaged in ("", "[1]"):
+        (tmp_path / "model.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"model\.json beside it is damaged"):
+            load_best_model(network, str(tmp_path / "model.pt"))
     (tmp_path / "model.json").unlink()
     nowhere = {key: value * math.nan if value.is_floating_point() else value for key, value in network.state_dict().items()}
     torch.save(nowhere, tmp_path / "model.pt")
@@ -514,6 +520,18 @@ def test_robust_overfitting_is_measured_and_ends_the_run(tmp_path, monkeypatch):
     run.trainer.run()
     assert run.trainer.state.epoch == 4
     assert guard.state_dict() == {"best": 0.9, "stopped": True}
+    # Not before a validation has chosen a model, and by a fall of exactly the drop.
+    unvalidated = build(tmp_path / "unvalidated", 4)
+    waiting = RobustOverfitting(unvalidated.iteration, unvalidated.network, Fixed(), 1, 0.1, evaluator=Engine(lambda *_: None))
+    waiting.evaluator.state.best_metric_epoch = -1
+    falls = iter([0.9, 0.5, 0.8, 0.8])
+    monkeypatch.setattr(waiting, "accuracy", lambda: next(falls))
+    waiting.measure(unvalidated.trainer)
+    waiting.measure(unvalidated.trainer)
+    assert not waiting.stopped
+    waiting.evaluator.state.best_metric_epoch = 2
+    waiting.measure(unvalidated.trainer)
+    assert waiting.stopped
     # A resumed run that was stopped stays stopped.
     again = build(tmp_path / "again", 6)
     later = RobustOverfitting(again.iteration, again.network, Fixed(), interval=1, drop=0.3)
@@ -581,3 +599,18 @@ def test_records_and_flags():
         flag("resume", "yes")
     assert describe(iteration(mask_fraction=0.2))["masking"]["mask_fraction"] == 0.2
     assert checkpoint.KEPT == 2
+
+
+def test_a_run_that_goes_on_has_no_results_of_its_earlier_end(tmp_path):
+    """Killed in its last test it would else be finished, with predictions of other weights."""
+    for name in ("predictions.csv", "results.csv", "embedding.json"):
+        (tmp_path / name).write_text("old")
+    engine, evaluator = Engine(lambda *_: None), Engine(lambda *_: None)
+    engine.state.epoch = engine.state.max_epochs = 3
+    evaluator.state.best_metric_epoch = -1
+    engine.data_loader = [0]
+    record = RunRecord(str(tmp_path), {}, evaluator)
+    record.start(engine)
+    record.finish(engine)
+    assert not is_finished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

@@ -68,6 +68,14 @@ def test_a_resumed_training_keeps_completed_epochs_alone(tmp_path):
     assert pd.read_csv(tmp_path / "curves.csv")["epoch"].tolist() == [1]
 
 
+def test_a_set_called_na_keeps_its_name(tmp_path):
+    """As a manifest NA.csv gives it; pandas would take it for a missing value."""
+    network, data = TinyNet(dropout=0), items("NA", 10, 5, 0)
+    for epoch in (1, 2):
+        LearningCurves(str(tmp_path), network, data, curve_images=10)(engine(epoch))
+    assert pd.read_csv(tmp_path / "curves.csv", keep_default_na=False)["set"].tolist() == ["NA", "NA"]
+
+
 def test_a_resumed_trainer_says_late_at_which_epoch_it_goes_on(tmp_path):
     """The order of handlers is the bundle's: curves before checkpoints, which set the epoch when the trainer starts."""
 

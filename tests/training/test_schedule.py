@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import TinyNet, batches, equal, iteration
+from conftest import ROOT, TinyNet, batches, equal, iteration
+from ignite.engine import Engine
 from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler
 from torch import nn
 
 from sga_monai.core.errors import InputError
+from sga_monai.training.scalars import ScalarWriter
 from sga_monai.training.schedule import learning_rate_factor, lr_scheduler
 
 
@@ -60,6 +64,36 @@ def test_a_schedule_goes_on_from_its_state():
         scheduler.step()
     assert equal(straight.get_last_lr(), resumed.get_last_lr())
     assert straight.optimizer.param_groups[0]["lr"] == resumed.optimizer.param_groups[0]["lr"]
+
+
+def test_the_bundle_logs_the_rate_of_the_step_that_was_made():
+    """TensorBoard's scalars are written before the schedule goes on, as the order of the handlers says."""
+    order = json.loads((ROOT / "bundles/sga/train.json").read_text())["train"]["handlers_in_order"]
+    assert order.index("@train#scalars") < order.index("@train#learning_rate") < order.index("@train#checkpoints")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule, logged, used = lr_scheduler(optimizer, range(5), 2, "cosine", 1), [], []
+
+    def update(engine: Engine, _batch: int) -> dict[str, torch.Tensor]:
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        return {"loss": torch.zeros(())}
+
+    def add_scalar(tag: str, value: float, _step: int) -> None:
+        if tag == "learning_rate":
+            logged.append(value)
+
+    trainer = Engine(update)
+    trainer.optimizer = optimizer
+    writer = SimpleNamespace(add_scalar=add_scalar, add_text=lambda *_: None, flush=lambda: None)
+    handlers = {
+        "@train#scalars": ScalarWriter(writer, Engine(lambda *_: None), {}),
+        "@train#learning_rate": LrScheduleHandler(schedule, epoch_level=False, print_lr=False),
+    }
+    for name in sorted(handlers, key=order.index):
+        handlers[name].attach(trainer)
+    trainer.run(range(5), max_epochs=2)
+    assert logged == used
+    assert len(set(used)) > 5
 
 
 @pytest.mark.parametrize(

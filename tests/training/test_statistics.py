@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import TinyNet, batches, equal, iteration, train
+from conftest import ROOT, TinyNet, batches, equal, iteration, train
 from torch import nn
 
 from sga_monai.core.errors import InputError
@@ -55,8 +55,26 @@ def test_the_images_are_an_eighth_within_limits_and_whole_batches():
     assert [chosen(n) for n in (40, 300, 4096, 100_000)] == [40, 256, 512, 2048]
     assert chosen(3654, 16) == 448
     assert chosen(96, 4) == 96
+    # A batch that is larger than an eighth is one batch, not none.
+    assert [chosen(1500, size) for size in (257, 512, 1024, 2000)] == [257, 512, 1024, 1500]
     one, same, other = (BatchNormStatistics(TinyNet(), range(1000), seed=seed).chosen for seed in (1, 1, 2))
     assert one == same != other
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match="this machine has no CUDA device"):
+        to_device(TinyNet(), "cuda")
+    for name in ("train", "evaluate", "inference"):
+        text = (ROOT / f"bundles/sga/{name}.json").read_text()
+        assert "sga_monai.model.to_device" in text
+        assert "to(@device)" not in text
+
+
+def test_no_batch_at_all_is_refused():
+    network = TinyNet()
+    with pytest.raises(ValueError, match="at least one batch"):
+        recalibrate(network, [])
 
 
 def test_running_and_networks_without_batchnorm_do_nothing():
