@@ -24,6 +24,7 @@ from sga_monai.statistics.seeds import holm, mean_difference
 SIX = ("cohen", "montgomery", "shenzhen_external", "nih_pa", "nih_ap", "kermany")
 BOTH_VIEWS = ("montgomery", "nih_pa", "nih_ap")
 PAPER, TB, PARTS = "paper_figure3/{}/all", "shenzhen_montgomery/{}/all", "shenzhen_parts/{}/{}"
+NORM = "batch_norm_siim/{}/{}"
 ALL = ("sg", "at", "sga", "standard", "sga_and_standard", "nt")
 
 
@@ -86,6 +87,9 @@ def comparisons() -> Iterable[Comparison]:
     for seed in three:
         yield Comparison(PAPER.format("sga"), PAPER.format("nt"), SIX, (seed,))
         yield Comparison(PAPER.format("sga"), PAPER.format("at"), SIX, (seed,))
+    for method, condition in (("nt", "running_both"), ("sg", "running_both"), ("sga", "running_both"), ("sga", "recalibrated_clean")):
+        for sets in (("internal",), SIX):
+            yield Comparison(NORM.format(method, condition), NORM.format(method, "recalibrated_both"), sets, (0,))
     yield Comparison(TB.format("sga"), TB.format("nt"), ("internal",), five)
     yield Comparison(TB.format("sga"), TB.format("standard"), ("internal",), five)
     yield Comparison(TB.format("standard"), TB.format("nt"), ("internal (validation)",), five)
