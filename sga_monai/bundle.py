@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -172,11 +172,24 @@ def check_overrides(arguments: Sequence[str]) -> None:
     for file in files:
         known |= {key.lstrip("+").replace("::", "#").split("#")[0] for key in json.loads(Path(file).read_text(encoding="utf-8-sig"))}
     known |= {name for name in given if any(re.search(rf"@{re.escape(name)}\b", value) for value in given.values())}
+    _check_run_id(arguments, given, known, files)
     for name in given:
         top = name.split("#")[0]
         if top not in known:
             near = get_close_matches(top, known, n=1)
             raise InputError(f"--{name} names nothing in the configuration" + (f"; is --{near[0]} meant?" if near else ""))
+
+
+def _check_run_id(arguments: Sequence[str], given: Mapping[str, str], known: Collection[str], files: Sequence[str]) -> None:
+    """Refuse a run id that is none of the configuration, which MONAI finds out after ``initialize`` has moved an earlier run aside."""
+    typed = given.get("run_id", next(iter(arguments[2:3]), "")) if list(arguments[1:2]) == ["run"] else ""
+    name = typed.split("#")[0]
+    if files and name and not name.startswith("-") and name not in known:
+        near = get_close_matches(name, known, n=1)
+        listed = ", ".join(Path(file).name for file in files)
+        raise InputError(
+            f"run {typed}: {listed} has no such id" + (f"; is {near[0]} meant?" if near else "; give the id that is to be run")
+        )
 
 
 def resolved_config(arguments: Sequence[str] | None = None) -> dict[str, Any]:

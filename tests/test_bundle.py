@@ -317,3 +317,18 @@ def test_metadata():
     schema = ROOT.parent / "shared/data/monai/meta_schema_20240725.json"
     if schema.is_file():
         jsonschema.validate(metadata, json.loads(schema.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        (["trainin"], r"run trainin: train\.json has no such id; is train"),
+        (["--run_id", "evalutaing"], r"run evalutaing: train\.json has no such id"),
+        (["inferring"], r"run inferring: train\.json has no such id"),
+    ],
+)
+def test_a_run_id_that_is_none_is_refused_before_anything_is_moved(typed, text):
+    with pytest.raises(InputError, match=text):
+        check_overrides(["monai.bundle", "run", *typed, "--config_file", "bundles/sga/train.json"])
+    check_overrides(["monai.bundle", "run", "training", "--config_file", "bundles/sga/train.json"])
+    check_overrides(["monai.bundle", "run", "--config_file", "bundles/sga/train.json"])

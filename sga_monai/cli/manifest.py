@@ -12,6 +12,7 @@ from rich.table import Table
 
 from sga_monai import __version__
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, REASONS, InputError
+from sga_monai.core.outputs import is_same, refuse_inputs
 
 if TYPE_CHECKING:
     from sga_monai.cohorts.from_dicom import Listing
@@ -96,6 +97,11 @@ def check(
     from sga_monai.cohorts.contact_sheet import write_contact_sheet
     from sga_monai.cohorts.inspection import FACTS, inspect_manifest, write_pairs
 
+    for option, output in (("--contact-sheet", contact_sheet), ("--pairs", pairs)):
+        refuse_inputs(option, output, (file, accepted_pairs))
+        _refuse_images(option, output, file, dataset_dir, labels)
+    if pairs is not None and contact_sheet is not None and is_same(pairs, contact_sheet):
+        raise InputError("--pairs and --contact-sheet are one file; give two")
     found = inspect_manifest(file, dataset_dir, labels, voi, num_workers, contact_sheet is not None, shortcuts, accepted_pairs)
     console = Console()
     table = Table("flow", "rows", "label 0", "label 1", title=file.name)
@@ -137,6 +143,22 @@ def check(
         raise typer.Exit(EXIT_SOME_ROWS_FAILED)
 
 
+def _refuse_images(option: str, output: Path | None, file: Path, dataset_dir: Path, labels: bool) -> None:
+    """Refuse an output that would replace an image of the manifest.
+
+    Raises:
+        InputError: without the image's name, which may be a patient's; see also ``read_manifest``.
+    """
+    from sga_monai.data.manifest import REQUIRED, read_manifest
+
+    # Read here only where the output exists and can be one of them.
+    if output is None or not output.is_file() or not output.resolve().is_relative_to(dataset_dir.resolve()):
+        return
+    rows = read_manifest(file, REQUIRED if labels else ("image",))
+    if any(is_same(output, dataset_dir / row["image"]) for row in rows):
+        raise InputError(f"{option} would replace an image of the manifest; give another path")
+
+
 def _show_pairs(console: Console, pairs: list[dict[str, str]]) -> None:
     """The first pairs of rows that show the same picture."""
     if not pairs:
@@ -170,6 +192,7 @@ def from_dicom(
     """Write a site's manifest from headers and labels; identifiers are joined and forgotten."""
     from sga_monai.cohorts.from_dicom import manifest_from_dicom
 
+    refuse_inputs("--out", out, (labels, site_key))
     listing = manifest_from_dicom(folder, labels, site, site_key, out)
     show_listing(listing, out.name)
     if listing.one_sided:
@@ -206,6 +229,7 @@ def parts(
     """Write the lungs, their outline or the interior of each image, and their manifest, to train and test without the rest."""
     from sga_monai.cohorts.parts import write_parts
 
+    refuse_inputs("--out", out, (file,))
     for what, number in write_parts(file, dataset_dir, keep, folder, out).items():
         typer.echo(f"{what}: {number}")
     typer.echo(f"wrote {folder}/ and {out.name}")

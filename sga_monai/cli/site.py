@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sga_monai.core.errors import EXIT_ALARM, EXIT_SOME_ROWS_FAILED, REASONS, InputError
+from sga_monai.core.outputs import refuse_inputs, refuse_inside
 
 app = typer.Typer()
 
@@ -31,8 +33,13 @@ def validate(
     """Do the whole external validation, up to the report: verify, manifest, check, evaluate, report. Goes on after a stop."""
     from sga_monai.cli.manifest import show_listing
     from sga_monai.core.process import keep_freed_memory
-    from sga_monai.hospital.validate import STEPS, Site, Validation
+    from sga_monai.hospital.validate import CHECKED, EVALUATION, INDEX, MANIFEST, SHEET, STEPS, Site, Validation
 
+    if out.exists() and not out.is_dir():
+        raise InputError("--out is a file; give a folder")
+    refuse_inside("--out", out, bundle, "the bundle")
+    for file in (MANIFEST, SHEET, CHECKED, INDEX):
+        refuse_inputs(f"--out with its {file}", out / file, (labels, public_key, site_key, protocol))
     given = Site(bundle, images, labels, site, out, prevalence, public_key, site_key, num_workers, protocol)
     validation = Validation(given)
     for number, (name, what) in enumerate(STEPS, 1):
@@ -60,7 +67,8 @@ def validate(
     typer.echo(f"5/{len(STEPS)} report: {outcome.verdict['code']}: {outcome.verdict['text']}")
     for note in outcome.verdict["notes"]:
         typer.echo(f"   - {note}")
-    typer.echo(f"open {outcome.page}; then, if it may leave: sga-monai release {out / 'evaluation'} --out release.json")
+    follow_up = shlex.join(["sga-monai", "release", str(out / EVALUATION), "--out", "release.json", "--site", "ALIAS"])
+    typer.echo(f"open {outcome.page}; then, if it may leave: {follow_up}")
     if not outcome.complete:
         raise typer.Exit(EXIT_SOME_ROWS_FAILED)
 
@@ -155,11 +163,12 @@ def report(
     from sga_monai.hospital.errors_page import viewer_links
     from sga_monai.hospital.html import write_html
 
+    refuse_inputs("--imrmc", imrmc, (scores, protocol))
     if (viewer_url is None) != (manifest is None):
         raise InputError("--viewer-url and --manifest belong together: give both, or none")
     if scores is not None and viewer_url is not None:
         raise InputError("--viewer-url is for an evaluation; a table of scores has no images to open")
-    viewer = None if viewer_url is None or manifest is None else viewer_links(viewer_url, manifest)
+    viewer = None if viewer_url is None or manifest is None else viewer_links(viewer_url, manifest, output_dir)
     if scores is not None:
         from sga_monai.hospital.scores import ScoresReport, report_scores
 
@@ -261,6 +270,7 @@ def release(
     """Write the aggregates that may leave the site, and print every one of them; with --approved-by record the approval."""
     from sga_monai.hospital.release import make_release, numbers
 
+    _refuse_no_release(out)
     content = make_release(output_dir, out, site, min_cell, approved_by)
     for place, value in numbers(content):
         typer.echo(f"{place}: {value}")
@@ -273,6 +283,21 @@ def release(
         typer.echo("not approved yet: read it, then give the same command with --approved-by")
 
 
+def _refuse_no_release(path: Path) -> None:
+    """Refuse to replace a file that is no release: a slip of the keyboard must not cost a site its key.
+
+    Raises:
+        InputError: naming the file.
+    """
+    from sga_monai.hospital.approval import read_shown
+    from sga_monai.hospital.formats import RELEASE
+
+    # A release of an earlier version may be replaced too.
+    kind = RELEASE.rpartition(" ")[0]
+    if path.is_file() and str((read_shown(path) or {}).get("schema", "")).rpartition(" ")[0] != kind:
+        raise InputError(f"--out would replace {path.name}, which is no release; give another path")
+
+
 @app.command()
 def pool(
     releases: Annotated[list[Path], typer.Argument(help="release.json of each site.")],
@@ -283,6 +308,8 @@ def pool(
     from sga_monai.core.display import interval_text
     from sga_monai.hospital.pool import pool_releases
 
+    for file in ("pooled.html", "pooled.json"):
+        refuse_inputs("--out", out / file, releases)
     pooled = pool_releases(releases, out, require_approval)
     table = Table("model", "sites", "AUROC", "95 % CI", "I2")
     for key, model in pooled["models"].items():

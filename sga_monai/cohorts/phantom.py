@@ -97,10 +97,12 @@ def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60, con
         The manifests, source site first.
 
     Raises:
-        InputError: when ``confounding`` or ``scale`` is out of range.
+        InputError: when ``confounding`` or ``scale`` is out of range, or ``external_images`` is, or is odd.
     """
     check.number("confounding", confounding, low=0, high=1)
     check.whole("scale", scale, low=1)
+    if check.whole("external_images", external_images, low=2) % 2:
+        raise InputError(f"external_images must be even, half of each class, got {external_images}; give {external_images + 1}")
     out = Path(out)
     plans = [(site, _plan(site, seed, external_images, scale)) for site in SITES]
     jobs = [(site, row, index) for site, rows in plans for index, row in enumerate(rows)]

@@ -45,7 +45,7 @@ SCHEMA = {
                 "properties": {
                     "confounding": {"type": "number", "minimum": 0, "maximum": 1},
                     "seed": {"type": "integer", "minimum": 0},
-                    "external_images": {"type": "integer", "minimum": 2},
+                    "external_images": {"type": "integer", "minimum": 2, "multipleOf": 2},
                     "scale": {"type": "integer", "minimum": 1},
                 },
             },
@@ -173,9 +173,11 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
 
 def _read_content(path: str | Path) -> dict[str, Any]:
     """The JSON of a plan, which has the keys and types of ``SCHEMA``."""
-    name = Path(path).name
+    name, file = Path(path).name, find_file(path)
+    if file.is_dir():
+        raise InputError(f"{name or path} is a folder, and a plan is a JSON file; give one")
     try:
-        content: dict[str, Any] = json.loads(find_file(path).read_text(encoding="utf-8-sig"))
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8-sig"))
         jsonschema.validate(content, SCHEMA)
     except FileNotFoundError:
         raise InputError(f"no plan {name}; `sga-monai bundle DIR` writes those of this installation to DIR/experiments") from None

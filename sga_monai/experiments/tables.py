@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from sga_monai.core.display import estimate_text, p_text, table_text
+from sga_monai.core.source import NAME, find_file
 from sga_monai.evaluation.predictions import INTERNAL
 from sga_monai.experiments.plan import ALL
 from sga_monai.experiments.selection import ORACLE, Record, is_reported
@@ -187,7 +188,10 @@ def rows_of(records: Sequence[Record]) -> list[str]:
             {f"{cell['machine']['platform']}, {cell['machine']['device']}, {cell['machine']['threads']} threads" for cell in cells}
         )
         lines.append(f"Code: {'; '.join(codes)}. Versions: {'; '.join(packages)}. Machine: {'; '.join(machines)}.")
-    command = f"sga-monai experiment bundles/sga/experiments/{head['name']}.json"
+    file = f"{head['name']}.json"
+    # A plan of one's own lies elsewhere, and records do not say where.
+    known = f"{NAME}/experiments/{file}"
+    command = f"sga-monai experiment {known if find_file(known).is_file() else file}"
     lines.append(f"Repeat: `{command}`, with `--dataset-dir` where it reads collections; hashes of data and models are in the records.")
     return lines
 

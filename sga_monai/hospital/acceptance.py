@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from sga_monai.core.display import estimate_text
+from sga_monai.core.errors import InputError
 from sga_monai.hospital.certainty import auroc_with_limits, drop_with_limits
 from sga_monai.hospital.formats import MODEL
 from sga_monai.hospital.protocol import MEASURES, RELATIONS, Protocol
@@ -50,6 +51,9 @@ def compare_with_protocol(report: Mapping[str, Any], protocol: Protocol | None, 
     Returns:
         ``status, text, began``; with a protocol also its ``sha256``, its content's fields, ``limits`` with
         their outcomes, and ``deviations``, a sentence each.
+
+    Raises:
+        InputError: when a limit of PPV or NPV would be judged at another prevalence than the protocol's.
     """
     base = {"status": status, "text": STATUS[status], "began": began, "sha256": protocol.sha256 if protocol else None}
     for line in report["subgroups"]:
@@ -57,6 +61,13 @@ def compare_with_protocol(report: Mapping[str, Any], protocol: Protocol | None, 
     if protocol is None:
         return base
     plan = protocol.content
+    at_prevalence = [limit["measure"] for limit in plan["limits"] if limit["measure"] in ("ppv", "npv")]
+    if at_prevalence and report["prevalence"] != plan["prevalence"]:
+        planned = "the cohort's" if plan["prevalence"] is None else f"{plan['prevalence']:g}"
+        raise InputError(
+            f"the protocol's limit of {at_prevalence[0]} is at its own prevalence ({planned}), and another would change whether it is met; "
+            "leave --prevalence out"
+        )
     return base | {
         **{key: plan[key] for key in ("written", "question", "labels", "label_source", "prevalence", "threshold", "endpoint", "subgroups")},
         **{key: plan.get(key) for key in ("setting", "period")},

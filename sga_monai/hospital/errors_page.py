@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from urllib.parse import quote
 
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_whole
+from sga_monai.core.files import file_sha256, write_whole
 from sga_monai.data.manifest import read_manifest
 from sga_monai.hospital.cases import Calls, Case
 
@@ -75,18 +76,19 @@ def page_name(order: str, number: int = 1) -> str:
     return f"errors{'' if order == 'score' else f'_by_{order}'}{'' if number == 1 else f'_{number}'}.html"
 
 
-def viewer_links(template: str, manifest: str | Path) -> dict[int, str]:
+def viewer_links(template: str, manifest: str | Path, output_dir: str | Path | None = None) -> dict[int, str]:
     """Addresses of a local viewer by row of the manifest.
 
     Args:
         template: an address with fields in braces, columns of the manifest, as "http://viewer/{study_id}".
         manifest: of the site. What it holds gets into the pages of errors, which stay at the site.
+        output_dir: of the evaluation, which must be of this manifest: rows of another are other patients.
 
     Returns:
         Rows whose fields are all filled.
 
     Raises:
-        InputError: when the address is none, a field is unknown, or the manifest is refused.
+        InputError: when the address is none, a field is unknown, or the manifest is refused or not that of the evaluation.
 
     Example:
         >>> viewer_links("http://viewer/{patient_name}", "site.csv")  # doctest: +ELLIPSIS
@@ -100,6 +102,11 @@ def viewer_links(template: str, manifest: str | Path) -> dict[int, str]:
         fields, named = set(), {""}
     if not re.match(r"https?://[^\s/{}]", template) or not fields or fields != named or not fields <= set(FIELDS):
         raise InputError(f"viewer_url must begin with http:// or https:// and name a field in braces: {', '.join(FIELDS)}")
+    run = None if output_dir is None else Path(output_dir) / "run.json"
+    if run is not None and run.is_file():
+        evaluated = json.loads(run.read_text(encoding="utf-8-sig")).get("manifest_sha256")
+        if evaluated != file_sha256(manifest):
+            raise InputError("the evaluation was made with another manifest; give that one")
     found = {}
     for row in read_manifest(manifest):
         values = {name: quote(row.get(name, ""), safe="") for name in fields}

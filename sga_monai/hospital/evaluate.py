@@ -127,13 +127,14 @@ def selftest_bundle(bundle: str | Path) -> list[Comparison]:
     return run_selftest(bundle, load_models(bundle, reference)[MODEL], _preparation(reference))
 
 
-def listed_files_sha256(bundle: str | Path, manifest: str | Path, dataset_dir: str | Path) -> str:
+def listed_files_sha256(bundle: str | Path, manifest: str | Path, dataset_dir: str | Path, site_key: str | Path | None = None) -> str:
     """What ``evaluate_bundle`` would record of the listed files as they are now; see ``files_sha256``.
 
     Raises:
         InputError: see ``list_cohort``.
     """
-    return list_cohort(manifest, dataset_dir, _preparation(read_reference(Path(bundle) / "reference.json"))).files_sha256
+    preparation = _preparation(read_reference(Path(bundle) / "reference.json"))
+    return list_cohort(manifest, dataset_dir, preparation, site_key=site_key).files_sha256
 
 
 def load_models(bundle: Path, reference: Mapping[str, Any]) -> dict[str, nn.Module]:

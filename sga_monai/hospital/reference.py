@@ -193,7 +193,7 @@ def read_reference(path: str | Path) -> dict[str, Any]:
         jsonschema.validate(reference, SCHEMA)
     except (RecursionError, jsonschema.ValidationError):
         raise InputError(REFUSAL) from None
-    networks = {role: find_architecture(facts["network"]) for role, facts in reference["models"].items()}
+    networks = {role: find_architecture(facts["network"], trained=True) for role, facts in reference["models"].items()}
     try:
         if "embedding" in reference:
             check_embedding(reference["embedding"], networks[MODEL].n_features)

@@ -160,7 +160,7 @@ class Validation:
         site = self.site
         lock_output_dir(site.out)
         site.out.mkdir(parents=True, exist_ok=True)
-        key = site.site_key or site.out / SITE_KEY
+        key = self._site_key()
         if site.site_key is None and not key.exists():
             new_site_key(key)
         return manifest_from_dicom(site.images, site.labels, site.name, key, site.out / MANIFEST)
@@ -205,7 +205,7 @@ class Validation:
         if changed:
             logger.warning("images have changed since they were scored; all are scored again, and the earlier evaluation is kept beside")
         if changed or not same:
-            given: dict[str, Any] = {"num_workers": site.num_workers, "protocol": site.protocol}
+            given: dict[str, Any] = {"num_workers": site.num_workers, "protocol": site.protocol, "site_key": self._site_key()}
             evaluate_bundle(site.bundle, site.out / MANIFEST, site.images, folder, site.public_key, **given)
             earlier = read_earlier(folder / "run.json")
         counts: dict[str, int] = earlier["counts"]
@@ -245,7 +245,11 @@ class Validation:
 
     def _files_sha256(self) -> str:
         """Of the listed files as they are now."""
-        return listed_files_sha256(self.site.bundle, self.site.out / MANIFEST, self.site.images)
+        return listed_files_sha256(self.site.bundle, self.site.out / MANIFEST, self.site.images, self._site_key())
+
+    def _site_key(self) -> Path:
+        """The key that was given, or the folder's own. It also names patients in the predictions, for ``monitor``."""
+        return self.site.site_key or self.site.out / SITE_KEY
 
     def _seconds_an_image(self) -> float:
         """Of all models and controls, by a trial with blank images."""

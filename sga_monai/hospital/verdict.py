@@ -57,7 +57,7 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     if metadata and _differs_from_chance(metadata):
         notes.append(f"Confounded cohort: view, manufacturer and sex alone give an AUROC of {metadata['value']:.2f}.")
     if any(line["flag"] for line in report["drift"]):
-        notes.append("The images differ from the internal ones (see drift).")
+        notes.append('The images differ from the internal ones: see "Are the images like the internal ones?".')
     if report["prevalence"] is None:
         notes.append(f"PPV, NPV and net benefit are at the cohort's prevalence, {cohort['prevalence']:.3f}, not at a clinical one.")
     return {"code": code, "text": text, "notes": notes}

@@ -8,7 +8,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from sga_monai.imaging.read import read_cxr
 from sga_monai.interpret.localization import boxes_to_mask, deletion_auc, energy_inside, insertion_auc, iou_at_area, pointing_game
 from sga_monai.interpret.saliency import METHODS, curved_layer, log_odds
 from sga_monai.model.weights import load_trained_models
-from sga_monai.statistics.estimates import patient_mean
+from sga_monai.statistics.estimates import PatientMean, patient_mean, share
 
 logger = logging.getLogger(__name__)
 MEASURES = {"energy_inside": energy_inside, "pointing_game": pointing_game, "iou_at_area": iou_at_area}
@@ -56,7 +56,8 @@ def explain_checkpoints(
 
     Measured for each map of ``saliency.METHODS``: energy inside, pointing game and IoU at the region's area for each
     region; for FullGrad insertion and deletion AUC of the probability of the label, from an image that is blurred with a
-    standard deviation of a 16th of its side; each as a mean with an interval over patients. Where FullGrad is not exact for
+    standard deviation of a 16th of its side; each as a mean with an interval over patients, which is Wilson's for the
+    pointing game (see ``statistics.estimates.share``) and cut off at 0 and 1 for the others. Where FullGrad is not exact for
     one of the networks (see ``saliency.fullgrad``), input gradients take its place for all.
     ``chance`` is what a map without any preference would have: the region's share a of the image, a / (2 - a) for the IoU.
 
@@ -159,13 +160,14 @@ def render(table: Sequence[Mapping[str, Any]]) -> str:
     """The table of ``explain_checkpoints`` as text: one line a model, map and region."""
     measures = list(dict.fromkeys(line["measure"] for line in table))
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("model", "map", "region", "images", "patients", "share", *measures):
+    for column in ("model", "map", "region", "images", "patients", "chance", "chance of IoU", *measures):
         shown.add_column(column, justify="left" if column in ("model", "map", "region") else "right")
     for key in dict.fromkeys((line["model"], line["map"], line["region"]) for line in table):
         lines = {line["measure"]: line for line in table if (line["model"], line["map"], line["region"]) == key}
         first = next(iter(lines.values()))
-        counts = (str(first["n_images"]), str(first["n_patients"]), figure_text(first["chance"]))
-        shown.add_row(*key, *counts, *(estimate_text(lines.get(measure)) for measure in measures))
+        counts = (str(first["n_images"]), str(first["n_patients"]))
+        chances = (figure_text(line["chance"]) for line in (first, lines.get("iou_at_area", first)))
+        shown.add_row(*key, *counts, *chances, *(estimate_text(lines.get(measure)) for measure in measures))
     return table_text(shown, 240)
 
 
@@ -262,17 +264,29 @@ def _measure(model: str, kind: str, maps: Tensor, cases: _Cases, network: nn.Mod
     for region, mask in cases.masks.items():
         some = mask.flatten(1).any(1)
         keys = [key for key, used in zip(cases.patient, some.tolist(), strict=True) if used]
-        share = mask[some].double().mean((1, 2))
+        area = mask[some].double().mean((1, 2))
         for measure, function in MEASURES.items():
-            mean = patient_mean(function(maps[some, 0], mask[some]), keys)
+            mean = _mean(measure, function(maps[some, 0], mask[some]), keys)
             # Two random sets of share a have about a^2 in common and 2a - a^2 together.
-            chance = float((share / (2 - share) if measure == "iou_at_area" else share).mean())
+            chance = float((area / (2 - area) if measure == "iou_at_area" else area).mean())
             lines.append({"model": model, "map": kind, "region": region, "measure": measure, **asdict(mean), "chance": chance})
     # A curve costs STEPS + 1 forward passes an image, so the cheap views go without.
     for measure, curve in (("insertion_auc", insertion_auc), ("deletion_auc", deletion_auc)) if kind == main else ():
-        mean = patient_mean(_areas(curve, maps, cases, network), cases.patient)
+        mean = _mean(measure, _areas(curve, maps, cases, network), cases.patient)
         lines.append({"model": model, "map": kind, "region": "image", "measure": measure, **asdict(mean), "chance": None})
     return lines
+
+
+def _mean(measure: str, values: Tensor, patient: Sequence[Any]) -> PatientMean:
+    """``patient_mean`` of a measure in [0, 1], with an interval that does not leave it."""
+    figures, keys = values.numpy(), np.asarray(patient)
+    mean, used = patient_mean(figures, keys), ~np.isnan(figures)
+    # Tied maxima make parts of a hit, which are no proportion.
+    if measure == "pointing_game" and np.isin(figures[used], (0, 1)).all():
+        hits = share(figures[used] == 1, keys[used])
+        return replace(mean, low=hits.low, high=hits.high)
+    low, high = np.clip((mean.low, mean.high), 0, 1)
+    return replace(mean, low=float(low), high=float(high))
 
 
 def _areas(curve: Callable[..., Tensor], maps: Tensor, cases: _Cases, network: nn.Module) -> Tensor:

@@ -47,14 +47,19 @@ NETWORKS: dict[str, Architecture] = {
 OTHER_LAST_LAYER = "fc"
 
 
-def find_architecture(name: object) -> Architecture:
+def find_architecture(name: object, trained: bool = False) -> Architecture:
     """The entry of ``NETWORKS``.
+
+    Args:
+        name: its key.
+        trained: whether the name is that of a finished training, which cannot be chosen anew; the remedy is another one.
 
     Raises:
         InputError: when there is none of this name.
     """
     if not isinstance(name, str) or name not in NETWORKS:
-        raise InputError(f"architecture must be one of {', '.join(NETWORKS)}; use a version of sga_monai that has the one that was trained")
+        remedy = "; use a version of sga_monai that has the one that was trained" if trained else f", got {name!r}"
+        raise InputError(f"architecture must be one of {', '.join(NETWORKS)}{remedy}")
     return NETWORKS[name]
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from sga_monai.core.errors import InputError
-from sga_monai.model.networks import DEFAULT_NETWORK, NETWORKS, build_network, network_name
+from sga_monai.model.networks import DEFAULT_NETWORK, NETWORKS, build_network, find_architecture, network_name
 from sga_monai.model.preparation import Preparation, recorded_preparation, run_identity, trained_preparation
+
+NO_FILE = "no such file; train first, or give the path of a model.pt"
 
 
 def load_best_model(network: torch.nn.Module, checkpoint: str, **preparation: Any) -> torch.nn.Module:
@@ -31,7 +33,7 @@ def load_best_model(network: torch.nn.Module, checkpoint: str, **preparation: An
             prepared as in the training.
     """
     if not Path(checkpoint).is_file():
-        raise InputError("checkpoint: no such file; train first, or give the path of a model.pt")
+        raise InputError(f"checkpoint: {NO_FILE}")
     trained = recorded_preparation(checkpoint) if preparation else {}
     for name, value in preparation.items():
         if trained.get(name, value) != value:
@@ -86,6 +88,10 @@ def load_trained_models(checkpoints: Mapping[str, str | Path], **preparation: An
     Raises:
         InputError: when a checkpoint is refused (see ``load_best_model``), or they were trained on images prepared differently.
     """
+    # First: without run.json beside it a missing file would count as prepared by default, and differ from the others.
+    for name, path in checkpoints.items():
+        if not Path(path).is_file():
+            raise InputError(f"checkpoint {name}: {NO_FILE}")
     prepared = {trained_preparation(path, **preparation) for path in checkpoints.values()}
     if len(prepared) > 1:
         listed = "; ".join(sorted(map(str, prepared)))
@@ -98,8 +104,10 @@ def trained_network(checkpoint: str | Path) -> str:
     """Name of the network of a training by ``run.json`` beside its checkpoint; "resnet18" where there is none.
 
     Raises:
-        InputError: when the file is damaged.
+        InputError: when the file is damaged, or names a network that this version does not have.
     """
     identity = run_identity(checkpoint)
     # Runs that do not name it were made when there was one network.
-    return str((identity or {}).get("network", DEFAULT_NETWORK))
+    name = str((identity or {}).get("network", DEFAULT_NETWORK))
+    find_architecture(name, trained=True)
+    return name

@@ -4,9 +4,11 @@ import hashlib
 
 import numpy as np
 import pydicom
+import pytest
 from PIL import Image
 
 from sga_monai.cohorts.phantom import EXTERNAL, SITES, SOURCE, ensure_phantom, write_contact_sheet, write_phantom
+from sga_monai.core.errors import InputError
 from sga_monai.data.datalist import load_manifest
 from sga_monai.data.manifest import read_manifest
 from sga_monai.imaging.read import read_cxr
@@ -50,6 +52,14 @@ def test_sites_differ_in_their_dicom(phantom_dir):
         assert len({header[keyword].value for header in headers}) == 4
     assert {header.PhotometricInterpretation for header in headers} == {"MONOCHROME1", "MONOCHROME2"}
     assert len({header.file_meta.TransferSyntaxUID for header in headers}) == 4
+
+
+def test_an_odd_number_of_external_images_is_refused(tmp_path):
+    with pytest.raises(InputError, match="external_images must be even, half of each class, got 3; give 4"):
+        write_phantom(tmp_path, external_images=3)
+    with pytest.raises(InputError, match="external_images must be a whole number, 2 or more, got 0"):
+        write_phantom(tmp_path, external_images=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_deterministic_by_seed_and_patients_disjoint(tmp_path, monkeypatch):

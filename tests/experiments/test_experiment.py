@@ -97,6 +97,7 @@ def test_pooled_sets_have_no_common_patients_but_for_42_of_two_views(path):
         ({"selection_set": "far"}, "selection_set 'far' must be one of two or more external_manifests; there are none"),
         ({"selection_set": "far", "settings": {"external_manifests": ["m/near.csv", "m/b.csv"]}}, "there are near, b"),
         ({"selection_set": "far", "settings": {"external_manifests": "m/far.csv"}}, "there are far"),
+        ({"phantoms": {"p": {"external_images": 3}}}, "3 is not a multiple of 2"),
         ({"pooled_sets": ["far"], "settings": {"external_manifests": ["m/near.csv"]}}, "none of the external_manifests, near"),
         ({"pooled_sets": ["internal"]}, "none of the external_manifests, none"),
         ({"pooled_sets": ["near"], "selection_set": "near"}, "names the selection_set 'near', which is no result"),
@@ -107,6 +108,8 @@ def test_a_bad_plan_is_refused_in_a_sentence(tmp_path, changes, message):
         read_plan(write_plan(tmp_path / "p.json", **changes))
     with pytest.raises(InputError, match="no plan absent"):
         read_plan(tmp_path / "absent.json")
+    with pytest.raises(InputError, match="is a folder, and a plan is a JSON file"):
+        read_plan(tmp_path)
 
 
 def run(plan: Path, out: Path, *more: str, wait: bool = True) -> warm.Process:
@@ -334,6 +337,14 @@ def test_names_with_bars_and_spaces_are_cells_and_links():
     head = {"kind": "experiment", "title": "T", "question": "Q", "name": "my plan", "condition": ["all"], "selection_set": ""}
     text = tables.markdown([head | {"n_finished": 0, "n_cells": 1}], ["my plan.svg"])
     assert "![T](my%20plan.svg)" in text
+
+
+def test_the_command_to_repeat_names_the_bundles_folder_for_its_plans_alone(tmp_path, monkeypatch):
+    # From any folder: the plans are in the installation.
+    monkeypatch.chdir(tmp_path)
+    head = {"kind": "experiment", "condition": ["all"], "selection_set": "", "n_finished": 0, "n_cells": 1}
+    for name, path in (("mine", "mine.json"), (PLANS[0].stem, f"bundles/sga/experiments/{PLANS[0].name}")):
+        assert f"Repeat: `sga-monai experiment {path}`" in tables.rows_of([head | {"name": name}])[-1]
 
 
 def test_a_set_of_other_images_in_another_condition_is_named_with_both_numbers():

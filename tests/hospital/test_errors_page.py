@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from sga_monai.cli.main import app
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_json
+from sga_monai.core.files import file_sha256, write_json
 from sga_monai.data.manifest import write_manifest
 from sga_monai.hospital.cases import read_calls
 from sga_monai.hospital.errors_page import viewer_links, write_errors
@@ -128,7 +129,13 @@ def test_links_to_a_viewer_come_from_the_manifest(site, tmp_path):
     ):
         with pytest.raises(InputError, match="viewer_url must begin with http"):
             viewer_links(wrong, path)
-    result = CliRunner().invoke(app, ["report", str(out), "--viewer-url", "http://viewer/{study_id}", "--manifest", str(path)])
+    command = ["report", str(out), "--viewer-url", "http://viewer/{study_id}", "--manifest", str(path)]
+    # Rows of another manifest are other patients.
+    refused = CliRunner().invoke(app, command)
+    assert "another manifest" in str(refused.exception)
+    run = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(run | {"manifest_sha256": file_sha256(path)}))
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert 'href="http://viewer/1.2%2F' in (out / "errors.html").read_text()
     assert "http://viewer" not in (out / "report.html").read_text()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,6 +179,9 @@ def test_a_report_says_whether_its_protocol_came_first(tmp_path):
     report = make_report(out)
     assert report["protocol"]["status"] == "before"
     assert report["prevalence"] == 0.12
+    # A limit of NPV is not met by another prevalence that somebody chooses after the results.
+    with pytest.raises(InputError, match=r"limit of npv is at its own prevalence \(0\.12\)"):
+        make_report(out, prevalence=0.01)
     assert [line["outcome"] for line in report["protocol"]["limits"]] == ["met", "not met"]
     assert report["verdict"]["code"] == "not met"
     for text in (report["verdict"]["text"], text_of(write_html(report, out)), text_of(tmp_path / "first.html")):
@@ -210,8 +214,10 @@ def test_a_validation_passes_its_protocol_on(tmp_path, monkeypatch):
     (tmp_path / "out/site.csv").write_text("")
     seen = []
 
-    def evaluate(*_: object, protocol: object, **__: object) -> None:
+    def evaluate(*_: object, protocol: object, site_key: Path, **__: object) -> None:
         seen.append(protocol)
+        # Patients keep their names from one evaluation to the next, for sga-monai monitor.
+        assert site_key == tmp_path / "out/site.key"
         (tmp_path / "out/evaluation").mkdir()
         (tmp_path / "out/evaluation/run.json").write_text('{"counts": {"rows": 3}}')
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import pytest
 
 from sga_monai.hospital.verdict import give_verdict
@@ -62,6 +64,10 @@ def test_notes():
     notes = give_verdict(report(0.9, 0.04, shortcut_audit=audit, drift=[{"flag": True}], prevalence=None))["notes"]
     assert [note.split(":")[0] for note in notes[:2]] == ["Shortcut suspected", "Confounded cohort"]
     assert len(notes) == 4
+    # The words are the heading of the report's section.
+    assert notes[2] == 'The images differ from the internal ones: see "Are the images like the internal ones?".'
+    template = files("sga_monai") / "hospital/templates/report_methods.html.jinja"
+    assert "<h3>Are the images like the internal ones?</h3>" in template.read_text(encoding="utf-8")
     assert notes[3] == "PPV, NPV and net benefit are at the cohort's prevalence, 0.400, not at a clinical one."
     # Nine patients of a class are too few to suspect a shortcut.
     notes = give_verdict(report(0.9, 0.04, patients=9, shortcut_audit=audit))["notes"]

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import torch
 from fixtures.evaluations import write_evaluation
 from fixtures.orthanc import radiograph
 from pydicom import uid
@@ -28,6 +29,8 @@ from sga_monai.integrations.dicom_results.case import NOTICE, Case, Model, as_so
 from sga_monai.integrations.dicom_results.picture import draw_result
 from sga_monai.integrations.dicom_results.secondary_capture import secondary_capture
 from sga_monai.integrations.dicom_results.structured_report import structured_report
+from sga_monai.model.network import CXRResNet18
+from sga_monai.model.scores import logit_difference
 
 MODEL = Model("sga_cxr", "0.1.0", "a" * 64, 0.42, 1.3, "b" * 64, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
 IMAGE = np.tile(np.linspace(0, 1, 90, dtype=np.float32), (120, 1))
@@ -246,3 +249,27 @@ def test_validators_find_no_error(program, tmp_path: Path):
         shown = subprocess.run([program, "-new", str(tmp_path / f"{kind}.dcm")], capture_output=True, text=True, check=False)
         assert "Error" not in shown.stderr, shown.stderr
         assert ("SCImage" if kind == "capture" else "EnhancedSR") in shown.stderr
+
+
+def test_a_file_that_is_another_image_now_gets_no_result(drawn):
+    """The score of one patient must not be written into the study of another."""
+    torch.manual_seed(0)
+    network = CXRResNet18().eval()
+    image = torch.as_tensor(drawn[:64, :64].astype(np.float32) / 4095)[None]
+    shown = [image]
+
+    class Read:
+        data = ({"row": 2},)
+
+        def __getitem__(self, _index: int) -> dict[str, torch.Tensor]:
+            return {"image": shown[0]}
+
+    with torch.no_grad():
+        probability = float(torch.sigmoid(logit_difference(network(image[None])) / 2.0))
+    one = Case(2, as_source(header(1)), probability, True, 1)
+    ((same, heat),) = results._heat_maps(network, Read(), [one], 2.0)
+    assert same is one
+    assert heat.shape == (64, 64)
+    shown[0] = image.flip(-1) * 0.5
+    with pytest.raises(InputError, match="row 2: its image is not the one that was scored"):
+        list(results._heat_maps(network, Read(), [one], 2.0))

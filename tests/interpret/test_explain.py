@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,6 +15,7 @@ from sga_monai.interpret import explain
 from sga_monai.interpret.explain import explain_checkpoints, render
 from sga_monai.model.network import CXRResNet18
 from sga_monai.model.preparation import Preparation
+from sga_monai.statistics.estimates import patient_mean, share
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +47,26 @@ def test_every_model_map_region_and_measure_is_there(explained):
         # Markers and lesions are in the positives alone, half of the eight images.
         assert line["n_images"] + line["n_missing"] == (4 if line["region"] in ("marker", "lesion") else 8)
         assert 0 <= line["value"] <= 1 or line["n_images"] == 0
+        assert np.isnan(line["low"]) or 0 <= line["low"] <= line["value"] <= line["high"] <= 1
         assert line["chance"] is None if line["region"] == "image" else 0 < line["chance"] < 0.6
     text = render(table)
     assert "marker" in text
     assert "insertion_auc" in text
+    assert text.split("energy_inside")[0].split() == ["model", "map", "region", "images", "patients", "chance", "chance", "of", "IoU"]
+
+
+def test_intervals_of_shares_stay_within_0_and_1():
+    patient, hits = np.arange(10), torch.tensor([1.0] * 9 + [0.0], dtype=torch.float64)
+    assert patient_mean(hits, patient).high > 1
+    found, wilson = explain._mean("pointing_game", hits, patient), share(hits.numpy() == 1, patient)
+    assert (found.value, found.low, found.high) == (0.9, wilson.low, wilson.high)
+    assert (found.n_images, found.n_patients, found.n_missing) == (10, 10, 0)
+    # Figures that are no proportion, one of them missing: the t interval, cut off.
+    for values, measure in ((hits, "energy_inside"), (hits.clone().index_fill_(0, torch.tensor([0]), 0.5), "pointing_game")):
+        values = torch.cat([values, torch.tensor([torch.nan])])
+        found, plain = explain._mean(measure, values, np.arange(11)), patient_mean(values, np.arange(11))
+        assert (found.low, found.high, found.n_missing) == (plain.low, 1.0, 1)
+    assert np.isnan(explain._mean("iou_at_area", hits[:1], patient[:1]).low)
 
 
 def test_boxes_are_of_the_image_as_the_training_read_it(drawn, dicom_file, tmp_path):

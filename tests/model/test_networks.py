@@ -110,7 +110,7 @@ def test_group_norm_does_not_see_the_other_images_of_a_batch():
 def test_nothing_else_is_built(name):
     with pytest.raises(InputError, match="architecture must be one of resnet18"):
         build_network(name)
-    with pytest.raises(InputError, match="architecture must be one of"):
+    with pytest.raises(InputError, match=rf"architecture must be one of .*, got {re.escape(repr(name))}$"):
         find_architecture(name)
 
 
@@ -139,8 +139,11 @@ def test_a_checkpoint_is_loaded_into_the_network_that_its_run_names(tmp_path):
     assert [network_name(network) for network in models.networks.values()] == ["resnet18"] * 2
     assert not any(network.training for network in models.networks.values())
     for name in (None, "vgg16"):
-        with pytest.raises(InputError, match="architecture must be one of"):
+        with pytest.raises(InputError, match=r"architecture must be one of .*; use a version of sga_monai that has the one"):
             load_trained_models({"a": write_run(tmp_path / "other", {"settings": settings, "network": name})})
+    # No run.json beside it is no other preparation.
+    with pytest.raises(InputError, match=r"^checkpoint b: no such file; train first, or give the path of a model\.pt$"):
+        load_trained_models({"a": named, "b": tmp_path / "nope/model.pt"})
     for identity in (None, [], "x"):
         with pytest.raises(InputError, match=r"run\.json beside the checkpoint is damaged"):
             trained_network(write_run(tmp_path / "damaged", identity))

@@ -44,6 +44,7 @@ from sga_monai.integrations.dicom_results.case import Case, Model, as_source, st
 from sga_monai.integrations.dicom_results.picture import draw_result
 from sga_monai.integrations.pacs.server import EXTRA, silenced
 from sga_monai.model.preparation import SETTINGS, Preparation
+from sga_monai.model.scores import logit_difference
 
 RECORD = "results.json"
 REMEDIES = {
@@ -53,6 +54,8 @@ REMEDIES = {
 }
 # Heat maps at once.
 BATCH = 16
+# Another device or batch moves a probability by far less, another image by more.
+SAME_PROBABILITY = 0.001
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def write_results(output_dir: Path, bundle: Path, manifest: Path, dataset_dir: P
         failed = {int(failure["row"]): str(failure["code"]) for failure in dataset.failures}
         options = ReadOptions(preparation.voi, orientation=preparation.orientation)
         waiting = [case for case in waiting if case.row not in failed]
-        for case, heat in _heat_maps(load_models(bundle, reference)[MODEL], dataset, waiting):
+        for case, heat in _heat_maps(load_models(bundle, reference)[MODEL], dataset, waiting, model.temperature):
             reason = write_case(out, case, model, paths[case.row], options, heat)
             failed |= {case.row: reason} if reason else {}
     rows = [case.row for case in cases if case.row not in failed]
@@ -184,11 +187,23 @@ def _cases(scored: pd.DataFrame, paths: Mapping[int, Path], threshold: float) ->
     return cases, reasons
 
 
-def _heat_maps(network: nn.Module, dataset: CXRDataset, cases: Sequence[Case]) -> Iterator[tuple[Case, NDArray[np.float32]]]:
-    """The cases with their heat maps, ``[H, W]``."""
+def _heat_maps(
+    network: nn.Module, dataset: CXRDataset, cases: Sequence[Case], temperature: float
+) -> Iterator[tuple[Case, NDArray[np.float32]]]:
+    """The cases with their heat maps, ``[H, W]``.
+
+    Raises:
+        InputError: when an image is not the one that was scored; its file may be another patient's now.
+    """
     index = {int(item["row"]): i for i, item in enumerate(dataset.data)}
     for batch in track([cases[i : i + BATCH] for i in range(0, len(cases), BATCH)], "writing results"):
-        heat = heat_map(network, torch.stack([dataset[index[case.row]]["image"] for case in batch])).numpy()
+        images = torch.stack([dataset[index[case.row]]["image"] for case in batch])
+        with torch.no_grad():
+            again = torch.sigmoid(logit_difference(network(images)).double() / temperature).numpy()
+        for case, probability in zip(batch, again, strict=True):
+            if abs(case.probability - probability) > SAME_PROBABILITY:
+                raise InputError(f"row {case.row}: its image is not the one that was scored; run sga-monai evaluate again")
+        heat = heat_map(network, images).numpy()
         yield from zip(batch, heat[:, 0], strict=True)
 
 

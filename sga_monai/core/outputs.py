@@ -1,0 +1,50 @@
+"""Outputs that must not take the place of what a command reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sga_monai.core.errors import InputError
+
+
+def refuse_inputs(option: str, output: Path | None, inputs: Iterable[Path | None]) -> None:
+    """Refuse an output that would replace an input of the same command, under whatever name.
+
+    Args:
+        option: as it is typed, such as ``--out``.
+        output: the file that would be written; ``None`` where the option is not given.
+        inputs: the files that are read; ``None`` where an option is not given.
+
+    Raises:
+        InputError: naming the option and the input.
+    """
+    for path in inputs:
+        if output is not None and path is not None and is_same(output, path):
+            raise InputError(f"{option} would replace {path.name}, which is read; give another path")
+
+
+def refuse_inside(option: str, output: Path, folder: Path, name: str) -> None:
+    """Refuse an output that is a folder which is read, or lies inside it.
+
+    Args:
+        option: as it is typed.
+        output: the file or folder that would be written.
+        folder: what must stay as it is.
+        name: of that folder, for the message.
+
+    Raises:
+        InputError: naming the option and ``name``.
+    """
+    # A link is followed, and also looked at where it lies: a file is written in its place.
+    places = (output.resolve(), output.parent.resolve() / output.name)
+    if any(is_same(parent, folder) for place in places for parent in (place, *place.parents)):
+        raise InputError(f"{option} lies inside {name}, which must stay as it is; give a path elsewhere")
+
+
+def is_same(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one file or folder, which need not exist: by a link, or another spelling."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return path.resolve() == other.resolve()
