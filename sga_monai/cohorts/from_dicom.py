@@ -114,6 +114,7 @@ def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_
     rows: list[dict[str, str]] = []
     keys: list[dict[str, str]] = []
     ids, days = list[tuple[int, str]](), list[str]()
+    other_patients: list[str] = []
     for path in track(list(_walk(root, listing)), "reading headers"):
         image = Path(path).relative_to(root).as_posix()
         header, reason = _read(path)
@@ -128,6 +129,8 @@ def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_
         if reason or label is None:
             listing.add(f"left out: {reason}", label)
             continue
+        if keys[-1]["patient_id"] and label.patient_id and same_id(label.patient_id) != keys[-1]["patient_id"]:
+            other_patients.append(keys[-1]["patient_id"])
         rows.append(_row(_cell(image) or "", header, label, patient, name, key, listing.cells))
         ids.append((len(rows) + 1, patient))
         days.append(header.get("StudyDate", ""))
@@ -138,6 +141,13 @@ def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_
         listing.warnings += table.explain(keys)
     if not rows:
         raise _nothing_listed(listing)
+    # A placeholder for all is mended by the table.
+    if len(set(other_patients)) > 1:
+        # Right where an export was pseudonymized, wrong where a column of the table was sorted on its own.
+        listing.warnings.append(
+            f"{len(other_patients)} of {len(rows)} images have another PatientID than the patient_id of their label, which is taken; "
+            "check that the table's columns belong together"
+        )
     listing.warnings += damaged_ids(ids, "PatientID") + _too_equal([same_id(patient) for _, patient in ids], days)
     _write(Path(out), rows)
     return listing

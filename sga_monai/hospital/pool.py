@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,8 @@ from sga_monai.hospital.formats import MODEL, POOLED, ROLES
 from sga_monai.hospital.release import check_release, decimals
 from sga_monai.hospital.suppression import COUNTS
 from sga_monai.statistics.pooling import can_be_pooled, pool_aurocs
+
+logger = logging.getLogger(__name__)
 
 
 def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval: bool = False) -> dict[str, Any]:
@@ -44,6 +47,11 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
         releases.append(release)
     if len({release["site"] for release in releases}) < len(releases):
         raise InputError("two releases are of the same site; give each site its own alias")
+    figures = [json.dumps({key: release[key] for key in ("cohort", "models")}, sort_keys=True) for release in releases]
+    for i, one in enumerate(figures):
+        if one in figures[:i]:
+            first, second = releases[figures.index(one)]["site"], releases[i]["site"]
+            logger.warning("the releases of %s and %s have the same figures: is one site given twice?", first, second)
     if len({release["bundle"]["sha256sums"] for release in releases}) > 1:
         raise InputError("the releases are of different bundles; pool only sites that ran the same")
     models: dict[str, Any] = {}

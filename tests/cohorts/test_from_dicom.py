@@ -244,6 +244,17 @@ def test_one_patient_for_all_is_a_warning_which_the_labels_can_mend(site):
     assert not any("PatientID" in line for line in listing.warnings)
 
 
+def test_labels_of_other_patients_than_the_files_are_said(site):
+    """As after one column of the table was sorted on its own; with names made for an export it is right."""
+    for i in range(6):
+        site.add(i, i % 2)
+    text = "accession,patient_id,label\n"
+    listing, _ = site.list(text + "".join(f"A{i:04d},MRN-{5 - i:04d},{i % 2}\n" for i in range(6)))
+    assert any("6 of 6 images have another PatientID than the patient_id of their label" in line for line in listing.warnings)
+    listing, _ = site.list(text + "".join(f"A{i:04d},mrn-{i:04d} ,{i % 2}\n" for i in range(6)))
+    assert not any("another PatientID" in line for line in listing.warnings)
+
+
 def test_names_of_files_that_a_manifest_cannot_hold_are_counted(site):
     odd = ["-1.dcm", "=2.dcm", "~3.dcm", "@4.dcm", " 5.dcm", "+6.dcm"]
     bad = ["a:7.dcm", "b\\8.dcm", "c\u00a09.dcm", "d\u202e10.dcm", "11.dcm ", os.fsdecode(b"M\xfcller12.dcm")]

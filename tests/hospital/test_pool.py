@@ -55,6 +55,12 @@ def test_a_limit_that_rounding_put_at_1_does_not_lose_the_site(tmp_path):
     assert "* B" not in page
 
 
+def test_one_site_under_two_names_is_said(tmp_path, caplog):
+    paths = [write_release(tmp_path, site, auroc) for site, auroc in {"A": (0.8, 0.7, 0.9), "B": (0.8, 0.7, 0.9), "C": GOOD["C"]}.items()]
+    pool_releases(paths, tmp_path / "pooled")
+    assert [record.getMessage() for record in caplog.records] == ["the releases of A and B have the same figures: is one site given twice?"]
+
+
 def test_a_lower_limit_at_0_is_taken_inside_too(tmp_path):
     paths = [write_release(tmp_path, site, auroc) for site, auroc in {"A": (0.5, 0.004, 0.99), "B": (0.8, 0.7, 0.9)}.items()]
     line = pool_releases(paths, tmp_path / "pooled")["models"]["model"]["sites"][0]

@@ -57,6 +57,11 @@ def test_code_and_text(given, code, text):
     assert verdict["notes"] == []
 
 
+def test_an_auroc_below_a_half_asks_whether_labels_are_exchanged():
+    assert any("exchanged?" in note for note in give_verdict(report(0.23, 0.1))["notes"])
+    assert not any("exchanged?" in note for note in give_verdict(report(0.45, 0.1))["notes"])
+
+
 def test_notes():
     high = {"value": 0.9, "low": 0.8, "high": 0.95}
     reverse = {"value": 0.0, "low": float("nan"), "high": float("nan")}
