@@ -68,7 +68,8 @@ def validate(
     for note in outcome.verdict["notes"]:
         typer.echo(f"   - {note}")
     follow_up = shlex.join(["sga-monai", "release", str(out / EVALUATION), "--out", "release.json", "--site", "ALIAS"])
-    typer.echo(f"open {outcome.page}; then, if it may leave: {follow_up}")
+    may_leave = f"; then, if it may leave: {follow_up}" if outcome.verdict["code"] != "not reportable" else ""
+    typer.echo(f"open {outcome.page}{may_leave}")
     if not outcome.complete:
         raise typer.Exit(EXIT_SOME_ROWS_FAILED)
 

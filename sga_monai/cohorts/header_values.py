@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from datetime import date, timedelta
 
+from sga_monai.data.manifest import OLDEST
+
 # Computed radiography came to hospitals in the 1980s; what is earlier is a default of a program (1900, 1970, 1980-01-01).
 FIRST_DAY = date(1980, 1, 2)
-OLDEST = 120
 DAYS = {"H": 1 / 24, "D": 1.0, "W": 7.0, "M": 30.4375, "J": 365.25, "A": 365.25, "Y": 365.25}
 # Of German and French the words for years alone, since their months and weeks have other letters.
 AGE = re.compile(r"(\d{1,4}(?:\.\d+)?)\s*(HRS?|HOURS?|H|D|W|M|Y|DAYS?|WE?E?KS?|MONTHS?|MOS?|YEARS?|YRS?|Y[/.]?O\.?|J|JAHRE?|ANS?)?")

@@ -30,6 +30,7 @@ SPLITS = ("train", "val", "test")
 OVERLAPS = (frozenset({"siim", "bimcv"}), frozenset({"siim", "ricord"}), frozenset({"rsna", "nih"}))
 MOST_ERRORS = 5
 AGE_BANDS = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (90, "80-89"))
+AGE, OLDEST = "age must be a number of years, a band as 40-64, or 90+", 120
 FEW_VALUES = ("label", "site", "split", "view", "sex", "age", "manufacturer", "negative_type", "period", "label_delta_days")
 
 # Free texts that may leave a site.
@@ -140,6 +141,18 @@ def several_sites(rows: Iterable[Row]) -> list[str]:
     return [f"{count} sites in one manifest: every figure is of all together; write one manifest for each site"]
 
 
+def is_age(text: str) -> bool:
+    """Whether a cell is empty, a number of years that somebody reaches, a band as 40-64, or 90+.
+
+    Example:
+        >>> is_age("67.5"), is_age("40-64"), is_age("1950"), is_age("45y")
+        (True, True, False, False)
+    """
+    if re.fullmatch(r"\d{1,3}(\.\d+)?", text):
+        return float(text) <= OLDEST
+    return text == "" or bool(re.fullmatch(r"\d{1,2}-\d{1,2}|90\+", text))
+
+
 def age_band(years: float) -> str:
     """0-17, 18-39, 40-64, 65-79, 80-89 or 90+: a single age beside other facts may name a patient."""
     return next((band for limit, band in AGE_BANDS if years < limit), "90+")
@@ -204,8 +217,8 @@ def _problems(row: Row, require: Sequence[str]) -> list[str]:
     if row["site"] == "\0":
         found.append("site must hold a letter A to Z or a digit")
     found += [f"{column} is empty" for column in ("patient_id", "site") if column in require and not row[column]]
-    if row.get("age") and not re.fullmatch(r"\d{1,3}(\.\d+)?|\d{1,2}-\d{1,2}|90\+", row["age"]):
-        found.append("age must be a number of years, a band as 40-64, or 90+")
+    if not is_age(row.get("age", "")):
+        found.append(AGE)
     if row.get("period") and not re.fullmatch(r"\d{4}(H[12])?", row["period"]):
         found.append("period must be a year or half-year as 2021H1")
     if row.get("label_delta_days") and not re.fullmatch(r"-?\d{1,4}", row["label_delta_days"]):

@@ -13,6 +13,7 @@ import pandas as pd
 from sga_monai.core.errors import InputError
 from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
 from sga_monai.data.identity import same_id
+from sga_monai.data.manifest import AGE, is_age
 from sga_monai.data.tables import SEPARATORS, read_cells
 from sga_monai.evaluation.predictions import BASELINE_SCORE, FEATURES, GROUPS, SITE_SCORE, control_column
 from sga_monai.interpret.controls import BORDER_BLANK, CENTER_BLANK, LUNGS_BLANK, ONLY_LUNGS, TAG
@@ -146,6 +147,10 @@ def _refuse(table: pd.DataFrame, name: str) -> None:
         ) | (table[column] > 1)
     if "case" in table:
         problems["case is there twice"] = (table["case"] != "") & table["case"].map(same_id).duplicated()
+    if "age" in table:
+        # A decimal comma, as in the other columns.
+        table["age"] = table["age"].str.replace(",", ".", regex=False)
+        problems[AGE] = ~table["age"].map(is_age)
     missing = table["score" if "score" in table else PROBABILITY].isna()
     for column in (column for column in NUMBERS if column in table):
         problems[f"{column} is empty where the case has a score"] = table[column].isna() & ~missing

@@ -107,6 +107,7 @@ def test_separators_and_decimal_signs_change_nothing(vendor, tmp_path):
         ({"probability": "1,5"}, "column probability has decimal commas and decimal points; use one"),
         ({"probability_baseline": ""}, r"probability_baseline is empty where the case has a score \(row 4\)"),
         ({"case": "c0"}, r"case is there twice \(row 4\)"),
+        *(({"age": age}, r"age must be a number of years, a band as 40-64, or 90\+ \(row 4\)") for age in ("1950", "-5", "45y", "Müller")),
     ],
 )
 def test_a_refusal_names_the_row_and_no_cell(vendor, tmp_path, change, message):
