@@ -24,7 +24,9 @@ from sga_monai.sga import Attack, Augmentation, Domain, GroupWeights, Masking, O
 pytest_plugins = ["fixtures.artifacts", "fixtures.orthanc"]
 # As many threads in all as there would be without pytest-xdist's workers, which would otherwise wait for each other.
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // WORKERS, 1)))
+# The process that starts the workers has set it for itself, and they inherit that.
+if os.environ.get("OMP_NUM_THREADS") == os.environ.get("SGA_TEST_THREADS"):
+    os.environ["OMP_NUM_THREADS"] = os.environ["SGA_TEST_THREADS"] = str(max((os.cpu_count() or 1) // WORKERS, 1))
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 ROOT = Path(__file__).resolve().parents[1]
 # Files that take longest, in this order: begun last, one worker would wait for the other.
