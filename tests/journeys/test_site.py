@@ -185,7 +185,16 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     assert "data-protection-officer" in (hospital / "pooled/pooled.html").read_text()
     # Again with the same inputs: the same predictions; a third time the second is set aside.
     for _ in range(2):
-        again = ("--manifest", "validation/site.csv", "--dataset-dir", "images", "--output-dir", "again")
+        again = (
+            "--manifest",
+            "validation/site.csv",
+            "--dataset-dir",
+            "images",
+            "--site-key",
+            "validation/site.key",
+            "--output-dir",
+            "again",
+        )
         run("sga_monai", "evaluate", BUNDLE, *again, cwd=hospital)
         assert (hospital / EVALUATION / "predictions.csv").read_bytes() == (hospital / "again/predictions.csv").read_bytes()
     assert (hospital / "again.1/predictions.csv").is_file()
