@@ -29,6 +29,8 @@ def few_with_both(counts: Mapping[str, int], min_cell: int) -> bool:
 def suppress(subgroups: Sequence[Mapping[str, Any]], cohort: Mapping[str, int], min_cell: int, digits: int = 3) -> list[dict[str, Any]]:
     """Hide small levels, and as many others of the same grouping as subtraction from the cohort would need.
 
+    So are levels that would tell how few patients are in two of them, or in none.
+
     Hidden levels become one entry without their names and their number. The number of all patients is left out of a grouping in which
     few patients of one level, or of those hidden together, have both labels; and of all of them where few of the cohort have.
 
@@ -44,11 +46,13 @@ def suppress(subgroups: Sequence[Mapping[str, Any]], cohort: Mapping[str, int], 
         # Every kind of negative is compared with all positives, so only negatives add up to the cohort.
         keys = ("negative_patients",) if by == "negative_type" else COUNTS
         hidden = {line["level"] for line in levels if min(line[key] for key in keys) < min_cell}
-        while hidden and len(hidden) < len(levels):
+        while len(hidden) < len(levels):
             shown = [line for line in levels if line["level"] not in hidden]
-            # What is left of the cohort is the sum of the hidden levels and of patients whose level is unknown.
+            # What is left of the cohort is the sum of the hidden levels and of patients whose level is unknown; below zero, of those
+            # who are in two levels, with both views or another age later.
             left = [cohort[key] - sum(line[key] for line in shown) for key in keys]
-            if len(hidden) > 1 and min(left) >= min_cell:
+            few = any(0 < abs(number) < min_cell for number in left)
+            if not few and (not hidden or (len(hidden) > 1 and min(left) >= min_cell)):
                 break
             hidden.add(min(shown, key=lambda line: line["patients"])["level"])
         shown = [line for line in levels if line["level"] not in hidden]

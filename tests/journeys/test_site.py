@@ -735,6 +735,14 @@ def test_suppression_cannot_be_undone_by_subtraction():
         if hidden and shown:
             for key, total in cohort.items():
                 assert total - sum(line[key] for line in shown) >= 10
+    # Six patients have both views: 26 + 28 is 54, and the cohort 48.
+    both = suppress(
+        [level("view", "AP", 16, 10), level("view", "PA", 12, 16)], {"patients": 48, "positive_patients": 24, "negative_patients": 24}, 10
+    )
+    assert both == [{"by": "view", "level": "(suppressed)", "suppressed": True}]
+    # Four are of unknown sex.
+    unknown = [level("sex", "F", 60, 98), level("sex", "M", 40, 98)]
+    assert [line["suppressed"] for line in suppress(unknown, cohort, 10)] == [True]
     four = suppress([level("sex", "F", 60, 100), level("sex", "M", 38, 97), level("sex", "O", 2, 3)], cohort, 10)
     assert [(line["level"], line["suppressed"]) for line in four] == [("F", False), ("(suppressed)", True)]
 
