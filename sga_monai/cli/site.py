@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sga_monai.core.errors import EXIT_ALARM, EXIT_SOME_ROWS_FAILED, REASONS, InputError
-from sga_monai.core.outputs import refuse_inputs, refuse_inside
+from sga_monai.core.outputs import refuse_inputs
 
 app = typer.Typer()
 
@@ -33,13 +33,8 @@ def validate(
     """Do the whole external validation, up to the report: verify, manifest, check, evaluate, report. Goes on after a stop."""
     from sga_monai.cli.manifest import show_listing
     from sga_monai.core.process import keep_freed_memory
-    from sga_monai.hospital.validate import CHECKED, EVALUATION, INDEX, MANIFEST, SHEET, STEPS, Site, Validation
+    from sga_monai.hospital.validate import EVALUATION, STEPS, Site, Validation
 
-    if out.exists() and not out.is_dir():
-        raise InputError("--out is a file; give a folder")
-    refuse_inside("--out", out, bundle, "the bundle")
-    for file in (MANIFEST, SHEET, CHECKED, INDEX):
-        refuse_inputs(f"--out with its {file}", out / file, (labels, public_key, site_key, protocol))
     given = Site(bundle, images, labels, site, out, prevalence, public_key, site_key, num_workers, protocol)
     validation = Validation(given)
     for number, (name, what) in enumerate(STEPS, 1):

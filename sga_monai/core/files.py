@@ -46,6 +46,15 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def read_earlier(path: Path) -> dict[str, Any]:
+    """A JSON file of an earlier call; empty where it is absent or was cut."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_json(path: Path, content: Any, *, indent: int | None = 1, sort_keys: bool = False) -> None:
     """Write ``plain(content)`` as JSON, whole or not at all.
 

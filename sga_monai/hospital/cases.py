@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from sga_monai.core.files import read_earlier
 from sga_monai.evaluation.predictions import FILE, GROUPS, read_predictions
-from sga_monai.hospital.evaluate import read_earlier
 from sga_monai.hospital.formats import MODEL
 from sga_monai.hospital.heatmaps import FACTS, FOLDER, ranked_calls, rows_of_pictures
 

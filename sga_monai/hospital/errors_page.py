@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from urllib.parse import quote
 
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, write_whole
+from sga_monai.core.files import file_sha256, read_earlier, write_whole
 from sga_monai.data.manifest import read_manifest
 from sga_monai.hospital.cases import Calls, Case
 
@@ -102,11 +101,9 @@ def viewer_links(template: str, manifest: str | Path, output_dir: str | Path | N
         fields, named = set(), {""}
     if not re.match(r"https?://[^\s/{}]", template) or not fields or fields != named or not fields <= set(FIELDS):
         raise InputError(f"viewer_url must begin with http:// or https:// and name a field in braces: {', '.join(FIELDS)}")
-    run = None if output_dir is None else Path(output_dir) / "run.json"
-    if run is not None and run.is_file():
-        evaluated = json.loads(run.read_text(encoding="utf-8-sig")).get("manifest_sha256")
-        if evaluated != file_sha256(manifest):
-            raise InputError("the evaluation was made with another manifest; give that one")
+    run = {} if output_dir is None else read_earlier(Path(output_dir) / "run.json")
+    if run and run.get("manifest_sha256") != file_sha256(manifest):
+        raise InputError("the evaluation was made with another manifest; give that one")
     found = {}
     for row in read_manifest(manifest):
         values = {name: quote(row.get(name, ""), safe="") for name in fields}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from torch import nn
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, write_csv, write_json, write_whole
+from sga_monai.core.files import file_sha256, read_earlier, write_csv, write_json, write_whole
 from sga_monai.core.folders import archive_previous_run, lock_output_dir
 from sga_monai.core.provenance import code_digest, versions
 from sga_monai.evaluation.cohort import Cohort, list_cohort
@@ -34,6 +33,7 @@ from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.selftest import Comparison, run_selftest
 from sga_monai.hospital.verify import SUMS, verify_bundle, verify_signature
 from sga_monai.interpret.controls import BORDER_BLANK, CENTER_BLANK, LUNGS_BLANK, ONLY_LUNGS, TAG
+from sga_monai.model.modes import to_device
 from sga_monai.model.networks import build_network
 from sga_monai.model.preparation import SETTINGS, Preparation
 from sga_monai.model.weights import load_best_model
@@ -89,7 +89,8 @@ def evaluate_bundle(
         verify_signature(bundle, public_key)
     reference = read_reference(bundle / "reference.json")
     plan = None if protocol is None else read_protocol(protocol)
-    networks = {role: network.to(_device(device)) for role, network in load_models(bundle, reference).items()}
+    check.choice("device", device, ("cpu", "cuda"))
+    networks = {role: to_device(network, device) for role, network in load_models(bundle, reference).items()}
     lock_output_dir(out)
     cohort = list_cohort(manifest, dataset_dir, _preparation(reference), site_key=site_key)
     # Of a million rows all cells would take a gigabyte.
@@ -179,12 +180,6 @@ def _predictions(scored: Streamed, groups: pd.DataFrame, reference: Mapping[str,
     return predictions.sort_values("row", ignore_index=True)
 
 
-def _device(device: str) -> torch.device:
-    if check.choice("device", device, ("cpu", "cuda")) == "cuda" and not torch.cuda.is_available():
-        raise InputError("this machine has no CUDA device; leave --device at cpu")
-    return torch.device(device)
-
-
 def _facts(
     bundle: Path, manifest: str | Path, reference: Mapping[str, Any], public_key: object, failure_limit: float, device: str
 ) -> dict[str, Any]:
@@ -209,15 +204,6 @@ def _start_of_same(path: Path, facts: Mapping[str, Any]) -> str | None:
     earlier = read_earlier(path)
     same = earlier.get("finished") is None and all(earlier.get(key) == value for key, value in facts.items())
     return str(earlier["started"]) if same and "started" in earlier else None
-
-
-def read_earlier(path: Path) -> dict[str, Any]:
-    """A JSON file of an earlier call; empty where it is absent or was cut."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _now() -> str:

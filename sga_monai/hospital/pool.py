@@ -47,11 +47,11 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
         releases.append(release)
     if len({release["site"] for release in releases}) < len(releases):
         raise InputError("two releases are of the same site; give each site its own alias")
-    figures = [json.dumps({key: release[key] for key in ("cohort", "models")}, sort_keys=True) for release in releases]
-    for i, one in enumerate(figures):
-        if one in figures[:i]:
-            first, second = releases[figures.index(one)]["site"], releases[i]["site"]
-            logger.warning("the releases of %s and %s have the same figures: is one site given twice?", first, second)
+    sites: dict[str, str] = {}
+    for release in releases:
+        first = sites.setdefault(json.dumps({key: release[key] for key in ("cohort", "models")}, sort_keys=True), release["site"])
+        if first != release["site"]:
+            logger.warning("the releases of %s and %s have the same figures: is one site given twice?", first, release["site"])
     if len({release["bundle"]["sha256sums"] for release in releases}) > 1:
         raise InputError("the releases are of different bundles; pool only sites that ran the same")
     models: dict[str, Any] = {}

@@ -18,10 +18,11 @@ from sga_monai.cohorts.inspection import Inspection, inspect_manifest
 from sga_monai.core import checks as check
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import REASONS, InputError
-from sga_monai.core.files import file_sha256, write_json, write_whole
+from sga_monai.core.files import file_sha256, read_earlier, write_json, write_whole
 from sga_monai.core.folders import lock_output_dir
+from sga_monai.core.outputs import refuse_inputs, refuse_inside
 from sga_monai.data.pseudonyms import new_site_key
-from sga_monai.hospital.evaluate import evaluate_bundle, listed_files_sha256, load_models, read_earlier, selftest_bundle
+from sga_monai.hospital.evaluate import evaluate_bundle, listed_files_sha256, load_models, selftest_bundle
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.protocol import read_protocol
 from sga_monai.hospital.reference import read_reference
@@ -82,6 +83,11 @@ class Site:
         for name, path in (("images", self.images), ("bundle", self.bundle)):
             if not path.is_dir():
                 raise InputError(f"{name} is not a folder; check its path")
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError("--out is a file; give a folder")
+        refuse_inside("--out", self.out, self.bundle, "the bundle")
+        for file in (MANIFEST, SHEET, CHECKED, INDEX):
+            refuse_inputs(f"--out with its {file}", self.out / file, (self.labels, self.public_key, self.site_key, self.protocol))
         if self.out.resolve().is_relative_to(self.images.resolve()):
             raise InputError("out lies inside images, which would then be searched with it; give a folder elsewhere")
 

@@ -49,8 +49,7 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         code, text = against_internal(report)
     if protocol.get("status") in LATE:
         notes.append(protocol["text"])
-    area = model["auroc"]
-    if area["high"] is not None and area["high"] < 0.5:
+    if auroc_with_limits(report)["high"] < 0.5:
         notes.append("The AUROC is below 0.5 with its whole interval: are the labels, or the direction of the scores, exchanged?")
     # The mask is the better control where enough images have one.
     blanked = next((audit[name] for name in ("lungs_blank", "center_blank") if audit[name] and _has_enough(audit[name], cohort)), None)

@@ -127,10 +127,11 @@ class GroupWeights:
         means = {key: losses[torch.tensor([k == key for k in keys], device=losses.device)].mean() for key in sorted(set(keys))}
         for key in means:
             self._weights.setdefault(key, sum(self._weights.values()) / len(self._weights) if self._weights else 1.0)
-        if not all(math.isfinite(float(mean.detach())) for mean in means.values()):
+        values = {key: float(mean.detach()) for key, mean in means.items()}
+        if not all(map(math.isfinite, values.values())):
             # In 16 bits a step may overflow; it is not taken, and must leave no trace here either.
             return torch.stack(list(means.values())).sum()
-        ascent = {key: self.group_dro_step * float(means[key].detach()) if key in means else 0.0 for key in self._weights}
+        ascent = {key: self.group_dro_step * values[key] if key in values else 0.0 for key in self._weights}
         # Less the largest exponent, which the division below cancels and which could overflow.
         grown = {key: w * math.exp(ascent[key] - max(ascent.values())) for key, w in self._weights.items()}
         total = sum(grown.values())

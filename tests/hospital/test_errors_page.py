@@ -130,6 +130,11 @@ def test_links_to_a_viewer_come_from_the_manifest(site, tmp_path):
         with pytest.raises(InputError, match="viewer_url must begin with http"):
             viewer_links(wrong, path)
     command = ["report", str(out), "--viewer-url", "http://viewer/{study_id}", "--manifest", str(path)]
+    # A record that was cut is named by the report, and is no traceback here.
+    record = (out / "run.json").read_text()
+    (out / "run.json").write_text(record[:20])
+    assert isinstance(CliRunner().invoke(app, command).exception, InputError)
+    (out / "run.json").write_text(record)
     # Rows of another manifest are other patients.
     refused = CliRunner().invoke(app, command)
     assert "another manifest" in str(refused.exception)

@@ -59,6 +59,8 @@ def test_code_and_text(given, code, text):
 
 def test_an_auroc_below_a_half_asks_whether_labels_are_exchanged():
     assert any("exchanged?" in note for note in give_verdict(report(0.23, 0.1))["notes"])
+    # An AUROC of 0 has no interval and is the strongest sign of all.
+    assert any("exchanged?" in note for note in give_verdict(report(0.0, float("nan")))["notes"])
     assert not any("exchanged?" in note for note in give_verdict(report(0.45, 0.1))["notes"])
 
 

@@ -25,12 +25,12 @@ from torch import nn
 
 from sga_monai.core.display import track
 from sga_monai.core.errors import REASONS, InputError, ReadError
-from sga_monai.core.files import file_sha256, write_json, write_whole
+from sga_monai.core.files import file_sha256, read_earlier, write_json, write_whole
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.evaluation.predictions import FILE, read_predictions
-from sga_monai.hospital.evaluate import load_models, read_earlier
+from sga_monai.hospital.evaluate import load_models
 from sga_monai.hospital.formats import MODEL
 from sga_monai.hospital.heatmaps import heat_map
 from sga_monai.hospital.reference import read_reference
