@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import posixpath
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,12 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages of ``OUTSIDE``."""
+    """Add the pages of ``OUTSIDE``, and one of all commands and their options as their help has them."""
     for source, page in OUTSIDE.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    command = [sys.executable, "-m", "typer", "sga_monai.cli.main", "utils", "docs", "--name", "sga-monai", "--title", "Commands"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    files.append(File.generated(config, "commands.md", content=text))
     return files
 
 

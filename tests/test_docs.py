@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 
 import sga_monai
+from sga_monai.experiments.plan import SCHEMA
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "data_manifests/README.md"])
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
@@ -71,6 +72,12 @@ def test_every_option_has_a_row_with_its_default() -> None:
     documented = {row[0].strip("`"): json.loads(row[1].strip("`")) for row in rows}
     assert len(documented) == len(rows)
     assert documented == options
+
+
+def test_every_field_of_a_plan_has_a_row() -> None:
+    text = (ROOT / "docs/training.md").read_text()
+    section = text[text.index("A plan of your own") : text.index("The data sets of `shenzhen_parts`")]
+    assert {name for row in table(section) for name in re.findall(r"`(\w+)`", row[0])} == {*SCHEMA["properties"]}
 
 
 def test_every_test_that_a_promise_names_is_there() -> None:

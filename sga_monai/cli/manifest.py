@@ -15,7 +15,7 @@ from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, REASONS, InputError
 from sga_monai.core.outputs import is_same, refuse_inputs
 
 if TYPE_CHECKING:
-    from sga_monai.cohorts.from_dicom import Listing
+    from sga_monai.cohorts.listing import Listing
 
 NAMES = (
     "siim", "shenzhen-tb", "montgomery-tb", "kermany-children", "nih-pa", "nih-ap",
@@ -53,6 +53,11 @@ def build(
     if all_test:
         rows, options = tables.all_test(rows), options | {"all_test": True}
     path = out or Path("data_manifests") / f"{default_name(name, all_test, strength)}.csv"
+    if path.exists():
+        try:
+            read_manifest(path)
+        except InputError:
+            raise InputError(f"--out would replace {path.name}, which is no manifest; give another path") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     # Checked before it takes the place of an earlier one.
     draft = path.with_name(f".{path.name}.tmp")
@@ -201,7 +206,7 @@ def from_dicom(
 
 def show_listing(listing: Listing, title: str) -> None:
     """Print what became of every file and of every label."""
-    from sga_monai.cohorts.from_dicom import LEFT_OUT
+    from sga_monai.cohorts.listing import LEFT_OUT
 
     table = Table("files", "number", "label 1", "label 0", "remedy", title=title)
     for name, counts in sorted(listing.files.items(), key=lambda item: (item[0] != "listed", item[0])):

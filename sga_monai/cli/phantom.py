@@ -18,11 +18,11 @@ def phantom(
     scale: Annotated[int, typer.Option(help="Times as many images at the source site.", min=1)] = 1,
 ) -> None:
     """Draw the embedded phantom: one source site and three external ones, with masks and a contact sheet."""
-    from sga_monai.cohorts.phantom import write_contact_sheet, write_phantom
+    from sga_monai.cohorts.phantom import draw_phantom, write_phantom
     from sga_monai.imaging.read import read_cxr
 
     if out.exists() and any(out.iterdir()):
         raise InputError("the output folder is not empty; give a new one")
     written = write_phantom(out, seed, external_images, confounding, scale)
-    write_contact_sheet(out, out / "contact_sheet.png", read_cxr)
+    draw_phantom(out, out / "contact_sheet.png", read_cxr)
     typer.echo(f"wrote {', '.join(path.name for path in written)} and contact_sheet.png")

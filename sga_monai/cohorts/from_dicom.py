@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from sga_monai.cohorts.header_values import age_from_dates, is_possible, parse_age, parse_date, parse_sex
 from sga_monai.cohorts.labels import Label, read_labels
+from sga_monai.cohorts.listing import COPY, COPY_OF_THE_OTHER_LABEL, Listing, nothing_listed, too_equal
+from sga_monai.cohorts.tables import find_copies
 from sga_monai.core.display import track
-from sga_monai.core.errors import REASONS, InputError, ReadError
+from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import FORMULA
 from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
 from sga_monai.data.identity import damaged_ids, same_id, same_name
@@ -26,64 +28,36 @@ from sga_monai.imaging.raster import is_picture
 # Nothing else of a header is read, beside what tells a frontal chest radiograph; identifiers are used and forgotten.
 TAGS = (
     "PatientSex", "PatientAge", "Manufacturer", "PatientID", "AccessionNumber", "PatientBirthDate", "StudyDate", "PresentationIntentType",
-    "SOPClassUID", "NumberOfFrames", "Rows",
+    "SOPClassUID", "SOPInstanceUID", "NumberOfFrames", "Rows",
 )  # fmt: skip
 # Computed radiography and, below it, digital X-ray.
 RADIOGRAPH_STORAGE = "1.2.840.10008.5.1.4.1.1.1."
 FOR_PROCESSING_STORAGE = "1.2.840.10008.5.1.4.1.1.1.1.1"
-# Why a file is left out, beside the codes of ``REASONS``.
-LEFT_OUT = {
-    "link": "links are not followed; copy the files, or give the folder that they lead to",
-    "folder": "the folder cannot be opened; ask for access",
-    "file name": "a manifest cannot hold this name (: or \\, other than UTF-8, invisible characters, a space at its end); rename the file",
-    "examination": "no chest radiograph by Modality or BodyPartExamined; remove the file",
-    "not an image": "not a DICOM, PNG, JPEG or NIfTI-1 file",
-    "no label": "no row of the labels fits it",
-    "no patient": "PatientID is empty; give patient_id in the labels",
-}
 NO_DAY = "StudyDate is no possible day: period, label_delta_days and an age from the birth date stay empty"
 NO_DELTA = "more than 9999 days from StudyDate to label_date: label_delta_days stays empty"
 NO_AGE = "PatientAge is no possible age, and the dates give none: age stays empty"
 RESPELLED = f"Manufacturer has other characters than {ALPHABET_IN_WORDS}: they are spelled out or left out"
 MOST_DAYS = 9999
-# So many images of one patient, or of one day, are no chance.
-SUSPICIOUS, SHARE = 10, 0.5
 
 
-@dataclass
-class Listing:
-    """What became of every file and of every label.
+@dataclass(frozen=True)
+class _Found:
+    """A file that can be listed: its path as the manifest has it, what of it is known, and its label."""
 
-    Attributes:
-        files: "listed" and "left out: REASON", each with the number of files, and of those with label 1 and label 0.
-        labels: labels that no listed image has, each kind with their number, label 1 and label 0.
-        cells: what was changed or left empty, and in how many rows.
-        warnings: sentences: how the labels were tried, what may be wrong with ids.
-    """
-
-    files: dict[str, list[int]] = field(default_factory=dict)
-    labels: dict[str, list[int]] = field(default_factory=dict)
-    cells: Counter[str] = field(default_factory=Counter)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def one_sided(self) -> bool:
-        """Whether an image has no label, or a label no listed image."""
-        return bool(self.labels) or "left out: no label" in self.files
-
-    def add(self, what: str, label: Label | None = None) -> None:
-        """Count a file."""
-        line = self.files.setdefault(what, [0, 0, 0])
-        line[0] += 1
-        if label is not None:
-            line[2 - label.label] += 1
+    image: str
+    size: int
+    header: dict[str, str]
+    keys: dict[str, str]
+    label: Label
+    patient: str
 
 
 def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_key: str | Path, out: str | Path) -> Listing:
     """Write a site's manifest: every row with split "test", patients and studies under the site's key.
 
-    Of DICOM files the headers alone are read. What a header says is no frontal chest radiograph for presentation is left
-    out and counted. Texts are in the alphabet of a release, and the manifest is read back before it is written.
+    Of DICOM files the headers alone are read, but for those that look like copies of each other. What a header says is no
+    frontal chest radiograph for presentation is left out and counted, as is a copy, byte for byte. Texts are in the alphabet
+    of a release, and the manifest is read back before it is written.
 
     Args:
         folder: searched with its subfolders, links left out; later the ``dataset_dir``.
@@ -111,10 +85,8 @@ def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_
     listing = Listing(warnings=list(table.warnings))
     if name != site:
         listing.warnings.append(f"site is written as {name}, in {ALPHABET_IN_WORDS}")
-    rows: list[dict[str, str]] = []
     keys: list[dict[str, str]] = []
-    ids, days = list[tuple[int, str]](), list[str]()
-    other_patients: list[str] = []
+    found: list[_Found] = []
     for path in track(list(_walk(root, listing)), "reading headers"):
         image = Path(path).relative_to(root).as_posix()
         header, reason = _read(path)
@@ -128,29 +100,52 @@ def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_
         reason = reason or ("file name" if _cell(image) is None else "no label" if label is None else "" if patient else "no patient")
         if reason or label is None:
             listing.add(f"left out: {reason}", label)
-            continue
-        if keys[-1]["patient_id"] and label.patient_id and same_id(label.patient_id) != keys[-1]["patient_id"]:
-            other_patients.append(keys[-1]["patient_id"])
-        rows.append(_row(_cell(image) or "", header, label, patient, name, key, listing.cells))
-        ids.append((len(rows) + 1, patient))
-        days.append(header.get("StudyDate", ""))
-        table.list_file(keys[-1])
-        listing.add("listed", label)
+        else:
+            found.append(_Found(_cell(image) or "", os.stat(path).st_size, header, keys[-1], label, patient))
+    listed = []
+    for one, reason in zip(found, _copies(root, found), strict=True):
+        listing.add(f"left out: {reason}" if reason else "listed", one.label)
+        listed += [] if reason else [one]
+        if reason != COPY_OF_THE_OTHER_LABEL:
+            table.list_file(one.keys)
     listing.labels = table.count()
-    if listing.one_sided or not rows:
+    if listing.one_sided or not listed:
         listing.warnings += table.explain(keys)
-    if not rows:
-        raise _nothing_listed(listing)
+    if not listed:
+        raise nothing_listed(listing)
+    listing.warnings += _suspicions(listed)
+    _write(Path(out), [_row(one, name, key, listing.cells) for one in listed])
+    return listing
+
+
+def _copies(root: Path, found: Sequence[_Found]) -> list[str]:
+    """Why each file is left out as a copy, or "". Only files of one size and SOPInstanceUID are read as a whole."""
+    marks = [(one.size, one.header.get("SOPInstanceUID", "")) for one in found]
+    often = Counter(marks)
+    alike = [i for i, mark in enumerate(marks) if often[mark] > 1]
+    reasons = [""] * len(found)
+    for group in find_copies(root, [{"image": found[i].image, "dropped": ""} for i in alike]):
+        places = [alike[i] for i in group]
+        differ = len({found[i].label.label for i in places}) > 1
+        for i in places if differ else places[1:]:
+            reasons[i] = COPY_OF_THE_OTHER_LABEL if differ else COPY
+    return reasons
+
+
+def _suspicions(listed: Sequence[_Found]) -> list[str]:
+    """What of the patients and days may be wrong."""
+    sentences = []
+    others = [one for one in listed if one.keys["patient_id"] and one.label.patient_id]
+    others = [one for one in others if same_id(one.label.patient_id) != one.keys["patient_id"]]
     # A placeholder for all is mended by the table.
-    if len(set(other_patients)) > 1:
+    if len({one.keys["patient_id"] for one in others}) > 1:
         # Right where an export was pseudonymized, wrong where a column of the table was sorted on its own.
-        listing.warnings.append(
-            f"{len(other_patients)} of {len(rows)} images have another PatientID than the patient_id of their label, which is taken; "
+        sentences.append(
+            f"{len(others)} of {len(listed)} images have another PatientID than the patient_id of their label, which is taken; "
             "check that the table's columns belong together"
         )
-    listing.warnings += damaged_ids(ids, "PatientID") + _too_equal([same_id(patient) for _, patient in ids], days)
-    _write(Path(out), rows)
-    return listing
+    sentences += damaged_ids([(number, one.patient) for number, one in enumerate(listed, 2)], "PatientID")
+    return sentences + too_equal([same_id(one.patient) for one in listed], [one.header.get("StudyDate", "") for one in listed])
 
 
 def _walk(root: Path, listing: Listing) -> Iterator[str]:
@@ -224,7 +219,8 @@ def _cell(image: str) -> str | None:
     return f"./{image}" if image.startswith((*FORMULA, "~", " ")) else image
 
 
-def _row(image: str, header: dict[str, str], label: Label, patient: str, site: str, key: bytes, cells: Counter[str]) -> dict[str, str]:
+def _row(one: _Found, site: str, key: bytes, cells: Counter[str]) -> dict[str, str]:
+    header, label = one.header, one.label
     study = _study_date(header, cells)
     delta = (label.label_date - study).days if label.label_date and study else None
     if delta is not None and abs(delta) > MOST_DAYS:
@@ -233,9 +229,9 @@ def _row(image: str, header: dict[str, str], label: Label, patient: str, site: s
     manufacturer = plain_text(header.get("Manufacturer", ""))
     cells[RESPELLED] += manufacturer != header.get("Manufacturer", "")
     return {
-        "image": image,
+        "image": one.image,
         "label": str(label.label),
-        "patient_id": patient_key(patient, key),
+        "patient_id": patient_key(one.patient, key),
         "site": site,
         "split": "test",
         "study_id": patient_key(header["AccessionNumber"], key) if same_id(header.get("AccessionNumber", "")) else "",
@@ -267,35 +263,6 @@ def _age(header: dict[str, str], study: date | None, cells: Counter[str]) -> str
         cells[NO_AGE] += bool(header.get("PatientAge"))
         return ""
     return age_band(years)
-
-
-def _too_equal(patients: list[str], days: list[str]) -> list[str]:
-    """What an anonymizer that gives everybody the same id or day leaves behind."""
-    sentences = []
-    most = max(Counter(patients).values())
-    if most == len(patients) > 1:
-        sentences.append(
-            f"all {most} images have one PatientID, so no interval can be estimated; if they are of several patients, give patient_id "
-            "in the labels, or export with pseudonyms"
-        )
-    elif most >= max(SUSPICIOUS, SHARE * len(patients)):
-        sentences.append(f"{most} of {len(patients)} images have one PatientID; is it a placeholder?")
-    if len(days) >= SUSPICIOUS and len(set(days)) == 1 and days[0]:
-        sentences.append(f"all {len(days)} images have one StudyDate; if it is a placeholder, period and label_delta_days say nothing")
-    return sentences
-
-
-def _nothing_listed(listing: Listing) -> InputError:
-    """Why there is no manifest: the most frequent reasons first, with their remedies."""
-    reasons = sorted(listing.files.items(), key=lambda item: -item[1][0])
-    if not reasons:
-        return InputError("the folder holds no file; give the folder of the images")
-    named = [(what.removeprefix("left out: "), line[0]) for what, line in reasons[:3]]
-    text = "; ".join(
-        f"{count} left out: {reason} ({LEFT_OUT.get(reason) or REASONS.get(reason, 'by its header')})" for reason, count in named
-    )
-    start = "no image has a label" if named[0][0] == "no label" else "no image can be listed"
-    return InputError("; ".join([f"{start}: {text}", *listing.warnings]))
 
 
 def _write(out: Path, rows: list[dict[str, str]]) -> None:

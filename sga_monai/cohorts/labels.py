@@ -21,6 +21,7 @@ COLUMNS = (*KEYS, "label", "label_date", "negative_type")
 KEYWORDS = {"accession": "AccessionNumber", "patient_id": "PatientID"}
 IMPOSSIBLE = "label_date is no possible day, taken as empty"
 RESPELLED = f"negative_type is written in {ALPHABET_IN_WORDS}"
+MOST_ROWS = 20
 REPEATED = "patient_id, label_date or negative_type differs from an earlier row of the same key; the earlier row is taken"
 
 
@@ -54,11 +55,13 @@ class Labels:
         table: each label under the most particular key that its row has.
         warnings: what was changed, and ids that look damaged.
         fit: keys of labels that a file fits; True where such a file is listed.
+        rows: where each key is first, as a spreadsheet numbers them.
     """
 
     table: dict[tuple[str, str], Label] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     fit: dict[tuple[str, str], bool] = field(default_factory=dict)
+    rows: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def of(self, keys: Mapping[str, str]) -> Label | None:
         """The most particular label of a file with these keys."""
@@ -87,12 +90,14 @@ class Labels:
         return lines
 
     def explain(self, keys: Sequence[Mapping[str, str]]) -> list[str]:
-        """Which keys were tried, and what would make more labels fit.
+        """Where the labels without a listed image are, which keys were tried, and what would make more labels fit.
 
         Args:
             keys: of every image.
         """
-        sentences = []
+        rows = [self.rows[key] for key in self.table if not self.fit.get(key, False)]
+        more = ", ..." if len(rows) > MOST_ROWS else ""
+        sentences = [f"labels that no listed image has are in row {', '.join(map(str, rows[:MOST_ROWS]))}{more}"] if rows else []
         known = {kind: {file[kind] for file in keys if file.get(kind)} for kind in KEYS}
         for kind in KEYS:
             mine = {key for of, key in self.table if of == kind}
@@ -157,6 +162,7 @@ def read_labels(path: Path) -> Labels:
         # The most particular key that the row has; a patient's label is not that of each of the accessions.
         key = kind, keys[kind]
         first = labels.table.setdefault(key, label)
+        labels.rows.setdefault(key, number)
         if first.label != label.label:
             raise InputError(f"{path.name}: row {number} gives another label than an earlier row of the same {kind}; keep one")
         if keys["patient_id"]:

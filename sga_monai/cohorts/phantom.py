@@ -128,7 +128,7 @@ def is_phantom(manifest: str | Path, dataset_dir: str | Path) -> bool:
     return Path(manifest).resolve() == (Path(dataset_dir) / f"{SOURCE}.csv").resolve()
 
 
-def write_contact_sheet(phantom: str | Path, path: str | Path, read: Callable[[Path], NDArray[np.float32]]) -> None:
+def draw_phantom(phantom: str | Path, path: str | Path, read: Callable[[Path], NDArray[np.float32]]) -> None:
     """A PNG of up to six images of each site, both classes, one row a site.
 
     Args:

@@ -1,4 +1,4 @@
-"""Tables in CSV as people save them: read row by row, and refused with a sentence that names the separator or the column."""
+"""Tables in CSV as people save them, with commas, semicolons, tabs or bars: read row by row, or refused in a sentence."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # The name that pandas gives to a column without one.
 UNNAMED = re.compile(r"(unnamed: \d+)?", re.IGNORECASE)
 REMEDY = "save it as CSV UTF-8, with commas"
+LONGEST_LINE = 1 << 20
+EMPTY_LINE = {*SEPARATORS, *', "\r\n'}
 
 
 def read_cells(
-    path: Path, known: Sequence[str], require: Sequence[str], few: Sequence[str] = (), ragged: list[str] | None = None, separator: str = ","
+    path: Path, known: Sequence[str], require: Sequence[str], few: Sequence[str] = (), ragged: list[str] | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a table one by one, so that a million of them needs no second copy in memory.
 
     Args:
-        path: UTF-8, with or without a byte order mark, the first row naming the columns.
+        path: UTF-8, with or without a byte order mark, the first row naming the columns; see ``read_header`` for what separates them.
         known: the columns that may be there.
         require: the columns that must be there.
         few: columns with few different values, which are kept once each.
         ragged: gets a sentence for each row with another number of cells than the header, which is then left out; such a
             row is an error when ``None``.
-        separator: between cells; a header with another one is refused.
 
     Yields:
         The number of the row, as a spreadsheet shows it, and its cells, stripped, by column. Empty rows are left out, and a cell in
@@ -43,6 +44,7 @@ def read_cells(
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{name} is not a file; give the path of a CSV file")
+        separator, _ = read_header(path, known)
         with path.open(encoding="utf-8-sig", newline="") as stream:
             # No cell of ours is longer than the reader's limit; an unclosed quote would otherwise swallow the file.
             reader = csv.reader(stream, strict=True, delimiter=separator)
@@ -76,6 +78,33 @@ def read_cells(
         raise InputError(f"{name}: row {number + 1} is not valid CSV ({error})") from None
     if not header:
         raise InputError(f"{name} is empty")
+
+
+def read_header(path: Path, known: Sequence[str]) -> tuple[str, list[str]]:
+    """The separator by which most of the header's cells are known names, a comma where none is; and the header's cells.
+
+    A spreadsheet writes semicolons where its country has decimal commas.
+
+    Args:
+        path: UTF-8.
+        known: names of columns; capitals do not matter.
+
+    Raises:
+        OSError, UnicodeDecodeError: as reading the file does.
+    """
+    with path.open(encoding="utf-8-sig") as stream:
+        lines = iter(lambda: stream.readline(LONGEST_LINE), "")
+        header = next((line for line in lines if not set(line) <= EMPTY_LINE), "")
+    cells = {separator: _split(header, separator) for separator in (",", *SEPARATORS)}
+    best = max(cells, key=lambda separator: len({cell.lower() for cell in cells[separator]} & set(known)))
+    return best, cells[best]
+
+
+def _split(header: str, separator: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([header], delimiter=separator), [])]
+    except csv.Error:
+        return []
 
 
 def _text(cell: str) -> str:

@@ -29,7 +29,7 @@ def summarize(predictions: pd.DataFrame, internal: str | None = None, failure_li
         predictions: columns ``set, patient, label, score``; a missing score is an image that failed.
         internal: set that the others' ``auroc_difference`` is taken against (external minus internal, the paper's
             sign); none when ``None``. The validation set gets no difference.
-        failure_limit: share of failed images above which a set has no headline figure, since failures are seldom random.
+        failure_limit: see ``few_failed``; a set above it has no headline figure, since failures are seldom random.
 
     Returns:
         One row a set, in the order of first appearance: ``set, n_rows, n_positive, n_negative`` (evaluated images),
@@ -51,7 +51,7 @@ def summarize(predictions: pd.DataFrame, internal: str | None = None, failure_li
             "n_patients": figure.n_patients,
             "n_failed": int(failed.sum()),
             **counts,
-            "reportable": bool(failed.mean() <= failure_limit),
+            "reportable": few_failed(int(failed.sum()), len(rows), failure_limit),
         }
         figures[name] = figure, line | {"auroc_worst_case": _worst_case(rows)}
     table = []
@@ -64,6 +64,21 @@ def summarize(predictions: pd.DataFrame, internal: str | None = None, failure_li
                 line |= dict(zip(names, auroc_difference(figure, other[0]), strict=True))
         table.append(line)
     return pd.DataFrame(table, columns=COLUMNS)
+
+
+def few_failed(failed: int, images: int, failure_limit: float) -> bool:
+    """Whether few enough images failed for a headline figure; one may, however small the set, unless the limit is 0.
+
+    Args:
+        failed: images without a score.
+        images: all images.
+        failure_limit: the share above which there are too many, in [0, 1].
+
+    Example:
+        >>> few_failed(1, 60, 0.01), few_failed(2, 60, 0.01), few_failed(1, 60, 0)
+        (True, False, False)
+    """
+    return failed <= (max(1, failure_limit * images) if failure_limit else 0)
 
 
 def _worst_case(rows: pd.DataFrame) -> float:

@@ -20,6 +20,7 @@ from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, read_earlier, write_csv, write_json, write_whole
 from sga_monai.core.folders import archive_previous_run, lock_output_dir
+from sga_monai.core.outputs import refuse_inside
 from sga_monai.core.provenance import code_digest, versions
 from sga_monai.evaluation.cohort import Cohort, list_cohort
 from sga_monai.evaluation.embedding import write_moments
@@ -81,9 +82,10 @@ def evaluate_bundle(
         The predictions.
 
     Raises:
-        InputError: when the bundle is not what was packaged, or the manifest or a lung mask is refused.
+        InputError: when the bundle is not what was packaged, ``output_dir`` lies inside it, or the manifest or a lung mask is refused.
     """
     bundle, out = Path(bundle), Path(output_dir)
+    refuse_inside("output_dir", out, bundle, "the bundle")
     verify_bundle(bundle)
     if public_key is not None:
         verify_signature(bundle, public_key)

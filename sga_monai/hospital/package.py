@@ -34,6 +34,8 @@ from sga_monai.model.networks import build_network, find_architecture
 from sga_monai.model.preparation import trained_preparation
 from sga_monai.model.weights import load_best_model, trained_network
 
+# The network that the source's documents name.
+SOURCE_NETWORK = "ResNet-18"
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
 
 
@@ -166,12 +168,12 @@ def _write_draft(draft: Path, runs: Mapping[str, _Run], reference: Mapping[str, 
     _write_torchscript(draft, model.settings["image_size"], model.network)
     network = load_best_model(build_network(model.network), str(draft / weights_file(MODEL))).eval()
     write_selftest(draft, network, trained_preparation(model.checkpoint))
-    _write_configs(source, draft, model.settings, reference["models"][MODEL])
+    _write_configs(source, draft, model.settings, model.network, reference["models"][MODEL])
     _copy(source / "LICENSE", draft / "LICENSE")
     _copy(source / "docs/data_license.txt", draft / "docs/data_license.txt")
     # What comes before is of the source: its command, its time and the figures to expect.
     general = (source / "docs/README.md").read_text(encoding="utf-8")
-    general = general[max(general.find("## Description"), 0) :]
+    general = general[max(general.find("## Description"), 0) :].replace(SOURCE_NETWORK, find_architecture(model.network).title)
     (draft / "docs/README.md").write_text(f"# {draft.name}\n\n{general}{_model_card(model, draft.name)}", encoding="utf-8")
     (draft / "manifests").mkdir()
     (draft / "manifests/template.csv").write_text(",".join(REQUIRED + OPTIONAL) + "\n", encoding="utf-8")
@@ -218,7 +220,7 @@ def _write_torchscript(draft: Path, image_size: int, network: str) -> None:
         raise InputError("the network could not be traced to TorchScript; check image_size and free memory")
 
 
-def _write_configs(source: Path, draft: Path, settings: dict[str, Any], figures: Mapping[str, Any]) -> None:
+def _write_configs(source: Path, draft: Path, settings: dict[str, Any], network: str, figures: Mapping[str, Any]) -> None:
     """The source's configurations with paths inside the bundle and the run's settings and temperature as defaults."""
     (draft / "configs").mkdir()
     for name in CONFIGS:
@@ -235,9 +237,17 @@ def _write_configs(source: Path, draft: Path, settings: dict[str, Any], figures:
         write_json(draft / "configs" / name, config, indent=4)
     metadata = json.loads((source / "metadata.json").read_text(encoding="utf-8-sig"))
     metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = [settings["image_size"]] * 2
+    metadata["description"] = _description(settings, network)
     metadata["eval_metrics"] = {"internal_test": _eval_metrics(figures)}
     write_json(draft / "configs/metadata.json", metadata, indent=4)
     _copy(source / "logging.conf", draft / "configs/logging.conf")
+
+
+def _description(settings: Mapping[str, Any], network: str) -> str:
+    """What was trained, and how, in a sentence."""
+    sga = "by saliency guided adversarial training (Li et al., AdvML Frontiers at ICML 2022)"
+    how = sga if settings["kl_weight"] else "with cross-entropy alone"
+    return f"{find_architecture(network).title} trained {how}; the settings are in docs/README.md"
 
 
 def _eval_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:

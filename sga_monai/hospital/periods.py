@@ -13,6 +13,7 @@ import pandas as pd
 
 from sga_monai.core.errors import InputError
 from sga_monai.evaluation.predictions import FILE, read_predictions
+from sga_monai.evaluation.results import few_failed
 
 # Share of patients in several periods above which the reader is told.
 MANY_RETURN = 0.1
@@ -38,8 +39,8 @@ class Period:
         return scored if self.reportable() else scored.iloc[:0]
 
     def reportable(self) -> bool:
-        """Whether few enough images failed; one may, however small the period."""
-        return int(self.rows["score"].isna().sum()) <= max(1, self.failure_limit * len(self.rows))
+        """Whether few enough images failed; see ``few_failed``."""
+        return few_failed(int(self.rows["score"].isna().sum()), len(self.rows), self.failure_limit)
 
     def fewest_patients(self) -> int:
         """Patients of the class that has fewer."""

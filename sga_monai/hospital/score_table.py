@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
 from sga_monai.data.identity import same_id
 from sga_monai.data.manifest import AGE, is_age
-from sga_monai.data.tables import SEPARATORS, read_cells
+from sga_monai.data.tables import read_cells, read_header
 from sga_monai.evaluation.predictions import BASELINE_SCORE, FEATURES, GROUPS, SITE_SCORE, control_column
 from sga_monai.interpret.controls import BORDER_BLANK, CENTER_BLANK, LUNGS_BLANK, ONLY_LUNGS, TAG
 
@@ -54,10 +53,10 @@ def read_scores(path: str | Path) -> pd.DataFrame:
         InputError: naming the column or the rows, and no cell.
     """
     path = Path(path)
-    separator, readers = _header(path)
+    readers = _readers(path)
     # Where there is none, a refusal names one as an example of what is known.
     known = (*COLUMNS, *UNUSED, *(readers or (f"{READER}1",)))
-    rows = list(read_cells(path, known, ("label", "patient"), GROUPS, separator=separator))
+    rows = list(read_cells(path, known, ("label", "patient"), GROUPS))
     if not rows:
         raise InputError(f"{path.name} has no rows")
     table = pd.DataFrame([cells for _, cells in rows], index=pd.Index([number for number, _ in rows]))
@@ -90,26 +89,23 @@ def reader_name(column: str) -> str:
     return column.removeprefix(READER)
 
 
-def _header(path: Path) -> tuple[str, list[str]]:
-    """The separator by which most of the header's cells are known names, a comma where none is; and the readers' columns.
+def _readers(path: Path) -> list[str]:
+    """The readers' columns.
 
     Raises:
         InputError: when a reader's name is empty, or not in the alphabet of names.
     """
     try:
-        with path.open(encoding="utf-8-sig") as stream:
-            header = next((line for line in stream if line.strip()), "")
+        _, cells = read_header(path, (*COLUMNS, *UNUSED))
     except (OSError, UnicodeDecodeError):
-        return ",", []
-    known = {*COLUMNS, *UNUSED}
-    separator = max((",", *SEPARATORS), key=lambda separator: len({cell.strip().strip('"') for cell in header.split(separator)} & known))
-    cells = [cell.strip() for cell in next(csv.reader([header], delimiter=separator), [])]
+        # Refused in a sentence when the rows are read.
+        return []
     readers = [cell for cell in cells if cell.startswith(READER)]
     for number, cell in enumerate(cells, 1):
         name = cell.removeprefix(READER)
         if cell in readers and (not name or plain_text(name) != name):
             raise InputError(f"{path.name}: column {number}: a reader's name must be of {ALPHABET_IN_WORDS}; a number is enough")
-    return separator, readers
+    return readers
 
 
 def _numbers(texts: pd.Series, name: str) -> pd.Series:

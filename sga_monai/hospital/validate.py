@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from sga_monai.cohorts.contact_sheet import write_contact_sheet
-from sga_monai.cohorts.from_dicom import Listing, manifest_from_dicom
+from sga_monai.cohorts.from_dicom import manifest_from_dicom
 from sga_monai.cohorts.inspection import Inspection, inspect_manifest
+from sga_monai.cohorts.listing import Listing
 from sga_monai.core import checks as check
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import REASONS, InputError

@@ -18,6 +18,7 @@ class Architecture:
     """A network of ``NETWORKS``, and where its features are.
 
     Attributes:
+        title: what papers call it.
         network: the class; it takes ``num_classes``, and its attribute ``architecture`` is its name in ``NETWORKS``.
         last_layer: name of the submodule whose input are the features.
         n_features: number of features.
@@ -28,6 +29,7 @@ class Architecture:
             image; 0 without BatchNorm.
     """
 
+    title: str
     network: type[nn.Module]
     last_layer: str
     n_features: int
@@ -38,10 +40,12 @@ class Architecture:
 
 
 NETWORKS: dict[str, Architecture] = {
-    "resnet18": Architecture(CXRResNet18, "fc", 512, "layer4"),
-    "resnet50": Architecture(CXRResNet50, "fc", 2048, "layer4"),
-    "densenet121": Architecture(CXRDenseNet121, "class_layers.out", 1024, "features", smallest=29, one_pixel=60),
-    "resnet18_group_norm": Architecture(CXRResNet18GroupNorm, "fc", 512, "layer4", pretrained=False, one_pixel=0),
+    "resnet18": Architecture("ResNet-18", CXRResNet18, "fc", 512, "layer4"),
+    "resnet50": Architecture("ResNet-50", CXRResNet50, "fc", 2048, "layer4"),
+    "densenet121": Architecture("DenseNet-121", CXRDenseNet121, "class_layers.out", 1024, "features", smallest=29, one_pixel=60),
+    "resnet18_group_norm": Architecture(
+        "ResNet-18 with group normalization", CXRResNet18GroupNorm, "fc", 512, "layer4", pretrained=False, one_pixel=0
+    ),
 }
 # Where the features of a network outside of NETWORKS are.
 OTHER_LAST_LAYER = "fc"

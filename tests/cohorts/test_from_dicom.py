@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 from pydicom import uid
 
-from sga_monai.cohorts.from_dicom import Listing, manifest_from_dicom
+from sga_monai.cohorts.from_dicom import manifest_from_dicom
 from sga_monai.cohorts.header_values import age_from_dates, parse_age, parse_date, parse_sex
+from sga_monai.cohorts.listing import Listing
 from sga_monai.core.errors import InputError
 from sga_monai.data.datalist import load_manifest
 from sga_monai.data.manifest import read_manifest
@@ -101,6 +102,34 @@ def test_what_is_no_frontal_radiograph_for_presentation_is_left_out_by_its_heade
     # Six labels have lost their only image, which no line of files may hide.
     assert listing.labels == {"labels whose images are all left out": [6, 1, 5]}
     assert listing.one_sided
+
+
+def test_a_file_exported_twice_is_listed_once(site):
+    for i in range(4):
+        site.add(i, i % 2)
+    (site.images / "again").mkdir()
+    for name in ("0.dcm", "1.dcm", "2.dcm"):
+        shutil.copy(site.images / name, site.images / "again" / name)
+    # The same object under another header is another file, and left to the leak check.
+    changed = pydicom.dcmread(site.images / "again/2.dcm")
+    changed.Manufacturer = "X"
+    changed.save_as(site.images / "again/2.dcm")
+    listing, rows = site.list()
+    assert listing.files == {"listed": [5, 2, 3], "left out: copy": [2, 1, 1]}
+    assert not listing.one_sided
+    assert [row["image"] for row in rows] == ["0.dcm", "1.dcm", "2.dcm", "3.dcm", "again/2.dcm"]
+
+
+def test_copies_with_different_labels_are_both_left_out(site):
+    site.add(0)
+    site.add(1)
+    shutil.copy(site.images / "0.dcm", site.images / "2.dcm")
+    shutil.copy(site.images / "1.dcm", site.images / "3.dcm")
+    listing, rows = site.list("image,label\n0.dcm,0\n1.dcm,1\n2.dcm,1\n3.dcm,1\n")
+    assert listing.files == {"left out: copy of the other label": [2, 1, 1], "listed": [1, 1, 0], "left out: copy": [1, 1, 0]}
+    assert [row["image"] for row in rows] == ["1.dcm"]
+    assert listing.one_sided
+    assert "labels that no listed image has are in row 2, 4" in listing.warnings
 
 
 def without_pixels(path: Path, **elements: object) -> None:
@@ -347,9 +376,8 @@ def test_ages_and_sexes():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ("accession;label\nA0000;1\n", "cells are separated by semicolons"),
-        ('"accession";"label"\n"A0000";"1"\n', "cells are separated by semicolons"),
-        ('"accession"\t"label"\n"A0000"\t"1"\n', "cells are separated by tabs"),
+        ("accession;lable\nA0000;1\n", "column label is missing; is the header of column 2 meant"),
+        ('"accession;label"\n"A0000;1"\n', "cells are separated by semicolons"),
         ('"accession"x,label\nA0000,1\n', "the header of column 1 is unknown"),
         ("accession,label,\nA0000,1,\n", "column 3 has no name, since the header ends with a comma"),
         (",accession,label\n0,A0000,1\n", "column 1 has no name, as pandas writes its index"),
@@ -365,6 +393,21 @@ def test_tables_of_labels_that_are_refused(site, labels, message):
     site.add(0)
     with pytest.raises(InputError, match=message):
         site.list(labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "accession;label;label_date\nA0000;1;05.03.2021\n",
+        '"accession";"label";"label_date"\n"A0000";"1";"05.03.2021"\n',
+        '"accession"\t"label"\t"label_date"\n"A0000"\t"1"\t"2021-03-05"\n',
+    ],
+)
+def test_tables_of_labels_as_spreadsheets_of_other_countries_write_them(site, labels):
+    site.add(0)
+    listing, rows = site.list(labels)
+    assert listing.files == {"listed": [1, 1, 0]}
+    assert rows == site.list("accession,label,label_date\nA0000,1,2021-03-05\n")[1]
 
 
 def test_ids_that_a_spreadsheet_damaged_are_named_by_pattern(site):

@@ -7,7 +7,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from sga_monai.cohorts.phantom import EXTERNAL, SITES, SOURCE, ensure_phantom, write_contact_sheet, write_phantom
+from sga_monai.cohorts.phantom import EXTERNAL, SITES, SOURCE, draw_phantom, ensure_phantom, write_phantom
 from sga_monai.core.errors import InputError
 from sga_monai.data.datalist import load_manifest
 from sga_monai.data.manifest import read_manifest
@@ -75,5 +75,5 @@ def test_deterministic_by_seed_and_patients_disjoint(tmp_path, monkeypatch):
     assert (tmp_path / "a" / f"{SOURCE}.csv").stat().st_mtime_ns == before
     ensure_phantom(tmp_path / "d.csv", tmp_path / "a")
     assert not (tmp_path / "d.csv").exists()
-    write_contact_sheet(tmp_path / "a", tmp_path / "sheet.png", read_cxr)
+    draw_phantom(tmp_path / "a", tmp_path / "sheet.png", read_cxr)
     assert len(load_manifest(tmp_path / "a" / f"{SOURCE}.csv", tmp_path / "a")) == 8

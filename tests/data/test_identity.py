@@ -181,8 +181,8 @@ def test_a_manifest_is_put_right_and_says_so(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image;label;patient_id;site;split\na.png;0;1;x;test\n", "cells are separated by semicolons, and must be separated by commas"),
-        ("image\tlabel\tpatient_id\tsite\tsplit\n", "cells are separated by tabs"),
+        ("Image;Label;patient_id;site;split\na.png;0;1;x;test\n", "column image is missing; is the header of column 1 meant"),
+        ("image;label;patient_id;site;split\na.png;0;1;x,y\n", "row 2 has 4 cells, the header has 5"),
         ('"image;label","patient_id;site;split"\n', "cells are separated by semicolons"),
         ("sep=,\nimage,label,patient_id,site,split\n", "the first line names a separator"),
         (HEADER.strip() + ",\na.png,0,1,x,test,\n", "column 6 has no name, since the header ends with a comma"),
@@ -194,6 +194,16 @@ def test_the_sentence_names_the_separator_or_the_column(tmp_path, text, message)
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         read_manifest(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize("above", ["", "\n", "SSSS\n"])
+def test_other_separators_than_commas_are_read(tmp_path, separator, above):
+    text = HEADER + "a.png,0,1,x,test\nb.png,1,2,x,test\n"
+    (tmp_path / "commas.csv").write_text(text)
+    (tmp_path / "m.csv").write_text((above.replace("S", ",") + text).replace(",", separator))
+    rows = [{**row, "row": ""} for row in read_manifest(tmp_path / "m.csv")]
+    assert rows == [{**row, "row": ""} for row in read_manifest(tmp_path / "commas.csv")]
 
 
 def test_a_site_without_a_latin_letter_is_refused(tmp_path):

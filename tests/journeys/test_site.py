@@ -36,7 +36,7 @@ from scipy.special import expit
 from sga_monai.cohorts.from_dicom import manifest_from_dicom
 from sga_monai.cohorts.phantom import SOURCE
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import plain
+from sga_monai.core.files import file_sha256, plain
 from sga_monai.data.manifest import read_manifest, write_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation.predictions import GROUPS, VALIDATION
@@ -50,6 +50,7 @@ from sga_monai.hospital.release import check_release, make_release, numbers
 from sga_monai.hospital.report import make_report
 from sga_monai.hospital.suppression import suppress
 from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
+from sga_monai.model.networks import build_network
 from sga_monai.statistics.calibration import fit_temperature
 from sga_monai.statistics.discrimination import paired_difference
 from sga_monai.statistics.feature_shift import frechet_distance
@@ -244,6 +245,21 @@ def test_metadata_says_what_comes_out_and_how_well(bundle):
     assert metrics["brier"] == model["brier"]["value"]
     counts = ("n_positive", "n_negative", "n_patients")
     assert [metrics[key] for key in counts] == [model[key] for key in counts]
+
+
+def test_the_documents_of_a_bundle_name_its_network_and_how_it_was_trained(runs, bundle, tmp_path):
+    metadata = json.loads((bundle / "configs/metadata.json").read_text())
+    assert metadata["description"].startswith("ResNet-18 trained by saliency guided adversarial training")
+    copy = tmp_path / "run"
+    shutil.copytree(runs / "nt", copy, ignore=shutil.ignore_patterns("checkpoints", "tensorboard", "embedding.json"))
+    torch.save(build_network("densenet121").state_dict(), copy / "model.pt")
+    record = json.loads((copy / "run.json").read_text())
+    record["identity"]["network"] = record["identity"]["settings"]["architecture"] = "densenet121"
+    (copy / "run.json").write_text(json.dumps(record | {"model_sha256": file_sha256(copy / "model.pt")}))
+    other = package_bundle(copy / "model.pt", tmp_path / "dist", ROOT / "bundles/sga")
+    metadata = json.loads((other / "configs/metadata.json").read_text())
+    assert metadata["description"].startswith("DenseNet-121 trained with cross-entropy alone;")
+    assert "ResNet-18" not in (other / "docs/README.md").read_text()
 
 
 def test_a_fitted_temperature_travels_and_gives_the_same_probabilities_in_both_ways(runs, bundle, phantom_dir, tmp_path):

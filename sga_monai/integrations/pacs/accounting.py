@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sga_monai.cohorts.from_dicom import LEFT_OUT
+from sga_monai.cohorts.listing import LEFT_OUT
 from sga_monai.core.errors import REASONS
 from sga_monai.core.files import write_whole
 from sga_monai.integrations.pacs.server import FAILURES

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sga_monai.cohorts.from_dicom import Listing, manifest_from_dicom
+from sga_monai.cohorts.from_dicom import manifest_from_dicom
+from sga_monai.cohorts.listing import Listing
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_whole
