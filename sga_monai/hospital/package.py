@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -29,6 +27,7 @@ from sga_monai.hospital.development import development_shares
 from sga_monai.hospital.formats import BASELINE, MODEL, weights_file
 from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.selftest import write_selftest
+from sga_monai.hospital.torchscript import trace_apart
 from sga_monai.hospital.verify import verify_bundle
 from sga_monai.model.networks import build_network, find_architecture
 from sga_monai.model.preparation import trained_preparation
@@ -165,7 +164,7 @@ def _write_draft(draft: Path, runs: Mapping[str, _Run], reference: Mapping[str, 
     model = runs[MODEL]
     for role, run in runs.items():
         _copy(run.checkpoint, draft / weights_file(role))
-    _write_torchscript(draft, model.settings["image_size"], model.network)
+    trace_apart(draft, model.settings["image_size"], model.network)
     network = load_best_model(build_network(model.network), str(draft / weights_file(MODEL))).eval()
     write_selftest(draft, network, trained_preparation(model.checkpoint))
     _write_configs(source, draft, model.settings, model.network, reference["models"][MODEL])
@@ -182,42 +181,6 @@ def _write_draft(draft: Path, runs: Mapping[str, _Run], reference: Mapping[str, 
         _copy(manifest, draft / "manifests" / manifest.name)
     write_json(draft / "reference.json", reference, sort_keys=True)
     write_sums(draft)
-
-
-def write_torchscript(draft: str | Path, image_size: int, network: str) -> None:
-    """Write ``models/model.ts`` of ``models/model.pt`` in the folder ``draft``, traced in eval mode with one image.
-
-    Without TorchScript's debug records, which name the source files of the machine it was traced on.
-    """
-    model = build_network(network)
-    model.load_state_dict(torch.load(Path(draft) / weights_file(MODEL), map_location="cpu", weights_only=True))
-    with torch.no_grad():
-        traced = torch.jit.trace(model.eval(), torch.zeros(1, 1, image_size, image_size))
-    path, whole = (str(Path(draft) / f"models/{name}.ts") for name in ("model", "whole"))
-    traced.save(whole)
-    drop_debug_records(whole, path)
-    Path(whole).unlink()
-
-
-def drop_debug_records(source: str, target: str) -> None:
-    """Copy a TorchScript file without its debug records, which name the source files of the machine that traced it.
-
-    By torch's own reader and writer, which are not public: they align the tensors, and a plain zip would not.
-    """
-    reader, writer = torch._C.PyTorchFileReader(source), torch._C.PyTorchFileWriter(target)
-    for name in reader.get_all_records():
-        if not name.endswith(".debug_pkl") and name not in ("version", "byteorder", ".data/serialization_id"):
-            content = reader.get_record(name)
-            writer.write_record(name, content, len(content))
-    writer.write_end_of_file()
-
-
-def _write_torchscript(draft: Path, image_size: int, network: str) -> None:
-    """In a process of its own: TorchScript numbers its classes by what a process has traced before."""
-    program = f"import sys; from {__name__} import write_torchscript; write_torchscript(sys.argv[1], int(sys.argv[2]), sys.argv[3])"
-    result = subprocess.run([sys.executable, "-c", program, str(draft), str(image_size), network], capture_output=True, check=False)
-    if result.returncode:
-        raise InputError("the network could not be traced to TorchScript; check image_size and free memory")
 
 
 def _write_configs(source: Path, draft: Path, settings: dict[str, Any], network: str, figures: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sga_monai.hospital.package import drop_debug_records
+from sga_monai.hospital.torchscript import drop_debug_records
 
 
 class Twice(nn.Module):
