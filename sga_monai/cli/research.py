@@ -65,7 +65,7 @@ def collect(
 
 @app.command()
 def explain(
-    checkpoint: Annotated[list[str], typer.Argument(help="NAME=model.pt of each model, or model.pt alone.")],
+    checkpoint: Annotated[list[str], typer.Argument(help="NAME=model.pt of each model, repeated for its seeds; or model.pt alone.")],
     manifest: Annotated[Path, typer.Option(help="The images; lung_mask and boxes are regions.")],
     dataset_dir: Annotated[Path, typer.Option(help="The folder that image is relative to.")],
     output_dir: Annotated[Path, typer.Option(help="Folder of saliency.csv, cases.png and tensorboard/.")],
@@ -81,18 +81,19 @@ def explain(
 
     # A path may hold = too.
     pairs = [
-        text.partition("=") if "=" in text and not Path(text).is_file() else (Path(text).parent.name or "model", "=", text)
+        text.partition("=") if "=" in text and not Path(text).is_file() else (Path(text).parent.name or "model", "", text)
         for text in checkpoint
     ]
-    models = {name: path for name, _, path in pairs}
-    if len(models) < len(checkpoint):
+    names = [name for name, _, _ in pairs]
+    if any(names.count(name) > 1 for name, equals, _ in pairs if not equals):
         raise InputError("two models have the same name; give NAME=model.pt for each")
+    models = {name: [path for other, _, path in pairs if other == name] for name in names}
     if any("=" not in text for text in region or ()):
         raise InputError("a region is NAME=FOLDER, as marker=masks/marker/northgate")
     regions = dict(text.split("=", 1) for text in region or ())
     table = explain_checkpoints(models, manifest, dataset_dir, output_dir, regions, split, image_size, None, n_cases, limit)
     typer.echo(render_saliency(table))
-    typer.echo(f"wrote saliency.csv, saliency.json, cases.png and tensorboard/ in {output_dir.name}/")
+    typer.echo(f"wrote saliency.csv, saliency_images.csv, saliency.json, cases.png and tensorboard/ in {output_dir.name}/")
 
 
 @app.command()

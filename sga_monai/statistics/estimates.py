@@ -153,16 +153,30 @@ def patient_mean(values: ArrayLike, patient: ArrayLike, confidence: float = 0.95
     if np.isinf(figures).any():
         raise ValueError("values must be finite or NaN")
     used = ~np.isnan(figures)
-    n = int(used.sum())
-    keys, cluster = np.unique(patient[used], return_inverse=True)
-    counts = (n, len(keys), len(figures) - n)
+    n, n_patients = int(used.sum()), len(np.unique(patient[used]))
+    counts = (n, n_patients, len(figures) - n)
     if not n:
         return PatientMean(math.nan, math.nan, math.nan, *counts)
-    mean = float(figures[used].mean())
-    sums = np.bincount(cluster, figures[used] - mean, len(keys))
-    # Residuals of equal values may sum to a rounding error instead of zero.
-    if len(keys) < 2 or np.abs(sums).max() <= 1e-12 * np.abs(figures[used]).sum():
+    mean, variance = float(figures[used].mean()), mean_variance(figures[used], patient[used])
+    if math.isnan(variance):
         return PatientMean(mean, math.nan, math.nan, *counts)
-    variance = len(keys) / (len(keys) - 1) * float((sums**2).sum()) / n**2
-    half = float(t.ppf(0.5 + confidence / 2, len(keys) - 1)) * math.sqrt(variance)
+    half = float(t.ppf(0.5 + confidence / 2, n_patients - 1)) * math.sqrt(variance)
     return PatientMean(mean, mean - half, mean + half, *counts)
+
+
+def mean_variance(values: ArrayLike, patient: ArrayLike) -> float:
+    """The cluster-robust variance of a mean of images' figures; NaN with fewer than two patients or without variation between them.
+
+    Args:
+        values: ``[N]``, finite.
+        patient: ``[N]``, any keys.
+    """
+    figures = np.asarray(values, dtype=np.float64)
+    keys, cluster = np.unique(np.asarray(patient), return_inverse=True)
+    if len(keys) < 2:
+        return math.nan
+    sums = np.bincount(cluster, figures - figures.mean(), len(keys))
+    # Residuals of equal values may sum to a rounding error instead of zero.
+    if np.abs(sums).max() <= 1e-12 * np.abs(figures).sum():
+        return math.nan
+    return len(keys) / (len(keys) - 1) * float((sums**2).sum()) / len(figures) ** 2

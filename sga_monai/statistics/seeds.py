@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
 from sga_monai.statistics.discrimination import auroc, auroc_covariance
+from sga_monai.statistics.estimates import mean_variance
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,22 @@ def mean_difference(first: ArrayLike, second: ArrayLike | None, label: ArrayLike
     patients = float(covariance.sum()) / n_seeds**2
     seeds = float(areas.var(ddof=1)) / n_seeds if n_seeds > 1 else math.nan
     return combine(float(areas.mean()), patients, seeds, n_seeds, 0.5 if second is None else 0.0)
+
+
+def mean_over_seeds(values: ArrayLike, patient: ArrayLike) -> SeedMean:
+    """Mean of images' figures over S trainings, with an interval over patients and seeds; p is against 0.
+
+    The patients' variance is that of ``estimates.patient_mean`` for each image's mean over the seeds, the seeds' as in
+    ``mean_auroc``.
+
+    Args:
+        values: ``[S, N]``, one row a seed, finite.
+        patient: ``[N]``, any keys.
+    """
+    figures = np.asarray(values, dtype=np.float64)
+    means, n_seeds = figures.mean(1), len(figures)
+    seeds = float(means.var(ddof=1)) / n_seeds if n_seeds > 1 else math.nan
+    return combine(float(means.mean()), mean_variance(figures.mean(0), patient), seeds, n_seeds)
 
 
 def combine(value: float, patients: float, seeds: float, n_seeds: int, null: float = 0.0) -> SeedMean:

@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from sga_monai.cli.research import app
 from sga_monai.core.errors import InputError
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
-from sga_monai.interpret import explain
 from sga_monai.interpret.explain import explain_checkpoints, render
+from sga_monai.interpret.measures import Measured
+from sga_monai.interpret.regions import read_regions
 from sga_monai.model.network import CXRResNet18
 from sga_monai.model.preparation import Preparation
 from sga_monai.statistics.estimates import patient_mean, share
@@ -43,30 +46,83 @@ def test_every_model_map_region_and_measure_is_there(explained):
     expected |= {("fullgrad", "image", "insertion_auc"), ("fullgrad", "image", "deletion_auc")}
     assert keys == {(model, *rest) for model in ("NT", "SGA") for rest in expected}
     assert len(table) == len(keys) == len(pd.read_csv(out / "saliency.csv")) == len(json.loads((out / "saliency.json").read_text()))
+    images = pd.read_csv(out / "saliency_images.csv").groupby(["model", "map", "region", "measure"])["value"].mean()
     for line in table:
         # Markers and lesions are in the positives alone, half of the eight images.
         assert line["n_images"] + line["n_missing"] == (4 if line["region"] in ("marker", "lesion") else 8)
         assert 0 <= line["value"] <= 1 or line["n_images"] == 0
+        assert line["value"] == pytest.approx(images[line["model"], line["map"], line["region"], line["measure"]], abs=1e-12, nan_ok=True)
+        assert (line["difference"] is None) == (line["model"] == "NT")
         assert np.isnan(line["low"]) or 0 <= line["low"] <= line["value"] <= line["high"] <= 1
         assert line["chance"] is None if line["region"] == "image" else 0 < line["chance"] < 0.6
     text = render(table)
     assert "marker" in text
     assert "insertion_auc" in text
-    assert text.split("energy_inside")[0].split() == ["model", "map", "region", "images", "patients", "chance", "chance", "of", "IoU"]
+    columns = ["model", "map", "region", "images", "patients", "seeds", "chance", "chance", "of", "IoU"]
+    assert text.split("energy_inside")[0].split() == columns
+    assert "minus NT, paired by image" in text
+
+
+def test_several_seeds_of_a_model_and_differences_paired_by_image(explained, phantom_dir, tmp_path):
+    models, _, _, table = explained
+    given = {"A": [models["NT"], models["SGA"]], "B": [models["SGA"], models["NT"]], "C": [models["NT"], models["NT"]]}
+    found = explain_checkpoints(given, phantom_dir / "northgate.csv", phantom_dir, tmp_path / "out", image_size=48, n_cases=2, limit=8)
+    assert {line["n_seeds"] for line in found} == {2}
+    single = {(line["model"], line["map"], line["region"], line["measure"]): line for line in table}
+    images = pd.read_csv(tmp_path / "out/saliency_images.csv")
+    assert set(images["checkpoint"]) == {1, 2}
+    compared = 0
+    for line in found:
+        key = (line["map"], line["region"], line["measure"])
+        ones = [single[name, *key] for name in ("NT", "SGA")]
+        if any(one["n_missing"] for one in ones):
+            continue
+        compared += 1
+        nt, sga = (one["value"] for one in ones)
+        assert line["value"] == pytest.approx(nt if line["model"] == "C" else (nt + sga) / 2, abs=1e-9)
+        if line["model"] == "B":
+            # The same networks in another order: no difference, and seeds that differ much.
+            assert line["difference"] == pytest.approx(0, abs=1e-12)
+        if line["model"] == "C":
+            assert line["difference"] == pytest.approx((nt - sga) / 2, abs=1e-9)
+    assert compared > len(found) / 2
+    with pytest.raises(InputError, match="different numbers of checkpoints; give the same seeds"):
+        explain_checkpoints({"A": [models["NT"]], "B": given["B"]}, phantom_dir / "northgate.csv", phantom_dir, tmp_path / "x")
+
+
+def test_one_name_for_two_models_is_refused_unless_they_are_named_as_seeds(explained, phantom_dir, tmp_path):
+    models, _, _, _ = explained
+    for name in ("a", "b"):
+        (tmp_path / name / "seed_0").mkdir(parents=True)
+        shutil.copy(models["NT"], tmp_path / name / "seed_0/model.pt")
+    paths = [str(tmp_path / name / "seed_0/model.pt") for name in ("a", "b")]
+    rest = ["--manifest", str(phantom_dir / "northgate.csv"), "--dataset-dir", str(phantom_dir), "--image-size", "32", "--limit", "2"]
+    refused = CliRunner().invoke(app, ["explain", *paths, *rest, "--output-dir", str(tmp_path / "out")])
+    assert "two models have the same name" in str(refused.exception)
+    done = CliRunner().invoke(app, ["explain", *(f"NT={path}" for path in paths), *rest, "--output-dir", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert pd.read_csv(tmp_path / "out/saliency.csv")["n_seeds"].unique().tolist() == [2]
+
+
+def measured(measure: str, values: np.ndarray) -> dict:
+    """The line of a measure of ten or eleven patients, one image each."""
+    patient = np.arange(values.shape[-1])
+    return Measured("fullgrad", "boxes", measure, np.atleast_2d(values), [str(key) for key in patient], patient, 0.5).describe()
 
 
 def test_intervals_of_shares_stay_within_0_and_1():
-    patient, hits = np.arange(10), torch.tensor([1.0] * 9 + [0.0], dtype=torch.float64)
+    patient, hits = np.arange(10), np.array([1.0] * 9 + [0.0])
     assert patient_mean(hits, patient).high > 1
-    found, wilson = explain._mean("pointing_game", hits, patient), share(hits.numpy() == 1, patient)
-    assert (found.value, found.low, found.high) == (0.9, wilson.low, wilson.high)
-    assert (found.n_images, found.n_patients, found.n_missing) == (10, 10, 0)
+    found, wilson = measured("pointing_game", hits), share(hits == 1, patient)
+    assert (found["value"], found["low"], found["high"]) == (0.9, wilson.low, wilson.high)
+    assert (found["n_images"], found["n_patients"], found["n_missing"]) == (10, 10, 0)
     # Figures that are no proportion, one of them missing: the t interval, cut off.
-    for values, measure in ((hits, "energy_inside"), (hits.clone().index_fill_(0, torch.tensor([0]), 0.5), "pointing_game")):
-        values = torch.cat([values, torch.tensor([torch.nan])])
-        found, plain = explain._mean(measure, values, np.arange(11)), patient_mean(values, np.arange(11))
-        assert (found.low, found.high, found.n_missing) == (plain.low, 1.0, 1)
-    assert np.isnan(explain._mean("iou_at_area", hits[:1], patient[:1]).low)
+    for first, measure in ((1.0, "energy_inside"), (0.5, "pointing_game")):
+        values = np.array([first, *hits[1:], np.nan])
+        found, plain = measured(measure, values), patient_mean(values, np.arange(11))
+        assert (found["low"], found["high"], found["n_missing"]) == (plain.low, 1.0, 1)
+    assert np.isnan(measured("iou_at_area", hits[:1])["low"])
+    assert np.isnan(measured("iou_at_area", np.full((2, 3), np.nan))["value"])
 
 
 def test_boxes_are_of_the_image_as_the_training_read_it(drawn, dicom_file, tmp_path):
@@ -76,7 +132,7 @@ def test_boxes_are_of_the_image_as_the_training_read_it(drawn, dicom_file, tmp_p
     pd.DataFrame([row]).to_csv(tmp_path / "m.csv", index=False)
     cohort = list_cohort(tmp_path / "m.csv", tmp_path, Preparation(32, "dicom", "stored"))
     (dataset,) = read_cohorts([cohort])
-    rows, columns = explain._masks(dataset, cohort, tmp_path, {})["boxes"][0].nonzero().T
+    rows, columns = read_regions(dataset, cohort, tmp_path, {})["boxes"][0].nonzero().T
     # 320 rows and 160 columns become 32 and 32.
     assert (int(columns.min()), int(columns.max())) == (4, 11)
     assert (int(rows.min()), int(rows.max())) == (4, 13)

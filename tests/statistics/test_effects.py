@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from sga_monai.statistics.effects import PairedScores, pooled_effect
-from sga_monai.statistics.seeds import mean_difference
+from sga_monai.statistics.estimates import patient_mean
+from sga_monai.statistics.seeds import mean_difference, mean_over_seeds
 
 
 def simulate(seed: int, n_sets: int = 2, n_seeds: int = 3, n: int = 120, effect: float = 0.5, between: float = 0.3) -> list[PairedScores]:
@@ -76,3 +77,26 @@ def test_sets_without_both_classes_are_left_out():
     lonely = given._replace(label=np.ones_like(given.label))
     assert pooled_effect([given, lonely], 20) == pooled_effect([given], 20)
     assert math.isnan(pooled_effect([lonely]).value)
+
+
+def test_a_mean_over_seeds_has_both_sources_of_chance():
+    rng = np.random.default_rng(0)
+    values, patient = rng.normal(size=(3, 40)), np.arange(40) // 2
+    found = mean_over_seeds(values, patient)
+    assert found.value == pytest.approx(values.mean())
+    assert found.sd_seeds == pytest.approx(values.mean(1).std(ddof=1) / math.sqrt(3))
+    # By hand: sums of residuals of each patient's two images.
+    residuals = (values.mean(0) - values.mean()).reshape(20, 2).sum(1)
+    assert found.sd_patients == pytest.approx(math.sqrt(20 / 19 * (residuals**2).sum()) / 40)
+    # One seed has the patients' part alone, in which patient_mean has t for the normal quantile.
+    one, plain = mean_over_seeds(values[:1], patient), patient_mean(values[0], patient)
+    assert (one.high - one.value) * 2.093 / 1.96 == pytest.approx(plain.high - plain.value, rel=1e-3)
+    assert math.isnan(mean_over_seeds(np.ones((2, 5)), np.arange(5)).low)
+
+
+def test_intervals_of_a_mean_over_seeds_cover_it():
+    rng = np.random.default_rng(1)
+    found = [
+        mean_over_seeds(rng.normal(size=(3, 1)) * 0.3 + rng.normal(size=60) + rng.normal(size=(3, 60)), np.arange(60)) for _ in range(400)
+    ]
+    assert 0.93 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.995

@@ -1,0 +1,62 @@
+"""The regions of images that maps are measured against: lungs and boxes of the manifest, and folders of masks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sga_monai.core.errors import InputError, ReadError
+from sga_monai.data.dataset import CXRDataset
+from sga_monai.data.masks import read_mask
+from sga_monai.evaluation.cohort import Cohort
+from sga_monai.imaging.read import read_cxr
+from sga_monai.interpret.localization import boxes_to_mask
+
+
+def read_regions(dataset: CXRDataset, cohort: Cohort, root: Path, regions: Mapping[str, str]) -> dict[str, Tensor]:
+    """Regions by name, bool ``[N, size, size]``, empty where an image has none; regions that no image has are left out.
+
+    Args:
+        dataset: the images.
+        cohort: with their rows, whose ``lung_mask`` and ``boxes`` are the regions "lung" and "boxes".
+        root: the folder that the images are relative to.
+        regions: folders below ``root`` by name, which hold ``<image's name>.png``.
+
+    Raises:
+        InputError: when a picture lies outside ``root`` or cannot be read, or a folder has none for any image.
+    """
+    root, size = root.resolve(), cohort.preparation.image_size
+    found: dict[str, list[Tensor]] = {}
+    for item in dataset.data:
+        row = cohort.cells[item["row"]]
+        masks = {name: _read_mask(root, f"{folder}/{Path(row['image']).stem}.png", row, name, size) for name, folder in regions.items()}
+        lung = None if cohort.lung is None else cohort.lung(item["row"])
+        if lung is not None:
+            masks["lung"] = lung[0]
+        if row.get("boxes"):
+            shape = read_cxr(root / row["image"], cohort.preparation.voi, orientation=cohort.preparation.orientation).shape
+            masks["boxes"] = boxes_to_mask(json.loads(row["boxes"]), shape, size)
+        for name in dict.fromkeys(["boxes", "lung", *regions]):
+            found.setdefault(name, []).append(masks.get(name, torch.zeros((size, size), dtype=torch.bool)))
+    stacked = {name: torch.stack(masks) for name, masks in found.items()}
+    for name in regions:
+        if not stacked[name].any():
+            raise InputError(f"region {name}: no image of the manifest has a picture there; the folder is relative to dataset_dir")
+    return {name: mask for name, mask in stacked.items() if mask.any()}
+
+
+def _read_mask(root: Path, path: str, row: Mapping[str, str], name: str, size: int) -> Tensor:
+    """The mask of a row; empty where there is no file."""
+    full = (root / path).resolve()
+    if not full.is_relative_to(root):
+        raise InputError(f"region {name}: the picture of row {row['row']} lies outside dataset_dir; correct the folder")
+    if not full.is_file():
+        return torch.zeros((size, size), dtype=torch.bool)
+    try:
+        return read_mask(full, size)
+    except ReadError:
+        raise InputError(f"region {name}: the picture of row {row['row']} cannot be read as a PNG; restore or remove it") from None
