@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sga_monai.cohorts.header_values import age_from_dates, is_possible, parse_age, parse_date, parse_sex
 from sga_monai.cohorts.labels import Label, read_labels
-from sga_monai.cohorts.listing import COPY, COPY_OF_THE_OTHER_LABEL, Listing, nothing_listed, too_equal
+from sga_monai.cohorts.listing import COPY, COPY_OF_ANOTHER_PATIENT, COPY_OF_THE_OTHER_LABEL, Listing, nothing_listed, too_equal
 from sga_monai.cohorts.tables import find_copies
 from sga_monai.core.display import track
 from sga_monai.core.errors import InputError, ReadError
@@ -89,26 +89,28 @@ def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_
     found: list[_Found] = []
     for path in track(list(_walk(root, listing)), "reading headers"):
         image = Path(path).relative_to(root).as_posix()
-        header, reason = _read(path)
+        header, size, reason = _read(path)
+        of_file = _keys(image, header)
+        label = table.of(of_file)
         if reason == "not an image":
-            listing.add(f"left out: {reason}")
+            listing.add(f"left out: {reason}", label)
             continue
-        keys.append(_keys(image, header))
-        label = table.of(keys[-1])
+        keys.append(of_file)
         patient = (label.patient_id if label else "") or header.get("PatientID", "")
         patient = patient if same_id(patient).strip("-") else ""
         reason = reason or ("file name" if _cell(image) is None else "no label" if label is None else "" if patient else "no patient")
         if reason or label is None:
             listing.add(f"left out: {reason}", label)
         else:
-            found.append(_Found(_cell(image) or "", os.stat(path).st_size, header, keys[-1], label, patient))
+            found.append(_Found(_cell(image) or "", size, header, of_file, label, patient))
     listed = []
     for one, reason in zip(found, _copies(root, found), strict=True):
         listing.add(f"left out: {reason}" if reason else "listed", one.label)
         listed += [] if reason else [one]
-        if reason != COPY_OF_THE_OTHER_LABEL:
+        if reason in ("", COPY):
             table.list_file(one.keys)
     listing.labels = table.count()
+    listing.warnings += table.disagreements()
     if listing.one_sided or not listed:
         listing.warnings += table.explain(keys)
     if not listed:
@@ -119,16 +121,20 @@ def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_
 
 
 def _copies(root: Path, found: Sequence[_Found]) -> list[str]:
-    """Why each file is left out as a copy, or "". Only files of one size and SOPInstanceUID are read as a whole."""
-    marks = [(one.size, one.header.get("SOPInstanceUID", "")) for one in found]
+    """Why each file is left out as a copy, or "". Only files of one size and header are read as a whole."""
+    marks = [(one.size, tuple(one.header.items())) for one in found]
     often = Counter(marks)
     alike = [i for i, mark in enumerate(marks) if often[mark] > 1]
     reasons = [""] * len(found)
+    for i in alike:
+        # It was there when its header was read.
+        reasons[i] = "" if (root / found[i].image).is_file() else "missing"
     for group in find_copies(root, [{"image": found[i].image, "dropped": ""} for i in alike]):
         places = [alike[i] for i in group]
-        differ = len({found[i].label.label for i in places}) > 1
+        labels, patients = ({of(found[i]) for i in places} for of in (lambda one: one.label.label, lambda one: same_id(one.patient)))
+        differ = COPY_OF_THE_OTHER_LABEL if len(labels) > 1 else COPY_OF_ANOTHER_PATIENT if len(patients) > 1 else ""
         for i in places if differ else places[1:]:
-            reasons[i] = COPY_OF_THE_OTHER_LABEL if differ else COPY
+            reasons[i] = differ or COPY
     return reasons
 
 
@@ -163,15 +169,19 @@ def _walk(root: Path, listing: Listing) -> Iterator[str]:
                 yield path
 
 
-def _read(path: str) -> tuple[dict[str, str], str]:
-    """A file's header (empty for what has none), and why it is left out, or ""."""
+def _read(path: str) -> tuple[dict[str, str], int, str]:
+    """A file's header (empty for what has none), its size, and why it is left out, or ""."""
     try:
+        size = os.stat(path).st_size
         head = read_head(path)
         if not is_dicom(head):
-            return {}, "" if is_picture(head) or is_nifti(head) else "not an image"
-        return examine_header(head)
+            return {}, size, "" if is_picture(head) or is_nifti(head) else "not an image"
+        header, reason = examine_header(head)
+        return header, size, reason
     except ReadError as error:
-        return {}, error.code
+        return {}, 0, error.code
+    except OSError:
+        return {}, 0, "missing"
 
 
 def examine_header(data: bytes, keywords: Sequence[str] = TAGS) -> tuple[dict[str, str], str]:

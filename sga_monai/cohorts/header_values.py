@@ -13,7 +13,8 @@ DAYS = {"H": 1 / 24, "D": 1.0, "W": 7.0, "M": 30.4375, "J": 365.25, "A": 365.25,
 # Of German and French the words for years alone, since their months and weeks have other letters.
 AGE = re.compile(r"(\d{1,4}(?:\.\d+)?)\s*(HRS?|HOURS?|H|D|W|M|Y|DAYS?|WE?E?KS?|MONTHS?|MOS?|YEARS?|YRS?|Y[/.]?O\.?|J|JAHRE?|ANS?)?")
 # Year first with any separator or none; day first with dots alone, since slashes are read both ways.
-YEAR_FIRST = re.compile(r"(\d{4})([-./]?)(\d{1,2})\2(\d{1,2})(?:[T ]?[\d:.+-]*)?")
+# A time may follow, without separators as in a DICOM DT; another day, as in a range, may not.
+YEAR_FIRST = re.compile(r"(\d{4})([-./])?(\d{1,2})(?(2)\2)(\d{1,2})(?:[T ]\d[\d:.+-]*|(?(2)(?!)|\d{2,6}(?:\.\d{1,6})?(?:[+-]\d{4})?))?")
 DAY_FIRST = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})")
 SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "W": "F", "O": "O", "OTHER": "O"}
 

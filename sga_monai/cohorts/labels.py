@@ -56,18 +56,22 @@ class Labels:
         warnings: what was changed, and ids that look damaged.
         fit: keys of labels that a file fits; True where such a file is listed.
         rows: where each key is first, as a spreadsheet numbers them.
+        disagree: rows of two labels that fit one file and differ, the one that is taken first.
     """
 
     table: dict[tuple[str, str], Label] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     fit: dict[tuple[str, str], bool] = field(default_factory=dict)
     rows: dict[tuple[str, str], int] = field(default_factory=dict)
+    disagree: set[tuple[int, int]] = field(default_factory=set)
 
     def of(self, keys: Mapping[str, str]) -> Label | None:
         """The most particular label of a file with these keys."""
         found = self._known(keys)
         for key in found:
             self.fit.setdefault(key, False)
+            if self.table[key].label != self.table[found[0]].label:
+                self.disagree.add((self.rows[found[0]], self.rows[key]))
         return self.table[found[0]] if found else None
 
     def list_file(self, keys: Mapping[str, str]) -> None:
@@ -88,6 +92,16 @@ class Labels:
                 line[0] += 1
                 line[2 - label.label] += 1
         return lines
+
+    def disagreements(self) -> list[str]:
+        """A sentence where files fit labels that differ."""
+        if not self.disagree:
+            return []
+        first, second = min(self.disagree)
+        return [
+            f"{len(self.disagree)} pairs of rows label the same image differently, such as rows {first} and {second}; the more particular "
+            f"key counts ({', '.join(KEYS)}, in this order)"
+        ]
 
     def explain(self, keys: Sequence[Mapping[str, str]]) -> list[str]:
         """Where the labels without a listed image are, which keys were tried, and what would make more labels fit.

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from sga_monai.cohorts.labels import Label
 from sga_monai.core.errors import REASONS, InputError
 
-COPY, COPY_OF_THE_OTHER_LABEL = "copy", "copy of the other label"
+COPY = "copy"
+# Copies that are no mere repetition: which of them is right is not known.
+COPY_OF_THE_OTHER_LABEL, COPY_OF_ANOTHER_PATIENT = "copy of the other label", "copy of another patient"
 # Why a file is left out, beside the codes of ``REASONS``.
 LEFT_OUT = {
     "link": "links are not followed; copy the files, or give the folder that they lead to",
@@ -20,6 +22,7 @@ LEFT_OUT = {
     "no label": "no row of the labels fits it",
     COPY: "equal byte for byte to a file that is listed; nothing to do",
     COPY_OF_THE_OTHER_LABEL: "equal byte for byte to a file of the other label; correct the labels",
+    COPY_OF_ANOTHER_PATIENT: "equal byte for byte to a file of another patient; correct the labels",
     "no patient": "PatientID is empty; give patient_id in the labels",
 }
 # So many images of one patient, or of one day, are no chance.

@@ -17,7 +17,8 @@ SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 UNNAMED = re.compile(r"(unnamed: \d+)?", re.IGNORECASE)
 REMEDY = "save it as CSV UTF-8, with commas"
 LONGEST_LINE = 1 << 20
-EMPTY_LINE = {*SEPARATORS, *', "\r\n'}
+SEP_LINE = re.compile(r"sep=[,;\t|]?", re.IGNORECASE)
+SEPARATING = "".join(SEPARATORS) + ',"\r\n'
 
 
 def read_cells(
@@ -40,11 +41,13 @@ def read_cells(
     Raises:
         InputError: when the file is missing, no text in UTF-8 or no strict CSV, or its header is not as it must be.
     """
-    name, number = path.name, 0
+    name, number, first = path.name, 0, list[str]()
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{name} is not a file; give the path of a CSV file")
-        separator, _ = read_header(path, known)
+        separator, first = read_header(path, known)
+        if not first:
+            raise InputError(f"{name} is empty")
         with path.open(encoding="utf-8-sig", newline="") as stream:
             # No cell of ours is longer than the reader's limit; an unclosed quote would otherwise swallow the file.
             reader = csv.reader(stream, strict=True, delimiter=separator)
@@ -55,46 +58,55 @@ def read_cells(
                 # A spreadsheet numbers blank lines too, and writes rows of commas for those that were cleared.
                 if not any(cell and not cell.isspace() for cell in cells):
                     continue
+                if not header and SEP_LINE.fullmatch(separator.join(cells)):
+                    continue
                 if not header:
                     header = [sys.intern(cell.strip()) for cell in cells]
                     check_header(header, name, known, require)
                 elif len(cells) != len(header):
                     sentence = f"row {number} has {len(cells)} cells, the header has {len(header)}"
                     if ragged is None:
-                        raise InputError(f"{name}: {sentence}")
+                        raise InputError(f"{name}: {sentence}; put a cell that holds the separator in quotes")
                     ragged.append(sentence)
                 else:
                     pairs = zip(header, cells, strict=True)
                     yield number, {key: sys.intern(_text(cell)) if key in few else _text(cell) for key, cell in pairs}
     except FileNotFoundError:
         raise InputError(f"no table {name}; check the path") from None
-    except (OSError, UnicodeDecodeError):
+    except UnicodeDecodeError:
         raise InputError(f"{name} is not a UTF-8 text file; {REMEDY}") from None
+    except OSError:
+        raise InputError(f"{name} cannot be opened; close it in other programs, or ask for access") from None
     except csv.Error as error:
         if not number:
-            # Quoted names between other separators are no strict CSV; the sentence about the separator helps more.
-            with path.open(encoding="utf-8-sig", newline="") as stream:
-                check_header([cell.strip() for cell in next(csv.reader(stream), [""])], name, known, require)
+            # What is wrong with the header's names helps more.
+            check_header(first, name, known, require)
         raise InputError(f"{name}: row {number + 1} is not valid CSV ({error})") from None
-    if not header:
-        raise InputError(f"{name} is empty")
 
 
 def read_header(path: Path, known: Sequence[str]) -> tuple[str, list[str]]:
     """The separator by which most of the header's cells are known names, a comma where none is; and the header's cells.
 
-    A spreadsheet writes semicolons where its country has decimal commas.
+    A spreadsheet writes semicolons where its country has decimal commas, and may name the separator in a line ``sep=;`` first.
 
     Args:
         path: UTF-8.
         known: names of columns; capitals do not matter.
+
+    Returns:
+        No cells where nothing but separators and space is in the file.
 
     Raises:
         OSError, UnicodeDecodeError: as reading the file does.
     """
     with path.open(encoding="utf-8-sig") as stream:
         lines = iter(lambda: stream.readline(LONGEST_LINE), "")
-        header = next((line for line in lines if not set(line) <= EMPTY_LINE), "")
+        written = (line for line in lines if not all(character in SEPARATING or character.isspace() for character in line))
+        header = next(written, "")
+        if SEP_LINE.fullmatch(header.strip()):
+            header = next(written, "")
+    if not header:
+        return ",", []
     cells = {separator: _split(header, separator) for separator in (",", *SEPARATORS)}
     best = max(cells, key=lambda separator: len({cell.lower() for cell in cells[separator]} & set(known)))
     return best, cells[best]
@@ -104,7 +116,8 @@ def _split(header: str, separator: str) -> list[str]:
     try:
         return [cell.strip() for cell in next(csv.reader([header], delimiter=separator), [])]
     except csv.Error:
-        return []
+        # Longer than any of ours.
+        return [header]
 
 
 def _text(cell: str) -> str:
@@ -121,10 +134,8 @@ def check_header(header: Sequence[str], name: str, known: Sequence[str], require
     """
     for separator, word in SEPARATORS.items():
         parts = [part.strip().strip('"').lower() for cell in header for part in cell.split(separator)]
-        if len(parts) > len(header) and (len(header) == 1 or len(set(parts) & set(known)) > len(set(header) & set(known))):
-            raise InputError(f"{name}: cells are separated by {word}, and must be separated by commas; {REMEDY}")
-    if header[0].lower().startswith("sep="):
-        raise InputError(f"{name}: the first line names a separator (sep=); delete this line, and {REMEDY}")
+        if len(parts) > len(header) and len(set(parts) & set(known)) > len({cell.lower() for cell in header} & set(known)):
+            raise InputError(f"{name}: several cells are in one pair of quotes, separated by {word}; {REMEDY}")
     for column in known:
         if list(header).count(column) > 1:
             raise InputError(f"{name}: column {column} is there twice; remove one")
@@ -134,7 +145,7 @@ def check_header(header: Sequence[str], name: str, known: Sequence[str], require
             f"{name}: column 1 has no name, as pandas writes its index; write the table with index=False, or delete the column"
         )
     if unnamed:
-        end = ", since the header ends with a comma" if unnamed[-1] == len(header) else ""
+        end = ", since the header ends with a separator" if unnamed[-1] == len(header) else ""
         raise InputError(f"{name}: column {unnamed[0]} has no name{end}; delete the column")
     unknown = [i for i, column in enumerate(header, 1) if column not in known]
     for column in require:

@@ -78,7 +78,7 @@ def few_failed(failed: int, images: int, failure_limit: float) -> bool:
         >>> few_failed(1, 60, 0.01), few_failed(2, 60, 0.01), few_failed(1, 60, 0)
         (True, False, False)
     """
-    return failed <= (max(1, failure_limit * images) if failure_limit else 0)
+    return not failed or (failure_limit > 0 and (failed == 1 or failed / images <= failure_limit))
 
 
 def _worst_case(rows: pd.DataFrame) -> float:

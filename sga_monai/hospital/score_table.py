@@ -96,7 +96,8 @@ def _readers(path: Path) -> list[str]:
         InputError: when a reader's name is empty, or not in the alphabet of names.
     """
     try:
-        _, cells = read_header(path, (*COLUMNS, *UNUSED))
+        # A pipe would be waited for.
+        cells = read_header(path, (*COLUMNS, *UNUSED))[1] if path.is_file() else []
     except (OSError, UnicodeDecodeError):
         # Refused in a sentence when the rows are read.
         return []

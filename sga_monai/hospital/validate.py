@@ -15,7 +15,7 @@ import torch
 from sga_monai.cohorts.contact_sheet import write_contact_sheet
 from sga_monai.cohorts.from_dicom import manifest_from_dicom
 from sga_monai.cohorts.inspection import Inspection, inspect_manifest
-from sga_monai.cohorts.listing import Listing
+from sga_monai.cohorts.listing import LEFT_OUT, Listing
 from sga_monai.core import checks as check
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import REASONS, InputError
@@ -230,7 +230,7 @@ class Validation:
         write_html(figures, folder)
         template = page_templates("hospital").get_template("index.html.jinja")
         sheet = (self.site.out / SHEET).is_file()
-        page = template.render(report=figures, listing=asdict(listing), checked=checked, reasons=REASONS, sheet=sheet)
+        page = template.render(report=figures, listing=asdict(listing), checked=checked, reasons=REASONS | LEFT_OUT, sheet=sheet)
         write_whole(self.site.out / INDEX, lambda path: path.write_text(page, encoding="utf-8"))
         return Outcome(listing, figures["failures"]["failed"], figures["verdict"], self.site.out / INDEX)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import unicodedata
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from pydicom import uid
 
+from sga_monai.cohorts import from_dicom
 from sga_monai.cohorts.from_dicom import manifest_from_dicom
 from sga_monai.cohorts.header_values import age_from_dates, parse_age, parse_date, parse_sex
 from sga_monai.cohorts.listing import Listing
@@ -130,6 +132,81 @@ def test_copies_with_different_labels_are_both_left_out(site):
     assert [row["image"] for row in rows] == ["1.dcm"]
     assert listing.one_sided
     assert "labels that no listed image has are in row 2, 4" in listing.warnings
+
+
+def test_one_picture_of_two_patients_is_left_out(site):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.arange(400, dtype=np.uint8).reshape(20, 20)).save(site.images / name)
+    site.add(0)
+    listing, rows = site.list("image,patient_id,label\na.png,PX,1\nb.png,PY,1\n0.dcm,PZ,0\n")
+    assert [row["image"] for row in rows] == ["0.dcm"]
+    assert listing.files["left out: copy of another patient"] == [2, 2, 0]
+    assert listing.labels == {"labels whose images are all left out": [2, 2, 0]}
+
+
+def test_files_of_one_size_are_not_read_as_a_whole_for_that(site):
+    for i in range(10):
+        site.add(i, i % 2, Rows=1000, Columns=1000, PixelData=bytes(2_000_000))
+        dataset = pydicom.dcmread(site.images / f"{i}.dcm")
+        del dataset.SOPInstanceUID
+        dataset.save_as(site.images / f"{i}.dcm")
+    before = bytes_read()
+    site.list()
+    assert bytes_read() - before < 3_000_000
+
+
+def test_labels_of_one_image_that_differ_are_said(site):
+    site.add(0)
+    site.add(1)
+    listing, rows = site.list("accession,patient_id,label\nA0000,,1\n,MRN-0000,0\nA0001,,0\n")
+    assert [row["label"] for row in rows] == ["1", "0"]
+    assert any("1 pairs of rows label the same image differently, such as rows 2 and 3" in sentence for sentence in listing.warnings)
+
+
+def test_an_image_without_permission_is_not_called_damaged(site, monkeypatch):
+    site.add(0, 1)
+    site.add(1, 0)
+    real = os.open
+
+    def closed(path: str, *arguments: int, **options: int) -> int:
+        if str(path).endswith("/0.dcm"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", closed)
+    listing, _ = site.list()
+    assert listing.files == {"left out: no_access": [1, 0, 0], "listed": [1, 0, 1]}
+
+
+def test_files_that_vanish_while_headers_are_read(site, monkeypatch):
+    for i in range(3):
+        site.add(i, i % 2)
+    shutil.copy(site.images / "0.dcm", site.images / "3.dcm")
+    copies, read = from_dicom._copies, from_dicom.read_head
+
+    def lose_copy(root: Path, found: Sequence[object]) -> list[str]:
+        (root / "3.dcm").unlink()
+        return copies(root, found)
+
+    def lose_file(path: str) -> bytes:
+        if path.endswith("/1.dcm"):
+            Path(path).unlink()
+        return read(path)
+
+    monkeypatch.setattr(from_dicom, "_copies", lose_copy)
+    monkeypatch.setattr(from_dicom, "read_head", lose_file)
+    listing, rows = site.list()
+    assert [row["image"] for row in rows] == ["0.dcm", "2.dcm"]
+    assert listing.files["left out: missing"][0] == 2
+
+
+def test_the_label_of_an_empty_file_is_that_of_a_file_left_out(site):
+    site.add(0)
+    site.add(1)
+    (site.images / "2.dcm").write_bytes(b"")
+    listing, _ = site.list("image,label\n0.dcm,1\n1.dcm,0\n2.dcm,1\n")
+    assert listing.files["left out: not an image"] == [1, 1, 0]
+    assert listing.labels == {"labels whose images are all left out": [1, 1, 0]}
 
 
 def without_pixels(path: Path, **elements: object) -> None:
@@ -353,6 +430,7 @@ def test_ages_sexes_and_manufacturers_of_a_manifest(site):
     [
         ("20210302", date(2021, 3, 2)), ("2021.03.02", date(2021, 3, 2)), ("2021-03-02", date(2021, 3, 2)), ("2021/3/2", date(2021, 3, 2)),
         ("02.03.2021", date(2021, 3, 2)), ("20210302101500.000", date(2021, 3, 2)), ("2021-03-02T10:15:00", date(2021, 3, 2)),
+        ("20210301-20210331", None), ("2021-03-01-2021-03-31", None), ("2021-03-123", None), ("2021-03-0112", None),
         ("03/02/2021", None), ("2021-13-02", None), ("202132", None), ("", None), ("yesterday", None), ("2021-03.02", None),
     ],
 )  # fmt: skip
@@ -377,9 +455,9 @@ def test_ages_and_sexes():
     ("labels", "message"),
     [
         ("accession;lable\nA0000;1\n", "column label is missing; is the header of column 2 meant"),
-        ('"accession;label"\n"A0000;1"\n', "cells are separated by semicolons"),
+        ('"accession;label"\n"A0000;1"\n', "several cells are in one pair of quotes, separated by semicolons"),
         ('"accession"x,label\nA0000,1\n', "the header of column 1 is unknown"),
-        ("accession,label,\nA0000,1,\n", "column 3 has no name, since the header ends with a comma"),
+        ("accession,label,\nA0000,1,\n", "column 3 has no name, since the header ends with a separator"),
         (",accession,label\n0,A0000,1\n", "column 1 has no name, as pandas writes its index"),
         ("Unnamed: 0,accession,label\n0,A0000,1\n", "column 1 has no name, as pandas writes its index"),
         ("accession,label\nA0000,1,2\n", "row 2 has 3 cells, the header has 2"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -183,9 +184,9 @@ def test_a_manifest_is_put_right_and_says_so(tmp_path, caplog):
     [
         ("Image;Label;patient_id;site;split\na.png;0;1;x;test\n", "column image is missing; is the header of column 1 meant"),
         ("image;label;patient_id;site;split\na.png;0;1;x,y\n", "row 2 has 4 cells, the header has 5"),
-        ('"image;label","patient_id;site;split"\n', "cells are separated by semicolons"),
-        ("sep=,\nimage,label,patient_id,site,split\n", "the first line names a separator"),
-        (HEADER.strip() + ",\na.png,0,1,x,test,\n", "column 6 has no name, since the header ends with a comma"),
+        ('"image;label","patient_id;site;split"\n', "several cells are in one pair of quotes, separated by semicolons"),
+        ("Export of March;\nimage;label;patient_id;site;split\n", "column image is missing; the first row must name the columns"),
+        (HEADER.strip() + ",\na.png,0,1,x,test,\n", "column 6 has no name, since the header ends with a separator"),
         ("," + HEADER + "0,a.png,0,1,x,test\n", "column 1 has no name, as pandas writes its index; write the table with index=False"),
         ("image,,label,patient_id,site,split\n", "column 2 has no name; delete the column"),
     ],
@@ -197,13 +198,33 @@ def test_the_sentence_names_the_separator_or_the_column(tmp_path, text, message)
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
-@pytest.mark.parametrize("above", ["", "\n", "SSSS\n"])
+@pytest.mark.parametrize("above", ["", "\n", "SSSS\n", "\u00a0S\n", "sep=S\n"])
 def test_other_separators_than_commas_are_read(tmp_path, separator, above):
     text = HEADER + "a.png,0,1,x,test\nb.png,1,2,x,test\n"
     (tmp_path / "commas.csv").write_text(text)
     (tmp_path / "m.csv").write_text((above.replace("S", ",") + text).replace(",", separator))
     rows = [{**row, "row": ""} for row in read_manifest(tmp_path / "m.csv")]
     assert rows == [{**row, "row": ""} for row in read_manifest(tmp_path / "commas.csv")]
+
+
+@pytest.mark.parametrize("text", [";;;\n;;;\n", "\n", ""])
+def test_separators_alone_are_an_empty_table(tmp_path, text):
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(InputError, match="is empty"):
+        read_manifest(tmp_path / "m.csv")
+
+
+def test_an_enormous_line_and_a_locked_file_are_refused_in_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "m.csv").write_text("x" * 140_000 + "\n")
+    with pytest.raises(InputError, match="column image is missing"):
+        read_manifest(tmp_path / "m.csv")
+
+    def closed(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", closed)
+    with pytest.raises(InputError, match="cannot be opened; close it in other programs, or ask for access"):
+        read_manifest(tmp_path / "m.csv")
 
 
 def test_a_site_without_a_latin_letter_is_refused(tmp_path):

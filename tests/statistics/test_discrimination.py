@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from sga_monai.evaluation.results import render, summarize
+from sga_monai.evaluation.results import few_failed, render, summarize
 from sga_monai.statistics.discrimination import auroc, auroc_difference, placements
 
 
@@ -117,3 +117,8 @@ def test_above_the_failure_limit_there_is_no_headline_figure():
     assert summarize(exact)["reportable"].tolist() == [True]
     exact.loc[1, "score"] = None
     assert summarize(exact)["reportable"].tolist() == [False]
+
+
+def test_a_share_at_the_failure_limit_is_not_above_it():
+    assert few_failed(29, 100, 0.29)
+    assert not few_failed(30, 100, 0.29)
