@@ -137,7 +137,7 @@ def package(
         bool, typer.Option("--fit-temperature", help="Probabilities with a temperature fitted on internal validation.")
     ] = False,
     wheelhouse: Annotated[
-        bool, typer.Option("--wheelhouse", help="Also a folder of wheels from which a site without network installs; about 400 MB.")
+        bool, typer.Option("--wheelhouse", help="Also a folder of wheels from which a site without network installs; about 350 MB.")
     ] = False,
     manifest: Annotated[
         Path | None, typer.Option(help="The training's manifest: who the model was developed on travels as shares.")
