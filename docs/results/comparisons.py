@@ -24,6 +24,7 @@ from sga_monai.statistics.seeds import holm, mean_difference
 SIX = ("cohen", "montgomery", "shenzhen_external", "nih_pa", "nih_ap", "kermany")
 BOTH_VIEWS = ("montgomery", "nih_pa", "nih_ap")
 PAPER, TB, PARTS = "paper_figure3/{}/all", "shenzhen_montgomery/{}/all", "shenzhen_parts/{}/{}"
+LONGER = "lungs_for_55_epochs"
 NORM = "batch_norm_siim/{}/{}"
 ALL = ("sg", "at", "sga", "standard", "sga_and_standard", "nt")
 
@@ -87,7 +88,8 @@ def comparisons() -> Iterable[Comparison]:
     for seed in three:
         yield Comparison(PAPER.format("sga"), PAPER.format("nt"), SIX, (seed,))
         yield Comparison(PAPER.format("sga"), PAPER.format("at"), SIX, (seed,))
-    for method, condition in (("nt", "running_both"), ("sg", "running_both"), ("sga", "running_both"), ("sga", "recalibrated_clean")):
+    statistics = [(method, "running_both") for method in ("nt", "sg", "at", "sga")]
+    for method, condition in (*statistics, ("sg", "recalibrated_clean"), ("at", "recalibrated_clean"), ("sga", "recalibrated_clean")):
         for sets in (("internal",), SIX):
             yield Comparison(NORM.format(method, condition), NORM.format(method, "recalibrated_both"), sets, (0,))
     yield Comparison(TB.format("sga"), TB.format("nt"), ("internal",), five)
@@ -96,7 +98,13 @@ def comparisons() -> Iterable[Comparison]:
     for method, seeds in (("nt", five), ("sga", three), ("standard", (0,))):
         yield Comparison(PARTS.format(method, "lungs"), TB.format(method), ("montgomery_lungs=montgomery",), seeds, "lungs")
     yield Comparison(PARTS.format("nt", "lungs"), TB.format("standard"), ("montgomery_lungs=montgomery",), five)
-    yield Comparison(PARTS.format("nt", "interior"), TB.format("nt"), ("montgomery_interior=montgomery",), (0,))
+    yield Comparison(PARTS.format("nt", "interior"), TB.format("nt"), ("montgomery_interior=montgomery",), five)
+    yield Comparison(PARTS.format("nt", LONGER), TB.format("nt"), ("montgomery_lungs=montgomery",), five)
+    for sets in ("internal", "montgomery_lungs"):
+        yield Comparison(PARTS.format("nt", LONGER), PARTS.format("nt", "lungs"), (sets,), five)
+    for method in ("at", "sg"):
+        for sets in ("internal", "montgomery"):
+            yield Comparison(f"shenzhen_family/{method}/all", TB.format("nt"), (sets,), five, f"{sets}, AT and SG against NT")
     yield Comparison(PARTS.format("nt", "lungs"), "tb_outline", ("internal",), five)
     yield Comparison(PARTS.format("nt", "lungs"), "tb_outline_montgomery", ("montgomery_lungs=montgomery_outline",), five)
 
