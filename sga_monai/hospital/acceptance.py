@@ -15,12 +15,12 @@ from sga_monai.hospital.protocol import MEASURES, RELATIONS, Protocol
 
 # What is known about the time of a protocol; the sentences are the report's.
 STATUS = {
-    "none": "No protocol: nothing shows that question, limits and subgroups were set before the results.",
+    "none": "No protocol: nothing shows that the question, limits and subgroups were set before the results were known.",
     "before": "The protocol was recorded when scoring began.",
-    "changed": "The protocol was changed after scoring began: another one was recorded then. Its limits do not count as set beforehand.",
-    "after": "No protocol was recorded when scoring began; this one was given later. Its limits do not count as set beforehand.",
+    "changed": "The protocol was changed after scoring began: a different one was recorded then. Its limits do not count as prespecified.",
+    "after": "No protocol was recorded when scoring began; this one was given later. Its limits do not count as prespecified.",
     "elsewhere": "The scores came in a table: nothing here shows whether the protocol was written before they were known.",
-    "replaced": "An earlier report of the same table had another protocol, or none. The limits of this one do not count as set beforehand.",
+    "replaced": "An earlier report on the same table had another protocol, or none. The limits of this one do not count as prespecified.",
 }
 LATE = ("changed", "after", "replaced")
 
@@ -65,8 +65,8 @@ def compare_with_protocol(report: Mapping[str, Any], protocol: Protocol | None, 
     if at_prevalence and report["prevalence"] != plan["prevalence"]:
         planned = "the cohort's" if plan["prevalence"] is None else f"{plan['prevalence']:g}"
         raise InputError(
-            f"the protocol's limit of {at_prevalence[0]} is at its own prevalence ({planned}), and another would change whether it is met; "
-            "leave --prevalence out"
+            f"the protocol's limit of {at_prevalence[0]} applies at its own prevalence ({planned}), and another would change whether it is "
+            "met; leave --prevalence out"
         )
     return base | {
         **{key: plan[key] for key in ("written", "question", "labels", "label_source", "prevalence", "threshold", "endpoint", "subgroups")},
@@ -137,5 +137,5 @@ def _deviations(report: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]
     if planned is not None and patients < planned:
         found.append(f"Patients: {patients} instead of {planned} or more.")
     there = {line["by"] for line in report["subgroups"]}
-    found += [f"Subgroup {by}: planned, but the data do not have it." for by in plan["subgroups"] if by not in there]
+    found += [f"Subgroup {by}: planned, but not in the data." for by in plan["subgroups"] if by not in there]
     return found

@@ -67,44 +67,44 @@ def advise(report: Mapping[str, Any]) -> list[str]:
     ranking, threshold, probabilities = (line["code"] for line in report["conclusions"])
     advice = []
     if ranking == "not reportable":
-        return ["Mend the images that failed, by the reasons listed, and evaluate again; do not use any figure of this page."]
+        return ["Correct the images that failed, using the reasons listed, and evaluate again; do not use any figure on this page."]
     if any(note.startswith("Shortcut suspected") for note in report["verdict"]["notes"]):
         advice.append("Find out what the model reads outside the lungs before relying on any figure.")
     if ranking in BAD:
-        advice.append("Do not use the model here as it is. Look at the errors, and send these figures to its developers.")
+        advice.append("Do not use the model here as it is. Look at the errors, and report it to the developers with the release.")
     elif ranking == "inconclusive" or report["verdict"]["code"] == "inconclusive":
         advice.append(f"Do not decide yet: {_what_is_open(report, ranking)}.")
     elif report["verdict"]["code"] == "no criterion":
-        advice.append("Write down what would be enough (sga-monai protocol), and evaluate again on patients who come after that.")
+        advice.append("Write down what would be good enough (sga-monai protocol), then evaluate again on patients seen after that.")
     if ranking not in BAD:
         if threshold in BAD:
             advice.append(
                 "Do not use the locked threshold as it is; a threshold for this site must be chosen and tested on other patients."
             )
         if probabilities in BAD:
-            advice.append("Do not read the probabilities as they are; recalibrate them, and test that on other patients.")
+            advice.append("Do not take the probabilities at face value; recalibrate them, and test the result on other patients.")
     if not advice:
         advice.append(
-            "Nothing here speaks against the next step, a prospective study at this site. This report alone is not enough for use."
+            "Nothing here argues against the next step, a prospective study at this site. This report alone is not enough for use."
         )
         unknown = [name for name, code in (("the threshold", threshold), ("the probabilities", probabilities)) if code == "inconclusive"]
         if unknown:
-            advice.append(f"Whether {' and '.join(unknown)} will do here is not settled by these patients; let that study settle it.")
+            advice.append(f"These data do not settle whether {' and '.join(unknown)} will hold up here; that study should.")
     return advice
 
 
 def _ranking(report: Mapping[str, Any]) -> Conclusion:
     code, reason = against_internal(report)
     texts = {
-        "holds": "It ranks diseased above healthy as well as at its developers.",
-        "worse": "It ranks diseased above healthy less well than at its developers.",
-        "inconclusive": "Whether it ranks as well as at its developers is not known yet.",
-        "no criterion": "It ranks, but nothing says how well would be enough.",
+        "holds": "It ranks diseased patients above healthy ones as well as on the developers' test set.",
+        "worse": "It ranks diseased patients above healthy ones less well than on the developers' test set.",
+        "inconclusive": "Whether it ranks as well as on the developers' test set is not yet known.",
+        "no criterion": "It ranks patients, but nothing defines what would be good enough.",
     }
     area = auroc_with_limits(report)
     if code == "holds" and drop_with_limits(report)["high"] < 0:
-        texts["holds"] = "It ranks diseased above healthy nearly as well as at its developers."
-    reason = reason.removesuffix(" The figures below are indications.")
+        texts["holds"] = "It ranks diseased patients above healthy ones nearly as well as on the developers' test set."
+    reason = reason.removesuffix(" The figures below are only indicative.")
     if code != "no criterion" and not missing_class(report["cohort"]):
         reason = f"AUROC {_text(area)}. {reason}"
     return _answer("ranking", code, texts[code], reason)
@@ -114,57 +114,63 @@ def _threshold(report: Mapping[str, Any]) -> Conclusion:
     model = report["models"][MODEL]
     point = model["operating_point"]
     if point is None:
-        return _answer("threshold", "absent", "There is no locked threshold.", "Without one nobody is called positive or negative.")
+        return _answer("threshold", "absent", "There is no locked threshold.", "Without one, no patient is called positive or negative.")
     rates = {name: point[name] for name in ("sensitivity", "specificity")}
     said = f"Sensitivity {_text(rates['sensitivity'])}, specificity {_text(rates['specificity'])}."
     inside: dict[str, Any] = {name: (model["internal"] or {}).get(name) for name in rates}
     if None in inside.values():
-        reason = f"{said} What they are on the developers' data is not known here."
-        return _answer("threshold", "no criterion", "It calls patients, but nothing says how well would be enough.", reason)
-    said = f"{said} Inside {inside['sensitivity']['value']:.2f} and {inside['specificity']['value']:.2f}."
+        reason = f"{said} The corresponding figures on the developers' data are not known here."
+        return _answer("threshold", "no criterion", "It classifies patients, but nothing defines what would be good enough.", reason)
+    said = f"{said} Internal test set: {inside['sensitivity']['value']:.2f} and {inside['specificity']['value']:.2f}."
     drops = [_difference(rates[name], inside[name]) for name in rates]
     if any(math.isnan(end) for drop in drops for end in drop):
-        return _answer("threshold", "inconclusive", "Whether it works as at its developers is not known yet.", said)
+        return _answer("threshold", "inconclusive", "Whether it works as well as on the developers' test set is not yet known.", said)
     # The margin first, as for the AUROC.
     if all(low > -MARGIN for low, _ in drops):
         nearly = "nearly " if any(high < 0 for _, high in drops) else ""
-        return _answer("threshold", "holds", f"It finds diseased and clears healthy {nearly}as at its developers.", said)
+        return _answer(
+            "threshold", "holds", f"It detects disease and clears healthy patients {nearly}as well as on the developers' test set.", said
+        )
     lower, higher = [high < 0 and low <= -MARGIN for low, high in drops], [low > 0 for low, _ in drops]
     if any(lower) and any(higher):
         missed, more = ("misses more", "fewer") if lower[0] else ("misses fewer", "more")
-        return _answer("threshold", "shifted", f"It sits elsewhere here: it {missed} diseased and raises {more} false alarms.", said)
+        return _answer(
+            "threshold",
+            "shifted",
+            f"Its operating point has shifted here: it {missed} diseased patients and raises {more} false alarms.",
+            said,
+        )
     if any(lower):
         what = " and ".join(
-            text for text, is_lower in zip(("misses more diseased", "raises more false alarms"), lower, strict=True) if is_lower
+            text for text, is_lower in zip(("misses more diseased patients", "raises more false alarms"), lower, strict=True) if is_lower
         )
-        return _answer("threshold", "worse", f"It {what} than at its developers.", said)
-    return _answer("threshold", "inconclusive", f"A drop of {MARGIN:.2f} or more is not excluded.", said)
+        return _answer("threshold", "worse", f"It {what} than on the developers' test set.", said)
+    return _answer("threshold", "inconclusive", f"A drop of {MARGIN:.2f} or more in sensitivity or specificity is not excluded.", said)
 
 
 def _probabilities(report: Mapping[str, Any]) -> Conclusion:
     model = report["models"][MODEL]
     fit, curve = model["calibration"], model["calibration_curve"]
-    why = "There are too few patients for a calibration." if fit is not None and curve is None else ""
+    why = "There are too few patients to assess calibration." if fit is not None and curve is None else ""
     if missing := missing_class(report["cohort"]):
-        why = f"No patient is {missing}, and a calibration needs both classes."
+        why = f"No patient is {missing}, and calibration can be assessed only with both classes."
     if why:
-        return _answer("probabilities", "inconclusive", "Whether they mean what they say is not known yet.", why)
+        return _answer("probabilities", "inconclusive", "Whether they match observed frequencies is not yet known.", why)
     if fit is None or curve is None:
-        return _answer(
-            "probabilities", "absent", "There are no probabilities to judge.", "Scores alone say nothing about how likely disease is."
-        )
+        return _answer("probabilities", "absent", "There are no probabilities to assess.", "Scores alone do not say how likely disease is.")
     figures = [curve["observed_to_expected"], fit["slope"]]
-    names = ("observed to expected", "slope")
+    names = ("observed-to-expected ratio", "slope")
     said = ", ".join(f"{name} {_text(figure)}" for name, figure in zip(names, figures, strict=True))
-    said = f"{said[0].upper()}{said[1:]}; 1 is right for both. At the cohort's share of diseased, {report['cohort']['prevalence']:.2f}."
+    prevalence = f"{report['cohort']['prevalence']:.2f}"
+    said = f"{said[0].upper()}{said[1:]}; ideally both are 1. Assessed at the cohort's prevalence of {prevalence}."
     if any(_is_off(figure) for figure in figures):
         ratio = figures[0]
         what = "too high" if _is_off(ratio) and ratio["value"] < 1 else "too low" if _is_off(ratio) else ""
-        what = what or ("too extreme" if figures[1]["value"] < 1 else "too cautious")
+        what = what or ("too extreme" if figures[1]["value"] < 1 else "too moderate")
         return _answer("probabilities", "off", f"They are {what} at this site.", said)
     if all(_is_known(figure) and RIGHT[0] < figure["low"] and figure["high"] < RIGHT[1] for figure in figures):
-        return _answer("probabilities", "holds", "They mean about what they say.", said)
-    return _answer("probabilities", "inconclusive", "Whether they mean what they say is not known yet.", said)
+        return _answer("probabilities", "holds", "They roughly match observed frequencies.", said)
+    return _answer("probabilities", "inconclusive", "Whether they match observed frequencies is not yet known.", said)
 
 
 def _by_limits(name: str, limits: Sequence[Mapping[str, Any]], given: Conclusion) -> Conclusion:
@@ -173,9 +179,9 @@ def _by_limits(name: str, limits: Sequence[Mapping[str, Any]], given: Conclusion
     if name == "ranking" and given["code"] == "no criterion":
         reason = "There is no internal figure to compare it with."
     texts = {
-        "not met": "A limit of the protocol is missed.",
-        "undecided": "A limit of the protocol lies within the interval.",
-        "not estimable": "A limit of the protocol is of what is not estimable here.",
+        "not met": "An acceptance limit of the protocol is not met.",
+        "undecided": "An acceptance limit of the protocol lies within the interval.",
+        "not estimable": "An acceptance limit of the protocol is for a measure that cannot be estimated here.",
         "met": "The protocol's limits are met.",
     }
     outcome = next(key for key in texts if key in outcomes)
@@ -210,8 +216,8 @@ def _text(figure: Mapping[str, Any]) -> str:
 def _what_is_open(report: Mapping[str, Any], ranking: str) -> str:
     """Why the site must wait: too few patients, or a limit of the protocol that these figures cannot answer."""
     if missing := missing_class(report["cohort"]):
-        needed = f"diseased patient, and at least {ENOUGH_POSITIVES} are needed"
-        return f"there is no {needed if missing == 'positive' else 'healthy patient to compare with'}"
+        needed = f"diseased patients, and at least {ENOUGH_POSITIVES} are needed"
+        return f"there are no {needed if missing == 'positive' else 'healthy patients to compare with'}"
     by_outcome: dict[str, list[str]] = {"undecided": [], "not estimable": []}
     for line in report.get("protocol", {}).get("limits") or []:
         by_outcome.get(line["outcome"], []).append(line["measure"])
@@ -221,7 +227,7 @@ def _what_is_open(report: Mapping[str, Any], ranking: str) -> str:
         reasons.append(_how_many(report))
     if others := [MEASURED[name][2] for name in undecided if name not in MEASURES["ranking"]]:
         reasons.append(f"more patients would narrow the interval{'s' if len(others) > 1 else ''} of {' and '.join(others)}")
-    reasons += [f"the protocol has a limit of what is not estimable here ({MEASURED[name][2]}), {_why(report, name)}" for name in unknown]
+    reasons += [f"{MEASURED[name][2]}, for which the protocol has a limit, cannot be estimated {_why(report, name)}" for name in unknown]
     return "; ".join(reasons)
 
 
@@ -247,6 +253,6 @@ def _how_many(report: Mapping[str, Any]) -> str:
     if _is_known(area):
         factors.append(((area["high"] - area["low"]) / 2 / ENOUGH_PRECISION) ** (1 if area["value"] in (0, 1) else 2))
     if max(factors) <= 1:
-        return "more patients would narrow the interval" if _is_known(area) else "more patients would give the AUROC an interval"
+        return "more patients would narrow the interval" if _is_known(area) else "more patients would allow an interval for the AUROC"
     wanted = math.ceil(cohort["patients"] * max(factors) / 10) * 10
-    return f"about {wanted} patients are needed in all, {cohort['patients']} are here, with as large a share of diseased"
+    return f"about {wanted} patients are needed in total ({cohort['patients']} so far), with the same share of diseased patients"

@@ -17,7 +17,7 @@ from sga_monai.data.manifest import read_manifest
 from sga_monai.hospital.cases import Calls, Case
 
 PAGE = "errors.html"
-ORDERS = {"score": "farthest from the threshold first", "row": "by row of the manifest"}
+ORDERS = {"score": "farthest from the threshold first", "row": "in manifest order"}
 A_PAGE = 60
 FIELDS = ("study_id", "patient_id", "image", "row")
 

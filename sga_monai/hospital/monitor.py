@@ -180,12 +180,12 @@ def _status(periods: Sequence[Period], alarms: Sequence[Mapping[str, Any]], moni
     failed = [period.name for period in periods if not period.reportable()]
     if names:
         what = ", ".join(f"{CHARTS[alarm['figure']]} ({alarm['direction']})" for alarm in alarms if alarm["period"] == names[0])
-        more = f" and in {len(names) - 1} later" if len(names) > 1 else ""
-        return {"code": "alarm", "text": f"In {names[0]}{more}: {what}. Something has changed since the periods before."}
+        more = f"; alarms also in {len(names) - 1} later period{'s' if len(names) > 2 else ''}" if len(names) > 1 else ""
+        return {"code": "alarm", "text": f"In {names[0]}: {what}{more}. Something has changed since the earlier periods."}
     if failed:
         return {
             "code": "not reportable",
-            "text": f"too many images failed in {', '.join(failed)}; no change was found in the other periods.",
+            "text": f"Too many images failed in {', '.join(failed)}; no change was found in the other periods.",
         }
     return {"code": "no alarm", "text": f"No change was found in {monitored} monitored period{'s' if monitored != 1 else ''}."}
 

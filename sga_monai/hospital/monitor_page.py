@@ -74,5 +74,5 @@ def draw_charts(content: Mapping[str, Any]) -> Figure:
     # Room between the last name of a chart and the first of the next.
     figure.set_layout_engine("constrained", wspace=0.06)
     for axis in axes[:, 0]:
-        axis.set_ylabel("EWMA, in its own SD")
+        axis.set_ylabel("EWMA, in SD units")
     return figure

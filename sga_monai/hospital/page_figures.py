@@ -80,7 +80,7 @@ def draw_calibration(report: Mapping[str, Any]) -> Figure | None:
     points = place(np.array([one["probability"] for one in bins]))
     axis.plot(points, place(np.array([one["positives"]["value"] for one in bins])), "o", color=ACCENT, ms=2.6)
     _histogram(below, [(one["low"], one["high"], one["images"]) for one in shown["histogram"]], place)
-    axis.set(ylabel="share of positives", xlim=ends, ylim=ends)
+    axis.set(ylabel="observed frequency", xlim=ends, ylim=ends)
     below.set(xlabel="predicted probability", yticks=[])
     below.spines["left"].set_visible(False)
     if shown["axis"] == "logit":
@@ -108,9 +108,7 @@ def draw_distributions(report: Mapping[str, Any]) -> Figure | None:
     point = model["operating_point"]
     if point is not None:
         axis.axvline(point["threshold"], color=BAD, ls=":", lw=1.4)
-    axis.set(
-        xlabel="score (dotted: locked threshold)" if point else "score", ylabel="share of the images", ylim=(0, 1.4 * highest), yticks=[]
-    )
+    axis.set(xlabel="score (dotted: locked threshold)" if point else "score", ylabel="share of images", ylim=(0, 1.4 * highest), yticks=[])
     axis.legend(frameon=False)
     return figure
 
@@ -129,7 +127,7 @@ def draw_decision(report: Mapping[str, Any]) -> Figure | None:
     if band:
         x, low, high = zip(*band, strict=True)
         axis.fill_between(x, low, high, color=ACCENT, alpha=0.22, lw=0)
-    axis.plot(thresholds, value, color=ACCENT, lw=1.6, label="by the model")
+    axis.plot(thresholds, value, color=ACCENT, lw=1.6, label="treat by model")
     if locked is not None:
         axis.axvline(locked, color=BAD, ls=":", lw=1.2, label=f"locked threshold ({probability_text(locked)})")
         axis.plot(locked, value[thresholds.index(locked)], "o", color=BAD, ms=4)
@@ -182,7 +180,7 @@ def _say_calibration(report: Mapping[str, Any]) -> str:
     curve = report["models"][MODEL]["calibration_curve"]["curve"]
     some = [curve[round(i * (len(curve) - 1) / 4)] for i in range(5)] if len(curve) > 4 else curve
     pairs = ", ".join(f"{p:.2g}: {value:.2g}" for p, value, *_ in some if value is not None)
-    return f"Calibration curve, probability and share of positives: {pairs}"
+    return f"Calibration curve, predicted probability and observed frequency: {pairs}"
 
 
 def _say_distributions(report: Mapping[str, Any]) -> str:

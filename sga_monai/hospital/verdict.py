@@ -40,17 +40,17 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
     protocol = report.get("protocol", {})
     notes = []
     if not report["failures"]["reportable"]:
-        code, text = "not reportable", "Too many images failed; no figure of this report is reliable."
+        code, text = "not reportable", "Too many images failed; no figure in this report is reliable."
     elif protocol.get("limits"):
         code, text = _by_limits(protocol["limits"])
         if model["internal"] is not None:
-            notes.append(f"Beside the protocol: {against_internal(report)[1]}")
+            notes.append(f"Outside the protocol: {against_internal(report)[1]}")
     else:
         code, text = against_internal(report)
     if protocol.get("status") in LATE:
         notes.append(protocol["text"])
     if auroc_with_limits(report)["high"] < 0.5:
-        notes.append("The AUROC is below 0.5 with its whole interval: are the labels, or the direction of the scores, exchanged?")
+        notes.append("The whole interval of the AUROC is below 0.5: are the labels swapped, or the scores reversed?")
     # The mask is the better control where enough images have one.
     blanked = next((audit[name] for name in ("lungs_blank", "center_blank") if audit[name] and _has_enough(audit[name], cohort)), None)
     if blanked and _differs_from_chance(blanked):
@@ -69,24 +69,24 @@ def against_internal(report: Mapping[str, Any]) -> tuple[str, str]:
     """Code and text by the difference from the internal test set."""
     cohort, area, internal = report["cohort"], auroc_with_limits(report), report["models"][MODEL]["internal"]
     if missing := missing_class(cohort):
-        text = f"There is no AUROC: no patient is {missing}, and it needs both classes. The figures below are indications."
+        text = f"There is no AUROC: no patient is {missing}, and both classes are needed. The figures below are only indicative."
         return "inconclusive", text
     if unmet := _unmet(cohort, (area["high"] - area["low"]) / 2):
-        text = f"The site is too small for a conclusion: {' and '.join(unmet)}. The figures below are indications."
+        text = f"The cohort is too small for a conclusion: {' and '.join(unmet)}. The figures below are only indicative."
         return "inconclusive", text
     if internal is None:
         text = (
-            f"The AUROC is {area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]. Nothing says what would be enough: there is "
-            "no internal figure to compare it with, and no protocol with an acceptance limit of it."
+            f"The AUROC is {area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]. Nothing defines what would be good enough: there "
+            "is no internal figure to compare it with, and no protocol with an acceptance limit for it."
         )
         return "no criterion", text
     drop = drop_with_limits(report)
     values = f"{area['value']:.2f} against {internal['auroc']:.2f}" if internal["auroc"] is not None else ""
     # The margin first: with many patients a drop too small to matter is significant.
     if drop["low"] > -ENOUGH_PRECISION:
-        by = f"significantly lower than the internal one, but by less than {ENOUGH_PRECISION:.2f}"
-        by = by if drop["high"] < 0 else f"not lower than the internal one by {ENOUGH_PRECISION:.2f} or more"
-        return "holds", f"The site's AUROC is {by}: {values}."
+        text = f"The site's AUROC is significantly lower than the internal one, but by less than {ENOUGH_PRECISION:.2f}"
+        text = text if drop["high"] < 0 else f"A drop of {ENOUGH_PRECISION:.2f} or more from the internal AUROC is excluded"
+        return "holds", f"{text}: {values}."
     if drop["high"] < 0:
         return "worse", f"The site's AUROC is significantly lower than the internal one: {values}."
     text = (
@@ -103,7 +103,7 @@ def _by_limits(limits: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         return "; ".join(map(limit_text, lines))
 
     if by_outcome["not met"]:
-        return "not met", f"The site misses acceptance limits of the protocol: {listed(by_outcome['not met'])}."
+        return "not met", f"Acceptance limits of the protocol are not met: {listed(by_outcome['not met'])}."
     open_texts = {"undecided": "lie within the intervals", "not estimable": "cannot be judged here"}
     if said := [
         f"Acceptance limits of the protocol {text}: {listed(by_outcome[key])}." for key, text in open_texts.items() if by_outcome[key]
@@ -132,7 +132,7 @@ def _unmet(cohort: Mapping[str, Any], half: float) -> list[str]:
     elif half > ENOUGH_PRECISION:
         # More digits where two would show a number that meets the criterion.
         shown = f"{half:.2f}" if round(half, 2) > ENOUGH_PRECISION else f"{half:.4f}"
-        unmet.append(f"the AUROC is known to +/- {shown} (at most {ENOUGH_PRECISION:.2f} is needed)")
+        unmet.append(f"the AUROC is known only to within +/- {shown} ({ENOUGH_PRECISION:.2f} or less is needed)")
     return unmet
 
 

@@ -85,7 +85,7 @@ def test_a_file_that_was_exported_again_is_read_again(bundle, images, caplog):
     assert "images have changed since they were scored" in caplog.text
     assert json.loads((out / "check.json").read_text())["failed"] == {}
     assert json.loads((out / "evaluation.1/run.json").read_text()) == began
-    assert "Mend what is missing above" not in outcome.page.read_text()
+    assert "Fix what is missing or failed above" not in outcome.page.read_text()
     # One that could be read, too, has another score.
     before = pd.read_csv(out / "evaluation/predictions.csv")
     draw(images / "7.png", 100)

@@ -45,27 +45,27 @@ def codes(given: dict) -> list[str]:
 @pytest.mark.parametrize(
     ("given", "found", "advice"),
     [
-        (report(), ["holds", "holds", "holds"], "Nothing here speaks against the next step"),
+        (report(), ["holds", "holds", "holds"], "Nothing here argues against the next step"),
         (report(auroc=0.7, sensitivity=0.6), ["worse", "worse", "holds"], "Do not use the model here as it is."),
         (report(sensitivity=0.7, specificity=0.95), ["holds", "shifted", "holds"], "Do not use the locked threshold as it is"),
         (report(sensitivity=0.95, specificity=0.6), ["holds", "shifted", "holds"], "Do not use the locked threshold as it is"),
         (report(specificity=0.6), ["holds", "worse", "holds"], "Do not use the locked threshold as it is"),
-        (report(ratio=0.5), ["holds", "holds", "off"], "Do not read the probabilities as they are"),
-        (report(slope=0.5), ["holds", "holds", "off"], "Do not read the probabilities as they are"),
-        (report(slope=1.45), ["holds", "holds", "off"], "Do not read the probabilities as they are"),
-        (report(ratio=0.85, slope=0.7), ["holds", "holds", "off"], "Do not read the probabilities as they are"),
+        (report(ratio=0.5), ["holds", "holds", "off"], "Do not take the probabilities at face value"),
+        (report(slope=0.5), ["holds", "holds", "off"], "Do not take the probabilities at face value"),
+        (report(slope=1.45), ["holds", "holds", "off"], "Do not take the probabilities at face value"),
+        (report(ratio=0.85, slope=0.7), ["holds", "holds", "off"], "Do not take the probabilities at face value"),
         (report(slope=0.82), ["holds", "holds", "holds"], "Nothing here"),
-        (report(ratio=1.45), ["holds", "holds", "off"], "Do not read"),
-        (report(sensitivity=0.82, rates=0.08), ["holds", "inconclusive", "holds"], "Nothing here speaks against"),
+        (report(ratio=1.45), ["holds", "holds", "off"], "Do not take"),
+        (report(sensitivity=0.82, rates=0.08), ["holds", "inconclusive", "holds"], "Nothing here argues against"),
         # Drops that are significant and too small to matter, and one that may matter.
-        (report(auroc=0.893, half=0.005), ["holds", "holds", "holds"], "Nothing here speaks against the next step"),
-        (report(sensitivity=0.8, specificity=0.76, rates=0.01, inside=0.01), ["holds", "holds", "holds"], "Nothing here speaks against"),
-        (report(sensitivity=0.8, specificity=0.9, rates=0.01, inside=0.01), ["holds", "holds", "holds"], "Nothing here speaks against"),
+        (report(auroc=0.893, half=0.005), ["holds", "holds", "holds"], "Nothing here argues against the next step"),
+        (report(sensitivity=0.8, specificity=0.76, rates=0.01, inside=0.01), ["holds", "holds", "holds"], "Nothing here argues against"),
+        (report(sensitivity=0.8, specificity=0.9, rates=0.01, inside=0.01), ["holds", "holds", "holds"], "Nothing here argues against"),
         (report(sensitivity=0.77, rates=0.02, inside=0.01), ["holds", "worse", "holds"], "Do not use the locked threshold as it is"),
         (report(sensitivity=0.83, specificity=0.6, rates=0.01, inside=0.01), ["holds", "worse", "holds"], "Do not use the locked"),
-        (report(half=0.1), ["inconclusive", "holds", "holds"], "Do not decide yet: about 3200 patients are needed in all, 800 are here"),
-        (report(patients=40), ["inconclusive", "holds", "holds"], "Do not decide yet: about 200 patients are needed in all, 80 are here"),
-        (report(failures={"reportable": False}), ["not reportable"] * 3, "Mend the images that failed"),
+        (report(half=0.1), ["inconclusive", "holds", "holds"], "Do not decide yet: about 3200 patients are needed in total (800 so far)"),
+        (report(patients=40), ["inconclusive", "holds", "holds"], "Do not decide yet: about 200 patients are needed in total (80 so far)"),
+        (report(failures={"reportable": False}), ["not reportable"] * 3, "Correct the images that failed"),
     ],
 )
 def test_codes_and_the_first_advice(given, found, advice):
@@ -75,16 +75,22 @@ def test_codes_and_the_first_advice(given, found, advice):
 
 def test_texts_say_in_which_direction():
     texts = {
-        "It sits elsewhere here: it misses more diseased and raises fewer false alarms.": report(sensitivity=0.7, specificity=0.95),
-        "It sits elsewhere here: it misses fewer diseased and raises more false alarms.": report(sensitivity=0.95, specificity=0.6),
-        "It misses more diseased than at its developers.": report(sensitivity=0.6),
-        "It raises more false alarms than at its developers.": report(sensitivity=0.83, specificity=0.6, rates=0.01, inside=0.01),
-        "It finds diseased and clears healthy nearly as at its developers.": report(sensitivity=0.8, rates=0.01, inside=0.01),
-        "It ranks diseased above healthy nearly as well as at its developers.": report(auroc=0.893, half=0.005),
+        "Its operating point has shifted here: it misses more diseased patients and raises fewer false alarms.": report(
+            sensitivity=0.7, specificity=0.95
+        ),
+        "Its operating point has shifted here: it misses fewer diseased patients and raises more false alarms.": report(
+            sensitivity=0.95, specificity=0.6
+        ),
+        "It misses more diseased patients than on the developers' test set.": report(sensitivity=0.6),
+        "It raises more false alarms than on the developers' test set.": report(sensitivity=0.83, specificity=0.6, rates=0.01, inside=0.01),
+        "It detects disease and clears healthy patients nearly as well as on the developers' test set.": report(
+            sensitivity=0.8, rates=0.01, inside=0.01
+        ),
+        "It ranks diseased patients above healthy ones nearly as well as on the developers' test set.": report(auroc=0.893, half=0.005),
         "They are too high at this site.": report(ratio=0.5),
         "They are too low at this site.": report(ratio=1.5),
         "They are too extreme at this site.": report(slope=0.5),
-        "They are too cautious at this site.": report(slope=1.5),
+        "They are too moderate at this site.": report(slope=1.5),
     }
     for text, given in texts.items():
         assert text in [line["text"] for line in draw_conclusions(given)["conclusions"]]
@@ -106,11 +112,13 @@ def test_the_advice_is_not_to_decide_while_a_limit_of_the_protocol_is_open():
     )
     assert draw_conclusions(given)["advice"] == ["Do not decide yet: more patients would narrow the intervals of sensitivity and NPV."]
     given["protocol"]["limits"] = [limit | dict.fromkeys(("value", "low", "high")) | {"measure": "ppv", "outcome": "not estimable"}]
-    assert draw_conclusions(given)["advice"][0].endswith("not estimable here (PPV), with these patients.")
+    assert draw_conclusions(given)["advice"][0].endswith(
+        "PPV, for which the protocol has a limit, cannot be estimated with these patients."
+    )
     # The protocol decides, and says nothing of ranking; without it nothing says what would be enough.
     given["protocol"]["limits"] = [limit | {"outcome": "met"}]
     given["models"]["model"]["internal"] = None
-    assert draw_conclusions(given)["advice"][0].startswith("Nothing here speaks against")
+    assert draw_conclusions(given)["advice"][0].startswith("Nothing here argues against")
 
 
 def test_a_perfect_ranking_is_judged():
@@ -122,7 +130,7 @@ def test_a_perfect_ranking_is_judged():
     assert (found["code"], found["reason"].split(". ")[0]) == ("holds", "AUROC 1.00 [0.96, 1.00]")
     # 0.025^(1/20) is 0.83: known to 0.084, and 35 pairs of patients would know it to 0.05.
     given["cohort"] |= {"patients": 220, "positive_patients": 200, "negative_patients": 20}
-    assert draw_conclusions(given)["advice"][0].startswith("Do not decide yet: about 380 patients are needed in all, 220 are here")
+    assert draw_conclusions(given)["advice"][0].startswith("Do not decide yet: about 380 patients are needed in total (220 so far)")
 
 
 def test_a_shortcut_comes_before_everything():
@@ -135,11 +143,11 @@ def test_what_is_absent_is_said_and_does_not_count():
     given["models"]["model"] |= {"operating_point": None, "calibration": None, "calibration_curve": None, "internal": None}
     assert codes(given) == ["no criterion", "absent", "absent"]
     assert draw_conclusions(given)["advice"] == [
-        "Write down what would be enough (sga-monai protocol), and evaluate again on patients who come after that."
+        "Write down what would be good enough (sga-monai protocol), then evaluate again on patients seen after that."
     ]
     nan = dict.fromkeys(("value", "low", "high"), float("nan"))
     given = report(patients=0)
     given["models"]["model"] |= {"auroc": nan, "auroc_difference": nan}
     given["models"]["model"]["operating_point"] = {"sensitivity": nan, "specificity": estimate(0.8)}
     assert codes(given)[:2] == ["inconclusive", "inconclusive"]
-    assert "no diseased patient" in draw_conclusions(given)["advice"][0]
+    assert "no diseased patients" in draw_conclusions(given)["advice"][0]

@@ -156,4 +156,4 @@ def test_a_site_without_errors_says_so(site):
     table["score"] = 90.0 * (2 * table["label"] - 1) + table["row"] / 100
     table.to_csv(out / "predictions.csv", index=False)
     write_html(make_report(out), out)
-    assert "No image was called wrongly." in text_of(out / "errors.html")
+    assert "No image was misclassified." in text_of(out / "errors.html")

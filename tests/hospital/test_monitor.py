@@ -96,7 +96,8 @@ def test_another_scanner_is_found_in_the_period_in_which_it_came(scanner: float)
     # It does not become the normal state.
     assert {alarm["period"] for alarm in content["alarms"] if alarm["figure"] == "image_mean"} == {"2015H1", "2016H1", "2017H1"}
     assert content["status"]["code"] == "alarm"
-    assert content["status"]["text"].startswith("In 2015H1 and in 2 later: ")
+    assert content["status"]["text"].startswith("In 2015H1: ")
+    assert "; alarms also in 2 later periods. " in content["status"]["text"]
     drift = content["periods"][6]["drift"]
     assert drift["image_mean"]["low"] < scanner < drift["image_mean"]["high"]
     assert drift["image_sd"]["low"] < 0 < drift["image_sd"]["high"]

@@ -50,8 +50,8 @@ def test_a_limit_that_rounding_put_at_1_does_not_lose_the_site(tmp_path):
     assert pooled["left_out"] == []
     page = text_of(tmp_path / "pooled/pooled.html")
     assert "In the pooled AUROC: 4 of 4 sites, 360 patients (180 positive, 180 negative)." in page
-    assert "* A: rounding put a figure at 1 or 0. It is taken half a unit of its last place inside: 0.97 [0.89, 0.995]." in page
-    assert "* D: rounding" in page
+    assert "* A: a figure was rounded to 1 or 0. It is moved inward by half a unit of its last digit: 0.97 [0.89, 0.995]." in page
+    assert "* D: a figure was rounded" in page
     assert "* B" not in page
 
 

@@ -180,15 +180,15 @@ def test_a_report_says_whether_its_protocol_came_first(tmp_path):
     assert report["protocol"]["status"] == "before"
     assert report["prevalence"] == 0.12
     # A limit of NPV is not met by another prevalence that somebody chooses after the results.
-    with pytest.raises(InputError, match=r"limit of npv is at its own prevalence \(0\.12\)"):
+    with pytest.raises(InputError, match=r"limit of npv applies at its own prevalence \(0\.12\)"):
         make_report(out, prevalence=0.01)
     assert [line["outcome"] for line in report["protocol"]["limits"]] == ["met", "not met"]
     assert report["verdict"]["code"] == "not met"
     for text in (report["verdict"]["text"], text_of(write_html(report, out)), text_of(tmp_path / "first.html")):
         assert re.search(r"NPV at least 0\.995(?!\d)", text)
     assert re.search(r"NPV at least 0\.995: 0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]", report["verdict"]["text"])
-    assert any(note.startswith("Beside the protocol: ") for note in report["verdict"]["notes"])
-    assert "Subgroup view: planned, but the data do not have it." in report["protocol"]["deviations"]
+    assert any(note.startswith("Outside the protocol: ") for note in report["verdict"]["notes"])
+    assert "Subgroup view: planned, but not in the data." in report["protocol"]["deviations"]
     page = text_of(write_html(report, out))
     for text in ("Scoring began 2026-03-04, 05:06 UTC", "AUROC (primary endpoint)", "sex planned", TEXTS[0], first.sha256):
         assert text in page

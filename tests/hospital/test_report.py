@@ -178,9 +178,9 @@ def test_recalibration_is_beside_the_locked_figures_and_never_released(evaluatio
 @pytest.mark.parametrize(
     ("gap", "patients", "code", "advice"),
     [
-        (2.05, 900, "holds", "Nothing here speaks against the next step"),
+        (2.05, 900, "holds", "Nothing here argues against the next step"),
         (1.2, 900, "worse", "Do not use the model here as it is."),
-        (1.9, 90, "inconclusive", "Do not decide yet: about 200 patients are needed in all, 90 are here"),
+        (1.9, 90, "inconclusive", "Do not decide yet: about 200 patients are needed in total (90 so far)"),
     ],
 )
 def test_three_sites_read_at_the_top_of_the_page_what_to_do(evaluation, gap, patients, code, advice):

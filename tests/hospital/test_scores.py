@@ -178,23 +178,23 @@ def test_what_cannot_be_estimated_is_not_called_too_small_and_is_not_passed_over
     assert report["verdict"]["text"] == "Acceptance limits of the protocol cannot be judged here: sensitivity at least 0.9: not estimable."
     assert [(line["code"], line["text"]) for line in report["conclusions"]] == [
         ("met", "The protocol's limits are met."),
-        ("inconclusive", "A limit of the protocol is of what is not estimable here."),
+        ("inconclusive", "An acceptance limit of the protocol is for a measure that cannot be estimated here."),
         ("met", "The protocol's limits are met."),
     ]
     assert report["advice"] == [
-        "Do not decide yet: the protocol has a limit of what is not estimable here (sensitivity), since no threshold was given "
+        "Do not decide yet: sensitivity, for which the protocol has a limit, cannot be estimated since no threshold was given "
         "(--threshold, or in the protocol)."
     ]
     page = text_of(write_html(report, tmp_path / "a"))
     for text in ("sensitivity at least 0.9: not estimable AUROC at least 0.6: ", "without an interval it is not estimable"):
         assert text in page
     for label, there, missing, wanted in (
-        (1, "positive", "negative", "there is no healthy patient to compare with"),
-        (0, "negative", "positive", "there is no diseased patient, and at least 100 are needed"),
+        (1, "positive", "negative", "there are no healthy patients to compare with"),
+        (0, "negative", "positive", "there are no diseased patients, and at least 100 are needed"),
     ):
         report = report_scores(write(vendor.assign(label=label), tmp_path), tmp_path / there, ScoresReport(threshold=0.5))
-        assert report["verdict"]["text"].startswith(f"There is no AUROC: no patient is {missing}, and it needs both classes.")
-        assert report["conclusions"][2]["reason"] == f"No patient is {missing}, and a calibration needs both classes."
+        assert report["verdict"]["text"].startswith(f"There is no AUROC: no patient is {missing}, and both classes are needed.")
+        assert report["conclusions"][2]["reason"] == f"No patient is {missing}, and calibration can be assessed only with both classes."
         assert report["advice"] == [f"Do not decide yet: {wanted}."]
         assert "too small" not in text_of(write_html(report, tmp_path / there))
 
@@ -207,7 +207,7 @@ def test_a_protocol_for_scores_and_another_one_later(vendor, tmp_path):
     )
     undecided = report_scores(table, out)
     assert undecided["verdict"]["code"] == "no criterion"
-    assert "no protocol with an acceptance limit of it" in undecided["verdict"]["text"]
+    assert "no protocol with an acceptance limit for it" in undecided["verdict"]["text"]
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     write_protocol(Plan(*PLAN, prevalence=0.1, threshold=0.4, limits=["auroc>=0.7"], subgroups=["sex"]), first)
     write_protocol(Plan(*PLAN, limits=["auroc>=0.6"]), second)
@@ -220,7 +220,7 @@ def test_a_protocol_for_scores_and_another_one_later(vendor, tmp_path):
     for folder in ("fresh", "out"):
         later = report_scores(table, tmp_path / folder, ScoresReport(protocol=second))
         assert later["protocol"]["status"] == "replaced"
-        assert any("do not count as set beforehand" in note for note in later["verdict"]["notes"])
+        assert any("do not count as prespecified" in note for note in later["verdict"]["notes"])
     other = report_scores(table, tmp_path / "fresh", ScoresReport(protocol=first, threshold=0.5, prevalence=0.2))
     assert other["protocol"]["deviations"][:2] == ["Prevalence: 0.2 instead of 0.1.", "Threshold: 0.5 instead of 0.4."]
 

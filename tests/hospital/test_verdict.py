@@ -36,15 +36,19 @@ def report(value: float, half: float, internal: float = 0.9, patients: int = 500
         # The margin is asked first: so many patients show a drop that is too small to matter.
         (report(0.893, 0.005), "holds", "significantly lower than the internal one, but by less than 0.05: 0.89 against 0.90."),
         (report(0.86, 0.015), "worse", "significantly lower than the internal one: 0.86 against 0.90."),
-        (report(0.90, 0.04), "holds", "not lower than the internal one by 0.05 or more: 0.90 against 0.90."),
+        (report(0.90, 0.04), "holds", "A drop of 0.05 or more from the internal AUROC is excluded: 0.90 against 0.90."),
         (report(0.87, 0.045), "inconclusive", "The site's AUROC is not significantly different from the internal one."),
-        (report(0.90, 0.06), "inconclusive", "for a conclusion: the AUROC is known to +/- 0.06 (at most 0.05 is needed). The"),
-        (report(0.90, 0.0504), "inconclusive", "for a conclusion: the AUROC is known to +/- 0.0504 (at most 0.05 is needed). The"),
+        (report(0.90, 0.06), "inconclusive", "for a conclusion: the AUROC is known only to within +/- 0.06 (0.05 or less is needed). The"),
+        (
+            report(0.90, 0.0504),
+            "inconclusive",
+            "for a conclusion: the AUROC is known only to within +/- 0.0504 (0.05 or less is needed). The",
+        ),
         (report(0.90, 0.01, patients=99), "inconclusive", "for a conclusion: 99 positive patients (at least 100 are needed). The"),
         (
             report(0.90, 0.06, patients=99),
             "inconclusive",
-            "99 positive patients (at least 100 are needed) and the AUROC is known to +/- 0.06",
+            "99 positive patients (at least 100 are needed) and the AUROC is known only to within +/- 0.06",
         ),
         (report(0.90, float("nan")), "inconclusive", "for a conclusion: the AUROC's interval cannot be estimated. The"),
         (report(0.70, 0.04, failures={"reportable": False}), "not reportable", "Too many images failed"),
@@ -58,10 +62,10 @@ def test_code_and_text(given, code, text):
 
 
 def test_an_auroc_below_a_half_asks_whether_labels_are_exchanged():
-    assert any("exchanged?" in note for note in give_verdict(report(0.23, 0.1))["notes"])
+    assert any("are the labels swapped" in note for note in give_verdict(report(0.23, 0.1))["notes"])
     # An AUROC of 0 has no interval and is the strongest sign of all.
-    assert any("exchanged?" in note for note in give_verdict(report(0.0, float("nan")))["notes"])
-    assert not any("exchanged?" in note for note in give_verdict(report(0.45, 0.1))["notes"])
+    assert any("are the labels swapped" in note for note in give_verdict(report(0.0, float("nan")))["notes"])
+    assert not any("are the labels swapped" in note for note in give_verdict(report(0.45, 0.1))["notes"])
 
 
 def test_notes():
