@@ -6,6 +6,8 @@ import io
 import json
 import shutil
 import subprocess
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,10 +26,13 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256
 from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.header import quiet
+from sga_monai.integrations.dicom_results import case as case_module
 from sga_monai.integrations.dicom_results import results
+from sga_monai.integrations.dicom_results import structured_report as report_module
 from sga_monai.integrations.dicom_results.case import NOTICE, Case, Model, as_source, statement
 from sga_monai.integrations.dicom_results.picture import draw_result
 from sga_monai.integrations.dicom_results.secondary_capture import secondary_capture
+from sga_monai.integrations.dicom_results.sources import COPIES, read_cases
 from sga_monai.integrations.dicom_results.structured_report import structured_report
 from sga_monai.model.network import CXRResNet18
 from sga_monai.model.scores import logit_difference
@@ -36,6 +41,7 @@ MODEL = Model("sga_cxr", "0.1.0", "a" * 64, 0.42, 1.3, "b" * 64, datetime(2026, 
 IMAGE = np.tile(np.linspace(0, 1, 90, dtype=np.float32), (120, 1))
 HEAT = np.zeros((32, 32), np.float32)
 HEAT[:16, :16] = 1
+LOSSY = {"LossyImageCompression": "01", "LossyImageCompressionRatio": "10", "LossyImageCompressionMethod": "ISO_10918_1"}
 
 
 def header(number: int, **attributes: object) -> Dataset:
@@ -122,6 +128,16 @@ def test_the_same_result_is_the_same_object_and_no_other_is():
     assert {one.SOPInstanceUID for one in same}.isdisjoint(one.SOPInstanceUID for one in first)
 
 
+def test_what_another_version_makes_is_another_object(monkeypatch):
+    first = objects(case())
+    for module in (case_module, report_module):
+        monkeypatch.setattr(module, "__version__", "9.9.9")
+    for before, after in zip(first, objects(case()), strict=True):
+        assert before.SoftwareVersions != after.SoftwareVersions
+        assert before.SOPInstanceUID != after.SOPInstanceUID
+        assert before.SeriesInstanceUID != after.SeriesInstanceUID
+
+
 def test_the_picture_shows_the_image_the_heat_map_and_the_notice():
     picture = draw_result(IMAGE, HEAT, "sga_cxr 0.1.0: probability 0.731")
     width = picture.shape[1]
@@ -146,8 +162,63 @@ def test_a_capture_can_be_read_by_anybody():
     one = case()
     capture = objects(one)[0]
     assert np.array_equal(capture.pixel_array, draw_result(IMAGE, HEAT, statement(one, MODEL)))
-    assert (capture.PhotometricInterpretation, capture.BurnedInAnnotation) == ("RGB", "NO")
-    assert objects(case(BurnedInAnnotation="YES"))[0].BurnedInAnnotation == "YES"
+    assert capture.PhotometricInterpretation == "RGB"
+
+
+@pytest.mark.parametrize(("given", "expected"), [("YES", "YES"), ("NO", "NO"), (None, None), ("", None), ("UNKNOWN", None)])
+def test_a_capture_says_no_more_of_burned_in_names_than_its_source(given, expected):
+    """A NO of our own would carry a name in the pixels through a de-identification."""
+    assert objects(case(**({} if given is None else {"BurnedInAnnotation": given})))[0].get("BurnedInAnnotation") == expected
+
+
+def test_a_capture_of_a_lossy_image_says_so():
+    capture = objects(case(**LOSSY))[0]
+    assert {name: str(capture[name].value) for name in LOSSY} == LOSSY
+    assert "LossyImageCompression" not in objects(case())[0]
+    # Some devices compress and do not say so.
+    silent = case()
+    silent.source.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
+    assert objects(silent)[0].LossyImageCompression == "01"
+
+
+def test_both_have_all_that_the_source_says_of_patient_and_study():
+    """Without the issuer, an archive of several hospitals takes the picture for another patient's."""
+    given = {"IssuerOfPatientID": "HOSPITAL_B", "StudyDescription": "Thorax pa", "PatientAge": "031Y"}
+    for made in objects(case(**given)):
+        assert {name: made[name].value for name in given} == given
+
+
+@pytest.fixture
+def berlin(monkeypatch) -> Iterator[None]:
+    """A computer one hour east of UTC."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected", "stated"),
+    [
+        ("", ("20260102", "040405"), None),
+        ("-0500", ("20260101", "220405"), "-0500"),
+        ("+0530", ("20260102", "083405"), "+0530"),
+        ("EST", ("20260102", "040405"), None),
+        ("+9900", ("20260102", "040405"), None),
+    ],
+)
+def test_times_are_those_of_the_clock_that_the_study_was_made_by(berlin, offset, expected, stated):
+    """The offset is of all dates and times of an object, the copied ones of the study too (PS3.3 C.12.1)."""
+    with quiet():
+        one = case(TimezoneOffsetFromUTC=offset, AcquisitionDateTime="20210305120000")
+    for made in objects(one):
+        assert made.get("TimezoneOffsetFromUTC") == stated
+        for name in ("Content", "InstanceCreation", "Series"):
+            assert (made[f"{name}Date"].value, made[f"{name}Time"].value) == expected
+        acquisition, highdicom = made.ContributingEquipmentSequence
+        assert acquisition.ContributionDateTime == "20210305120000"
+        assert highdicom.ContributionDateTime == "".join(expected)
 
 
 def test_a_source_without_optional_elements_or_without_a_study():
@@ -163,10 +234,31 @@ def test_a_source_without_optional_elements_or_without_a_study():
     assert as_source(bare) is None
 
 
-def test_names_in_other_alphabets_stay():
-    source = header(1, SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Jürgen")
+@pytest.mark.parametrize(
+    ("charset", "stored"),
+    [
+        ("ISO_IR 192", "Müller^Jürgen".encode()),
+        ("ISO_IR 100", "Buc^Jérôme".encode("latin1")),
+        ("ISO_IR 6", b"DOE^JANE"),
+        ("ISO 2022 IR 100", "Buc^Jérôme".encode("latin1")),
+        (None, "Buc^Jérôme".encode("latin1")),
+        ("", b"DOE^JANE"),
+        # As the examples of PS3.5 H, I and K.
+        ("\\ISO 2022 IR 87", b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B=\x1b$B$d$^$@\x1b(B^\x1b$B$?$m$&\x1b(B"),
+        ("\\ISO 2022 IR 149", b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf"),
+        ("\\ISO 2022 IR 58", b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab"),
+    ],
+)
+def test_names_in_every_alphabet_are_stored_as_in_the_source(charset, stored):
+    """In other bytes, or in a set that it does not know, an archive would show another name."""
+    data = radiograph(1, PatientName="@" * len(stored), **({} if charset is None else {"SpecificCharacterSet": charset}))
+    source = pydicom.dcmread(io.BytesIO(data.replace(b"@" * len(stored), stored)), stop_before_pixels=True)
     for made in objects(Case(2, as_source(source), 0.5, True, 1)):
-        assert str(made.PatientName) == "Müller^Jürgen"
+        assert made.get_item("PatientName").value.rstrip() == stored
+        # A set that is the only one has the name without code extensions (PS3.3 C.12.1.1.2).
+        expected = "ISO_IR 100" if charset == "ISO 2022 IR 100" else charset or None
+        said = made.get("SpecificCharacterSet")
+        assert (said if said is None or isinstance(said, str) else "\\".join(said)) == expected
 
 
 def test_an_image_without_a_study_is_left_out_with_its_reason(tmp_path: Path):
@@ -176,10 +268,22 @@ def test_an_image_without_a_study_is_left_out_with_its_reason(tmp_path: Path):
     paths[5].write_bytes(radiograph(5, StudyInstanceUID=""))
     paths[6].write_bytes(b"\x89PNG\r\n\x1a\n")
     scored = pd.DataFrame({"row": list(paths), "score": [-1.0, 0.5, 2.0, 1, 1, 1], "probability": [0.2, 0.6, 0.9, 0.7, 0.7, 0.7]})
-    cases, reasons = results._cases(scored, paths, 0.5)
+    cases, reasons = read_cases(scored, paths, 0.5)
     assert [(case.row, case.positive, case.number) for case in cases] == [(2, False, 1), (3, True, 2), (4, True, 1)]
     assert reasons == {"no study": 1, "not a DICOM file": 1, "missing": 1}
     assert all(results.Written.remedy(reason) for reason in reasons)
+
+
+def test_rows_of_one_identifier_get_no_result(tmp_path: Path):
+    """Which of the files the archive has, nobody knows, and their results would be of one identifier, too."""
+    paths = {row: tmp_path / f"{row}.dcm" for row in (2, 3, 4)}
+    for row, path in paths.items():
+        path.write_bytes(radiograph(row, SOPInstanceUID=f"1.2.3.{min(row, 3)}"))
+    scored = pd.DataFrame({"row": [2, 3, 4], "score": [-1.0, 2.0, 1.0], "probability": [0.1, 0.9, 0.8]})
+    cases, reasons = read_cases(scored, paths, 0.5)
+    assert [case.row for case in cases] == [2]
+    assert reasons == {COPIES: 2}
+    assert "SOPInstanceUID" in results.Written.remedy(COPIES)
 
 
 @pytest.mark.parametrize(
@@ -234,19 +338,30 @@ def test_only_the_bundle_and_the_manifest_of_the_evaluation_are_taken(tmp_path: 
         results._model(*given)
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"SpecificCharacterSet": "ISO 2022 IR 100", "PatientName": "Buc^Jérôme"},
+        {"SpecificCharacterSet": ["", "ISO 2022 IR 149"], "PatientName": "Hong^Gildong=洪^吉洞=홍^길동", "TimezoneOffsetFromUTC": "+0530"},
+        {"BurnedInAnnotation": "NO", "IssuerOfPatientID": "HOSPITAL_B"} | LOSSY,
+    ],
+)
 @pytest.mark.parametrize("program", ["dciodvfy", "dsrdump"])
-def test_validators_find_no_error(program, tmp_path: Path):
+def test_validators_find_no_error(program, attributes, tmp_path: Path):
     if shutil.which(program) is None:
         pytest.skip(f"no {program}")
-    for kind, made in zip(("capture", "report"), objects(case()), strict=True):
+    for kind, made in zip(("capture", "report"), objects(case(**attributes)), strict=True):
         made.save_as(tmp_path / f"{kind}.dcm")
     if program == "dsrdump":
-        shown = subprocess.run([program, str(tmp_path / "report.dcm")], capture_output=True, text=True, check=True)
+        shown = subprocess.run([program, str(tmp_path / "report.dcm")], capture_output=True, text=True, errors="replace", check=True)
         assert NOTICE in shown.stdout
         assert "Imaging Measurement Report" in shown.stdout
         return
     for kind in ("capture", "report"):
-        shown = subprocess.run([program, "-new", str(tmp_path / f"{kind}.dcm")], capture_output=True, text=True, check=False)
+        shown = subprocess.run(
+            [program, "-new", str(tmp_path / f"{kind}.dcm")], capture_output=True, text=True, errors="replace", check=False
+        )
         assert "Error" not in shown.stderr, shown.stderr
         assert ("SCImage" if kind == "capture" else "EnhancedSR") in shown.stderr
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import http.server
 import json
 import logging
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from fixtures.orthanc import radiograph
@@ -19,7 +21,7 @@ from sga_monai.integrations.pacs.address import Dicomweb
 from sga_monai.integrations.pacs.credentials import Credentials
 from sga_monai.integrations.pacs.dicomweb import DicomwebServer
 from sga_monai.integrations.pacs.query import Wanted, read_query
-from sga_monai.integrations.pacs.server import Image, ServerRefusal, TransferError, silenced
+from sga_monai.integrations.pacs.server import Image, ServerRefusal, Study, TransferError, silenced
 
 WANTED = Wanted(2, "SECRET-1", "", None, None, Label(1, "", None, ""))
 IMAGE = Image("1.2.3", "1.2.3.4", "1.2.3.4.5")
@@ -27,9 +29,14 @@ IMAGE = Image("1.2.3", "1.2.3.4", "1.2.3.4.5")
 
 @dataclass
 class Answers:
-    """A server on loopback: status, headers and body of every answer, and what it was asked."""
+    """A server on loopback: status, headers and body of every answer, and what it was asked.
+
+    With ``page`` it gives so many results of the body at once, and ``behind`` them, where there are no more, this status.
+    """
 
     status: int = 200
+    page: int = 0
+    behind: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b"[]"
     length: int | None = None
@@ -47,12 +54,17 @@ def answers() -> Iterator[Answers]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             given.asked.append((self.path, dict(self.headers)))
-            self.send_response(given.status)
+            status, body, start = given.status, given.body, int(parse_qs(urlsplit(self.path).query).get("offset", ["0"])[0])
+            if given.page and "metadata" not in self.path:
+                results = json.loads(body)
+                body = json.dumps(results[start : start + given.page]).encode()
+                status = given.behind if start >= len(results) else status
+            self.send_response(status)
             for name, value in given.headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(given.body) if given.length is None else given.length))
+            self.send_header("Content-Length", str(len(body) if given.length is None else given.length))
             self.end_headers()
-            self.wfile.write(given.body)
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -142,8 +154,53 @@ def test_studies_are_found_by_all_keys_of_a_row(answers, tmp_path):
     (study,) = answers.server().find(row)
     assert (study.uid, study.accession, study.patient_id) == ("1.2", "A1", "")
     assert "A1" not in repr(study)
-    for part in ("AccessionNumber=A1", "PatientID=P1", "StudyDate=20210101-20210131", "limit=201"):
-        assert part in answers.asked[-1][0]
+    # Some servers refuse a higher limit.
+    for part in ("AccessionNumber=A1", "PatientID=P1", "StudyDate=20210101-20210131", "limit=200"):
+        assert part in answers.asked[0][0]
+
+
+def series(number: int) -> dict[str, dict[str, object]]:
+    return {tag: {"vr": vr, "Value": [text]} for tag, vr, text in (("0020000E", "UI", f"1.2.8.{number}"), ("00080060", "CS", "CR"))}
+
+
+@pytest.mark.parametrize(("page", "behind"), [(2, 200), (2, 404), (5, 400), (0, 200)], ids=["empty", "gone", "refused", "no paging"])
+def test_a_server_that_answers_in_pages_hides_nothing(answers, page, behind):
+    """The first page again, an empty one or none at all is the end of a list."""
+    answers.body = json.dumps([series(n) for n in range(5)]).encode()
+    answers.page, answers.behind = page, behind
+    found = answers.server()._search("studies/1.2.3/series", "SeriesInstanceUID", 10)
+    assert [one.SeriesInstanceUID for one in found] == [f"1.2.8.{n}" for n in range(5)]
+    assert "offset" not in answers.asked[0][0]
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, "refused"), (503, "busy")])
+def test_a_page_that_is_said_to_be_there_and_not_given_is_missed(answers, status, code):
+    answers.body = json.dumps([series(1)]).encode()
+    answers.page, answers.behind = 1, status
+    answers.headers = {"Warning": '299 PACS: "There are additional results that can be requested"'}
+    with silenced(), pytest.raises(TransferError) as caught:
+        answers.server().images(Study("1.2.3"))
+    assert caught.value.code == code
+
+
+def test_a_server_that_ignores_what_it_is_asked_for_is_not_read_to_its_end(answers):
+    answers.body = json.dumps([{"0020000D": {"vr": "UI", "Value": [f"1.2.{n}"]}} for n in range(500)]).encode()
+    answers.page = 100
+    with silenced(), pytest.raises(TransferError) as caught:
+        answers.server().find(WANTED)
+    assert caught.value.code == "ignored_keys"
+    assert len(answers.asked) == 3
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_answer_without_an_end_is_not_taken_into_memory(answers, monkeypatch, compressed):
+    monkeypatch.setattr("sga_monai.integrations.pacs.dicomweb.MAX_BYTES", 10_000)
+    answers.body = gzip.compress(b" " * 20_000) if compressed else b" " * 20_000
+    answers.headers = {"Content-Type": "application/dicom"} | ({"Content-Encoding": "gzip"} if compressed else {})
+    for request in (lambda server: server.fetch(IMAGE), lambda server: server.find(WANTED)):
+        with silenced(), pytest.raises(TransferError) as caught:
+            request(answers.server())
+        assert caught.value.code == "too_large"
 
 
 def test_what_is_asked_and_answered_is_logged_nowhere(answers, caplog):

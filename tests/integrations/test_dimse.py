@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pydicom
@@ -18,7 +20,7 @@ from sga_monai.cohorts.labels import Label
 from sga_monai.integrations.pacs.address import Dimse
 from sga_monai.integrations.pacs.dimse import FIND, GET, MOVE, DimseServer
 from sga_monai.integrations.pacs.query import Wanted
-from sga_monai.integrations.pacs.server import MOST_WORKERS, Image, ServerRefusal, Study, TransferError, silenced
+from sga_monai.integrations.pacs.server import FINAL, MOST_WORKERS, Image, ServerRefusal, Study, TransferError, silenced
 from sga_monai.integrations.pacs.storage import STORAGE, Storage
 
 WANTED = Wanted(2, "SECRET-1", "", None, None, Label(1, "", None, ""))
@@ -75,7 +77,7 @@ def answers(request: pytest.FixtureRequest) -> Iterator[Answers]:
     entity.shutdown()
 
 
-def dataset(**elements: str) -> Dataset:
+def dataset(**elements: Any) -> Dataset:
     made = Dataset()
     for name, value in elements.items():
         setattr(made, name, value)
@@ -144,6 +146,58 @@ def test_an_object_comes_as_it_was_sent_and_nothing_is_gone(answers):
     assert received.PixelData == original.PixelData
     assert received.PatientID == original.PatientID
     assert caught.value.code == "gone"
+
+
+@pytest.mark.parametrize(("numbers", "code"), [((2, 1, 3), ""), ((2, 3), "gone")])
+def test_of_a_whole_series_the_one_object_that_was_asked_for_is_kept(answers, numbers, code):
+    answers.stored = [radiograph(n) for n in numbers]
+    server = answers.server()
+    with silenced():
+        if code:
+            with pytest.raises(TransferError) as caught:
+                server.fetch(IMAGE)
+            assert caught.value.code == code
+        else:
+            assert pydicom.dcmread(io.BytesIO(server.fetch(IMAGE))).SOPInstanceUID == IMAGE.instance
+        server.close()
+    assert not server.received
+
+
+def told(*responses: tuple[dict[str, int], Dataset | None]) -> SimpleNamespace:
+    """An association on which every request is answered so."""
+    read = [(dataset(**status), identifier) for status, identifier in responses]
+    return SimpleNamespace(is_established=True, send_c_find=lambda *_: iter(read), send_c_move=lambda *_: iter(read))
+
+
+def test_an_answer_that_cannot_be_read_is_not_passed_over():
+    server = DimseServer(Dimse("127.0.0.1:104", "ARCHIVE"))
+    # As pynetdicom gives it.
+    server.association = told(({"Status": 0xFF00}, dataset(StudyInstanceUID="1.2")), ({"Status": 0xFF00}, None), ({"Status": 0}, None))
+    with pytest.raises(TransferError) as caught:
+        server.find(WANTED)
+    assert caught.value.code == "protocol"
+
+
+def test_an_object_may_come_after_the_archive_has_said_that_it_was_sent(monkeypatch):
+    monkeypatch.setattr("sga_monai.integrations.pacs.dimse.PATIENCE_S", 0.05)
+    storage = Storage("SGA", ("127.0.0.1", 0))
+    server = DimseServer(Dimse("127.0.0.1:104", "ARCHIVE", retrieve="move", listen="11112"), storage)
+    server.association = told(({"Status": 0, "NumberOfCompletedSuboperations": 1}, None))
+    sent = SimpleNamespace(request=SimpleNamespace(AffectedSOPInstanceUID=IMAGE.instance), encoded_dataset=lambda: b"late")
+    threading.Timer(0.2, storage._store, [sent]).start()
+    assert server.fetch(IMAGE) == b"late"
+
+
+@pytest.mark.parametrize(("counted", "code"), [({"NumberOfCompletedSuboperations": 0}, "gone"), ({}, "timeout")])
+def test_an_object_that_does_not_come_is_asked_for_again_unless_the_archive_sent_none(monkeypatch, counted, code):
+    monkeypatch.setattr("sga_monai.integrations.pacs.dimse.PATIENCE_S", 0.05)
+    archive = Dimse("127.0.0.1:104", "ARCHIVE", retrieve="move", listen="11112", timeout_s=0.05)
+    server = DimseServer(archive, Storage("SGA", ("127.0.0.1", 0)))
+    server.association = told(({"Status": 0} | counted, None))
+    with pytest.raises(TransferError) as caught:
+        server.fetch(IMAGE)
+    assert caught.value.code == code
+    assert (code in FINAL) == bool(counted)
 
 
 @pytest.mark.parametrize("retrieve", ["get", "move"])

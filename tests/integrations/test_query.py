@@ -7,6 +7,8 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from fixtures.orthanc import certificate
 from typer.testing import CliRunner
 
 from sga_monai.cli.main import app
@@ -148,6 +150,16 @@ def test_a_key_that_others_can_read_is_refused(tmp_path):
         Tls(ca=tmp_path / "absent.pem")
 
 
+def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_passphrase(tmp_path):
+    chain, path = certificate(tmp_path)
+    assert Tls(chain, chain, path).server_context()
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    secret = serialization.BestAvailableEncryption(b"SECRET")
+    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret))
+    with pytest.raises(InputError, match="client_key is encrypted"):
+        Tls(chain, chain, path)
+
+
 @pytest.mark.parametrize("address", [Dicomweb("http://localhost/"), Dimse("localhost:104", "PACS")])
 def test_without_the_extra_a_sentence_says_which(monkeypatch, address):
     for name in ("dicomweb", "dimse", "storage"):
@@ -168,6 +180,12 @@ def test_without_the_extra_a_sentence_says_which(monkeypatch, address):
         ),
         (b"--x\r\nContent-Type: a\r\n\r\nA\r\nB\r\n--x--", "multipart/related; boundary=x; type=a", ""),
         (b"A\r\nB", "application/dicom", ""),
+        (
+            b"--x\r\nContent-Type: a\r\n\r\nA\r\nB\r\n--x\r\nContent-Type: a\r\n\r\nC\r\n--x--\r\n",
+            "multipart/related; boundary=x",
+            "protocol",
+        ),
+        (b"--x\r\nContent-Type: a\r\n\r\nA\r\nB\r\n--x", "multipart/related; boundary=x", "cut"),
         (b"--x\r\nContent-Type: a\r\n\r\nA\r\n", "multipart/related; boundary=x", "cut"),
         (b"<html>", "text/html", "protocol"),
         (b"", "multipart/related; boundary=x", "protocol"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from sga_monai.integrations.pacs.retry import Retry
 from sga_monai.integrations.pacs.server import FAILURES, Image, ServerRefusal, Study, TransferError
 
 NOW = Retry(attempts=3, first_s=0)
+OBJECT = "1.2.826.0.1.3680043.9.7777.3"
 
 
 class Memory:
@@ -123,6 +126,14 @@ def test_an_object_without_an_image_is_rejected_and_a_radiograph_that_lost_its_o
     assert [server.asked[f"1.2.826.0.1.3680043.9.7777.3.{n}"] for n in (1, 2, 3)] == [1, 2, 1]
 
 
+def test_without_the_list_of_rejections_a_corrected_header_is_seen(tmp_path):
+    do(tmp_path, Memory([radiograph(1, ViewPosition="LL")]), [1])
+    corrected = Memory([radiograph(1)])
+    assert do(tmp_path, corrected, [1]).accounting.objects() == {"rejected: lateral": 1}
+    (tmp_path / "out/rejected.txt").unlink()
+    assert do(tmp_path, corrected, [1]).complete
+
+
 def test_a_whole_pull_needs_no_second_look(tmp_path):
     found = do(tmp_path, Memory([radiograph(n) for n in range(8)]), list(range(8)))
     assert found.complete
@@ -171,6 +182,48 @@ def test_what_a_killed_pull_leaves_half_written_is_removed(tmp_path):
     assert found.listing.files == {"listed": [2, 1, 1]}
 
 
+def test_the_accounting_has_what_was_still_being_fetched_when_the_server_refused(tmp_path):
+    begun, refused = threading.Event(), threading.Event()
+
+    class Refusing(Memory):
+        def fetch(self, image: Image) -> bytes:
+            if image.instance.endswith(".1"):
+                begun.wait(5)
+                refused.set()
+                raise ServerRefusal("no")
+            begun.set()
+            refused.wait(5)
+            time.sleep(0.2)
+            return super().fetch(image)
+
+    with pytest.raises(ServerRefusal):
+        do(tmp_path, Refusing([radiograph(n) for n in range(2)]), [0, 1], workers=2)
+    assert [outcome for _, outcome, _ in outcomes(tmp_path)] == ["complete", "not tried"]
+    assert len(list((tmp_path / "out/images").rglob("*.dcm"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "asked"),
+    [
+        (["busy"] * 3 + ["server_error"] * 9, 6),
+        (["timeout"] * 5 + ["server_error"] * 9, 6),
+        (["server_error", "busy"] * 9, 5),
+        (["server_error"] * 9, 3),
+        (["busy", "gone"], 2),
+    ],
+)
+def test_the_last_attempt_raises_what_it_failed_with(codes, asked):
+    left = list(codes)
+
+    def request() -> None:
+        raise TransferError(left.pop(0))
+
+    with pytest.raises(TransferError) as caught:
+        Retry(6, 0).call(request, threading.Event())
+    assert len(codes) - len(left) == asked
+    assert caught.value.code == codes[asked - 1]
+
+
 def test_who_is_refused_does_not_ask_again(tmp_path):
     server = Memory([radiograph(n) for n in range(3)], {0: ["401"]})
     with pytest.raises(ServerRefusal):
@@ -202,6 +255,83 @@ def test_one_accession_of_several_patients_is_nobodys(tmp_path):
     assert outcomes(tmp_path) == [("2", "rejected: several patients", "")]
     (tmp_path / "query.csv").write_text("accession,patient_id,label\nACC-00001,MRN-00002,0\n")
     assert pull(Order(tmp_path / "query.csv", tmp_path / "out", "harbor", retry=NOW), lambda: server).complete
+
+
+def test_studies_of_patients_whom_the_archive_does_not_tell_are_nobodys(tmp_path):
+    class Silent(Memory):
+        def find(self, wanted: Wanted) -> list[Study]:
+            return [Study(study.uid, study.accession, "", study.day) for study in super().find(wanted)]
+
+    do(tmp_path, Silent([radiograph(1), radiograph(2, AccessionNumber="ACC-00001")]), [1])
+    assert outcomes(tmp_path) == [("2", "rejected: several patients", "")]
+    assert do(tmp_path, Silent([radiograph(1)]), [1]).complete
+
+
+def test_one_study_of_two_patients_is_nobodys(tmp_path):
+    class Twice(Memory):
+        def find(self, wanted: Wanted) -> list[Study]:
+            (study,) = super().find(wanted)
+            return [study, Study(study.uid, study.accession, "MRN-00777", study.day)]
+
+    do(tmp_path, Twice([radiograph(1)]), [1])
+    assert outcomes(tmp_path) == [("2", "rejected: several patients", "")]
+
+
+def test_an_object_of_another_patient_than_its_study_is_not_kept(tmp_path):
+    do(tmp_path, archive_and_file("MRN-00001", "MRN-00777"), [1])
+    assert outcomes(tmp_path) == [("2", "failed: other_patient", "other_patient 1")]
+    # However it was typed, and whoever it is whom the archive does not tell.
+    assert do(tmp_path, archive_and_file("mrn-00777 ", "MRN-00777"), [1]).complete
+    assert do(tmp_path, archive_and_file("", "MRN-00777"), [1]).complete
+
+
+def test_a_study_that_the_archive_gave_to_another_patient_is_fetched_again(tmp_path):
+    do(tmp_path, archive_and_file("MRN-00001", "MRN-00001"), [1])
+    # In the archive's database, not yet in its file.
+    do(tmp_path, archive_and_file("MRN-00777", "MRN-00001"), [1])
+    assert outcomes(tmp_path) == [("2", "failed: other_patient", "other_patient 1")]
+    assert not list((tmp_path / "out/images").rglob("*.dcm"))
+    assert not (tmp_path / "out/site.csv").exists()
+    found = do(tmp_path, archive_and_file("MRN-00777", "MRN-00777"), [1])
+    assert found.accounting.objects() == {"fetched": 1}
+    (path,) = (tmp_path / "out/images").rglob("*.dcm")
+    assert pydicom.dcmread(path).PatientID == "MRN-00777"
+    assert do(tmp_path, archive_and_file("MRN-00777", "MRN-00777"), [1]).accounting.objects() == {"there already": 1}
+
+
+def archive_and_file(known: str, written: str) -> Memory:
+    """An archive that knows the patient of study 1 by one id, and whose file has another."""
+    server = Memory([radiograph(1, PatientID=known)])
+    server.files[f"{OBJECT}.1"] = (server.files[f"{OBJECT}.1"][0], radiograph(1, PatientID=written))
+    return server
+
+
+def test_what_the_archive_has_withdrawn_is_put_aside_and_listed_nowhere(tmp_path):
+    first, second = radiograph(1), radiograph(1, SOPInstanceUID=f"{OBJECT}.11", ViewPosition="AP")
+    assert do(tmp_path, Memory([first, second]), [1]).listing.files == {"listed": [2, 2, 0]}
+    found = do(tmp_path, Memory([first]), [1])
+    assert found.complete
+    assert found.accounting.objects() == {"there already": 1}
+    assert found.listing.files == {"listed": [1, 1, 0]}
+    (sentence,) = found.warnings
+    assert sentence.startswith("1 images that the archive no longer has")
+    assert [path.read_bytes() for path in (tmp_path / "out/withdrawn").rglob("*.dcm")] == [second]
+    assert do(tmp_path, Memory([first, second]), [1]).accounting.objects() == {"there already": 1, "fetched": 1}
+
+
+@pytest.mark.parametrize("failure", ["gone", "unreachable"])
+def test_a_pull_that_lists_nothing_leaves_no_earlier_manifest(tmp_path, failure):
+    do(tmp_path, Memory([radiograph(1)]), [1])
+    server = Memory([radiograph(2)], {2: [failure] * 9})
+    with pytest.raises(InputError) if failure == "unreachable" else contextlib.nullcontext():
+        do(tmp_path, server, [2])
+    assert {path.name for path in (tmp_path / "out").glob("*.csv")} == {"accounting.csv"}
+
+
+def test_an_object_larger_than_any_file_that_is_read_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("sga_monai.integrations.pacs.received.MAX_BYTES", 1000)
+    do(tmp_path, Memory([radiograph(1)]), [1])
+    assert outcomes(tmp_path) == [("2", "failed: too_large", "too_large 1")]
 
 
 def test_whatever_a_library_raises_is_a_code(tmp_path, capfd):

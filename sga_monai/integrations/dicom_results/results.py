@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pydicom
 import torch
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -36,12 +34,10 @@ from sga_monai.hospital.heatmaps import heat_map
 from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.verify import SUMS, verify_bundle
 from sga_monai.imaging.decoded import ReadOptions
-from sga_monai.imaging.dicom import is_dicom
-from sga_monai.imaging.head import read_head
-from sga_monai.imaging.header import quiet
 from sga_monai.imaging.read import decode, read_bytes
-from sga_monai.integrations.dicom_results.case import Case, Model, as_source, statement
+from sga_monai.integrations.dicom_results.case import Case, Model, statement
 from sga_monai.integrations.dicom_results.picture import draw_result
+from sga_monai.integrations.dicom_results.sources import COPIES, read_cases
 from sga_monai.integrations.pacs.server import EXTRA, silenced
 from sga_monai.model.preparation import SETTINGS, Preparation
 from sga_monai.model.scores import logit_difference
@@ -50,6 +46,7 @@ RECORD = "results.json"
 REMEDIES = {
     "not a DICOM file": "a PNG, JPEG or NIfTI image belongs to no study",
     "no study": "its header names no study, series or object",
+    COPIES: "they have one SOPInstanceUID and are different files; keep the row of the one that the archive has",
     "header": "its elements of patient or study are not valid; have them corrected in the archive",
 }
 # Heat maps at once.
@@ -110,7 +107,7 @@ def write_results(output_dir: Path, bundle: Path, manifest: Path, dataset_dir: P
     paths = {int(item["row"]): Path(item["image"]) for item in cohort.items}
     scored = predictions[predictions["score"].notna()]
     left_out = Counter(predictions.loc[predictions["score"].isna(), "error"].astype(str))
-    cases, reasons = _cases(scored, paths, reference["models"][MODEL]["threshold"])
+    cases, reasons = read_cases(scored, paths, reference["models"][MODEL]["threshold"])
     waiting = [case for case in cases if not all(path.exists() for path in _files(out, case.row))]
     failed: dict[int, str] = {}
     if waiting:
@@ -172,21 +169,6 @@ def _check_folder(out: Path, model: Model) -> None:
         raise InputError("out is not empty and holds no results of this evaluation; give a new folder")
 
 
-def _cases(scored: pd.DataFrame, paths: Mapping[int, Path], threshold: float) -> tuple[list[Case], Counter[str]]:
-    """The rows that have a study, and how many have none, by reason."""
-    cases: list[Case] = []
-    reasons: Counter[str] = Counter()
-    number: Counter[str] = Counter()
-    for row, score, probability in zip(scored["row"], scored["score"], scored["probability"], strict=True):
-        source = _source(paths[int(row)])
-        if isinstance(source, str):
-            reasons[source] += 1
-            continue
-        number[source.StudyInstanceUID] += 1
-        cases.append(Case(int(row), source, float(probability), bool(score >= threshold), number[source.StudyInstanceUID]))
-    return cases, reasons
-
-
 def _heat_maps(
     network: nn.Module, dataset: CXRDataset, cases: Sequence[Case], temperature: float
 ) -> Iterator[tuple[Case, NDArray[np.float32]]]:
@@ -205,21 +187,6 @@ def _heat_maps(
                 raise InputError(f"row {case.row}: its image is not the one that was scored; run sga-monai evaluate again")
         heat = heat_map(network, images).numpy()
         yield from zip(batch, heat[:, 0], strict=True)
-
-
-def _source(path: Path) -> Dataset | str:
-    """An image's header, or why it has none that results could belong to."""
-    try:
-        head = read_head(path)
-        if not is_dicom(head):
-            return "not a DICOM file"
-        with quiet():
-            return as_source(pydicom.dcmread(io.BytesIO(head), force=True, stop_before_pixels=True)) or "no study"
-    except ReadError as error:
-        return error.code
-    except Exception:
-        # pydicom's errors quote values.
-        return "unreadable"
 
 
 def _files(out: Path, row: int) -> Iterator[Path]:

@@ -11,6 +11,8 @@ from pydicom.sequence import Sequence
 
 from sga_monai.integrations.dicom_results.case import NOTICE, PICTURES, Case, Model, as_made, identifiers
 
+LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless)
+
 
 def secondary_capture(case: Case, model: Model, picture: NDArray[np.uint8]) -> Dataset:
     """The object of a picture, compressed without loss where that makes it smaller.
@@ -37,10 +39,25 @@ def secondary_capture(case: Case, model: Model, picture: NDArray[np.uint8]) -> D
     made.DateOfSecondaryCapture, made.TimeOfSecondaryCapture = made.ContentDate, made.ContentTime
     made.ImageComments = NOTICE
     made.DerivationDescription = "Radiograph, and the same with the heat map of a research model"
-    # Of the source: our own letters name nobody.
-    made.BurnedInAnnotation = "YES" if case.source.get("BurnedInAnnotation") == "YES" else "NO"
+    made.copy_patient_and_study_information(case.source)
+    _copy_history(made, case.source)
     made.SourceImageSequence = Sequence([_reference(case.source)])
-    return as_made(made, model)
+    return as_made(made, case, model)
+
+
+def _copy_history(made: Dataset, source: Dataset) -> None:
+    """What the source says of its pixels and what stays true of a picture of them (PS3.3 C.7.6.1).
+
+    BurnedInAnnotation is about letters that identify the patient and the date, which ours do not; where it is absent, nobody knows.
+    LossyImageCompression, once 01, is kept by every derived image (C.7.6.1.1.5).
+    """
+    if source.get("BurnedInAnnotation") in ("YES", "NO"):
+        made.BurnedInAnnotation = source.BurnedInAnnotation
+    if source.get("LossyImageCompression") == "01" or source.file_meta.get("TransferSyntaxUID") in LOSSY:
+        made.LossyImageCompression = "01"
+        for name in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            if source.get(name):
+                made[name] = source[name]
 
 
 def _reference(source: Dataset) -> Dataset:

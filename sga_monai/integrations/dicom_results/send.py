@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
+from pydicom.dataset import Dataset
 
 from sga_monai.core.display import track
 from sga_monai.core.errors import InputError
@@ -42,12 +44,13 @@ def send_files(server: Dicomweb, out: Path, retry: Retry | None = None) -> Sent:
     retry = retry or Retry()
     stored = failed = 0
     with silenced(), open_session(server) as session:
+        session.hooks["response"].append(_without_parameters)
         client = open_client(server, session)
         for path in track(result_files(out), "sending results"):
             made = pydicom.dcmread(path)
 
-            def send(made: pydicom.Dataset = made) -> bool:
-                return not ask(lambda: client.store_instances([made])).get("FailedSOPSequence")
+            def send(made: Dataset = made) -> bool:
+                return ask(lambda: _confirms(client.store_instances([made]), made.SOPInstanceUID))
 
             try:
                 done = retry.call(send, threading.Event())
@@ -57,3 +60,14 @@ def send_files(server: Dicomweb, out: Path, retry: Retry | None = None) -> Sent:
                 done = False
             stored, failed = stored + done, failed + (not done)
     return Sent(stored, failed)
+
+
+def _confirms(answer: Dataset, instance: str) -> bool:
+    """Whether the object is among those that the server has stored (PS3.18 10.5.3); what it does not name, it may have dropped."""
+    stored = [item.get("ReferencedSOPInstanceUID") for item in answer.get("ReferencedSOPSequence") or []]
+    return instance in stored and not answer.get("FailedSOPSequence")
+
+
+def _without_parameters(response: Any, **_: Any) -> None:
+    """Name the type of an answer alone, since dicomweb_client takes "application/dicom+json; charset=utf-8" for no answer."""
+    response.headers["Content-Type"] = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()

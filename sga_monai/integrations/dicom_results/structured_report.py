@@ -64,4 +64,4 @@ def structured_report(case: Case, model: Model) -> Dataset:
     made = sr.EnhancedSR(
         evidence=[source], content=report[0], is_complete=True, is_final=False, is_verified=False, coding_schemes=[scheme], **numbers
     )
-    return as_made(made, model)
+    return as_made(made, case, model)

@@ -53,7 +53,7 @@ class Tls:
         key: of that certificate; ``None`` when it is in the same file.
 
     Raises:
-        InputError: when a file is missing or no certificate, or the key can be read by others.
+        InputError: when a file is missing or no certificate, or the key is encrypted or can be read by others.
     """
 
     ca: Path | None = None
@@ -76,7 +76,9 @@ class Tls:
         try:
             context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
             if self.certificate is not None:
-                context.load_cert_chain(self.certificate, self.key)
+                context.load_cert_chain(self.certificate, self.key, _no_passphrase)
+        except InputError:
+            raise
         except (OSError, ValueError):
             raise InputError("ca, client_cert or client_key is no certificate or key in PEM; give the right file") from None
         return context
@@ -91,7 +93,7 @@ class Tls:
             raise InputError("C-MOVE over TLS needs client_cert and client_key for the port that is listened on")
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=None if self.ca is None else str(self.ca))
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_cert_chain(self.certificate, self.key)
+        context.load_cert_chain(self.certificate, self.key, _no_passphrase)
         return context
 
 
@@ -117,6 +119,11 @@ def read_credentials(path: Path | None, environment: Mapping[str, str] | None = 
     if not set(content) <= set(KEYS) or not all(isinstance(value, str) for value in content.values()):
         raise InputError("credentials: the file may hold user, password and token, each a text in quotes")
     return Credentials(**content)
+
+
+def _no_passphrase() -> str:
+    """Called for an encrypted key, for which OpenSSL would otherwise wait at the terminal."""
+    raise InputError("client_key is encrypted; write it without its passphrase by openssl pkey, and restrict that file with chmod 600")
 
 
 def _refuse_wide(path: Path, name: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import requests
 from dicomweb_client.web import DICOMwebClient
@@ -13,15 +15,29 @@ from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
+from sga_monai.imaging.read import MAX_BYTES
 from sga_monai.integrations.pacs.address import Dicomweb
 from sga_monai.integrations.pacs.credentials import Tls
 from sga_monai.integrations.pacs.query import Wanted
-from sga_monai.integrations.pacs.server import MODALITIES, MOST_STUDIES, Image, ServerRefusal, Study, TransferError, known_refusal, text_of
+from sga_monai.integrations.pacs.server import (
+    MODALITIES,
+    MOST_ANSWERS,
+    MOST_STUDIES,
+    Image,
+    ServerRefusal,
+    Study,
+    TransferError,
+    known_refusal,
+    text_of,
+)
 
 Answer = TypeVar("Answer")
 # Any transfer syntax: as it is stored. Without it a server would decode.
 ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-MOST_SERIES = 1000
+ACCEPT_JSON = "application/dicom+json, application/json"
+# Results of a search asked for at once: some servers refuse a larger number.
+PAGE = 200
+BLOCK = 1 << 20
 STATUS = {404: "gone", 410: "gone", 408: "timeout", 429: "busy", 502: "busy", 503: "busy", 504: "busy"}
 CONNECT_S = 10.0
 
@@ -59,21 +75,19 @@ class DicomwebServer:
         self.url = server.url.rstrip("/")
         self.timeout = (CONNECT_S, server.timeout_s)
         self.session = open_session(server)
-        self.client = open_client(server, self.session)
 
     def find(self, wanted: Wanted) -> list[Study]:
         """See ``Server``."""
         keys = {"AccessionNumber": wanted.accession, "PatientID": wanted.patient_id, "StudyDate": wanted.dates}
         filters = {name: value for name, value in keys.items() if value}
-        found = ask(lambda: _datasets(self.client.search_for_studies(limit=MOST_STUDIES + 1, search_filters=filters)))
+        found = self._search("studies", "StudyInstanceUID", MOST_STUDIES, filters)
         studies = [Study(*(text_of(one, name) for name in ("StudyInstanceUID", *keys))) for one in found]
         return [study for study in studies if study.uid]
 
     def images(self, study: Study) -> list[Image]:
         """See ``Server``."""
-        found = ask(lambda: _datasets(self.client.search_for_series(study.uid, limit=MOST_SERIES)))
         images = []
-        for series in found:
+        for series in self._search(f"{_path(study.uid)}/series", "SeriesInstanceUID", MOST_ANSWERS):
             if text_of(series, "Modality").upper() in MODALITIES:
                 name = text_of(series, "SeriesInstanceUID")
                 images += [
@@ -83,14 +97,8 @@ class DicomwebServer:
 
     def fetch(self, image: Image) -> bytes:
         """See ``Server``."""
-        url = f"{self.url}/studies/{image.study}/series/{image.series}/instances/{image.instance}"
-
-        def get() -> bytes:
-            response = self.session.get(url, headers={"Accept": ACCEPT}, timeout=self.timeout)
-            response.raise_for_status()
-            return first_part(response.content, response.headers.get("Content-Type", ""))
-
-        return ask(get)
+        body, headers = ask(lambda: self._get(_path(image.study, image.series, image.instance), ACCEPT))
+        return first_part(body, headers.get("Content-Type", ""))
 
     def close(self) -> None:
         """See ``Server``."""
@@ -99,11 +107,58 @@ class DicomwebServer:
     def _instances(self, study: str, series: str) -> list[Dataset]:
         """The headers of a series' objects, or, where the server cannot read one of them, their UIDs."""
         try:
-            return ask(lambda: _datasets(self.client.retrieve_series_metadata(study, series)))
+            return ask(lambda: _datasets(self._get(f"{_path(study, series)}/metadata", ACCEPT_JSON)[0]))
         except TransferError as error:
             if error.code in ("unreachable", "timeout", "busy"):
                 raise
-        return ask(lambda: _datasets(self.client.search_for_instances(study, series)))
+        return self._search(f"{_path(study, series)}/instances", "SOPInstanceUID", MOST_ANSWERS)
+
+    def _search(self, path: str, uid: str, most: int, filters: Mapping[str, str] | None = None) -> list[Dataset]:
+        """All results of a search, of which a server gives as many at once as it likes (PS3.18 8.3.4.4).
+
+        Raises:
+            TransferError: "ignored_keys" for more than ``most``.
+        """
+        found: list[Dataset] = []
+        known: set[str] = set()
+        more = True
+        while True:
+            try:
+                page, more = self._page(path, {**(filters or {}), "limit": PAGE, "offset": len(found) or None})
+            except TransferError as error:
+                if more or error.code not in ("gone", "refused"):
+                    raise
+                # Some servers know no offset, or nothing behind their last result, and have not said that there is more.
+                return found
+            new = {text_of(one, uid) for one in page} - known
+            if not new:
+                # Others give the first page again.
+                return found
+            known |= new
+            found += page
+            if len(found) > most:
+                raise TransferError("ignored_keys")
+
+    def _page(self, path: str, parameters: Mapping[str, Any]) -> tuple[list[Dataset], bool]:
+        """Some results, and whether the server may have said that there are more."""
+        body, headers = ask(lambda: self._get(path, ACCEPT_JSON, parameters))
+        return ask(lambda: _datasets(body)), "Warning" in headers
+
+    def _get(self, path: str, accept: str, parameters: Mapping[str, Any] | None = None) -> tuple[bytes, Mapping[str, str]]:
+        """The body and the headers of an answer; to be called by ``ask``.
+
+        Raises:
+            TransferError: "too_large" for more than is read of any file, also of what is compressed.
+        """
+        options: Any = {"params": parameters, "headers": {"Accept": accept}, "timeout": self.timeout}
+        body = bytearray()
+        with self.session.get(f"{self.url}/{path}", stream=True, **options) as response:
+            response.raise_for_status()
+            for block in response.iter_content(BLOCK):
+                body += block
+                if len(body) > MAX_BYTES:
+                    raise TransferError("too_large")
+            return bytes(body), response.headers
 
 
 def ask(request: Callable[[], Answer]) -> Answer:
@@ -139,7 +194,7 @@ def first_part(body: bytes, content_type: str) -> bytes:
     """The one object of a multipart answer (RFC 2046 5.1), or the body itself, which some servers send without parts.
 
     Raises:
-        TransferError: "cut" when the closing boundary is missing, "protocol" when there is none at all.
+        TransferError: "cut" when the closing boundary is missing, "protocol" when there is none at all, or another part.
     """
     if content_type.strip().lower().startswith("application/dicom"):
         return body
@@ -147,13 +202,17 @@ def first_part(body: bytes, content_type: str) -> bytes:
     if match is None:
         raise TransferError("protocol")
     boundary = b"--" + (match[1] or match[2]).encode()
-    start = body.find(b"\r\n\r\n", body.find(boundary))
-    end = body.rfind(b"\r\n" + boundary)
-    if start < 0:
+    start = body.find(b"\r\n\r\n", body.find(boundary)) + 4
+    if start < 4:
         raise TransferError("protocol")
-    if end < start:
+    end = body.find(b"\r\n" + boundary, start)
+    after = end + 2 + len(boundary)
+    if end < 0 or len(body) < after + 2:
         raise TransferError("cut")
-    return body[start + 4 : end]
+    if body[after : after + 2] != b"--":
+        # Two objects are no answer to a request for one.
+        raise TransferError("protocol")
+    return body[start:end]
 
 
 def _of_status(status: int, headers: Mapping[str, str]) -> Exception:
@@ -164,8 +223,16 @@ def _of_status(status: int, headers: Mapping[str, str]) -> Exception:
     return TransferError(code, float(wait) if wait.isdecimal() else 0.0)
 
 
-def _datasets(answer: Any) -> list[Dataset]:
-    return [Dataset.from_json(item, lambda *_: None) for item in answer]
+def _path(*uids: str) -> str:
+    """The path of a study, of a series in it, or of an object in that (PS3.18 10.4.1)."""
+    levels = ("studies", "series", "instances")
+    return "/".join(part for level, uid in zip(levels, uids, strict=False) for part in (level, quote(uid, safe="")))
+
+
+def _datasets(body: bytes) -> list[Dataset]:
+    """The datasets of a JSON answer (PS3.18 F); an empty one (HTTP 204) has none, and some servers leave the list out around one."""
+    answer = json.loads(body) if body else []
+    return [Dataset.from_json(item, lambda *_: None) for item in (answer if isinstance(answer, list) else [answer])]
 
 
 class _Adapter(HTTPAdapter):

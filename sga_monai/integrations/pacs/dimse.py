@@ -14,7 +14,16 @@ from pynetdicom.presentation import PresentationContext
 from sga_monai.core.errors import InputError
 from sga_monai.integrations.pacs.address import Dimse, host_and_port
 from sga_monai.integrations.pacs.query import Wanted
-from sga_monai.integrations.pacs.server import MODALITIES, Image, ServerRefusal, Study, TransferError, known_refusal, text_of
+from sga_monai.integrations.pacs.server import (
+    MODALITIES,
+    MOST_ANSWERS,
+    Image,
+    ServerRefusal,
+    Study,
+    TransferError,
+    known_refusal,
+    text_of,
+)
 from sga_monai.integrations.pacs.storage import STORAGE, SYNTAXES, Storage
 
 Responses = Iterable[tuple[Dataset, Dataset | None]]
@@ -28,8 +37,8 @@ REJECTIONS: dict[tuple[int | None, int | None], str] = {
 # PS3.4 Table C.4-2.
 UNKNOWN_DESTINATION = 0xA801
 NO_DESTINATION = "the server does not know our AE title as a destination of C-MOVE; have it registered with this address and port"
-# More than any study has objects: the archive ignores the keys and sends all that it has.
-MOST_ANSWERS = 10_000
+# How long to wait for an object that the archive does not say it has sent: it may come on another connection than the final word.
+PATIENCE_S = 5.0
 PENDING, SUCCESS, BUSY, NOT_SUPPORTED = (0xFF00, 0xFF01), 0x0000, range(0xA700, 0xA800), (0x0122, 0x0124, 0x0211)
 
 
@@ -45,7 +54,7 @@ class DimseServer:
         self.archive = archive
         self.storage = storage
         self.association: Association | None = None
-        self.received: dict[str, bytes] = {}
+        self.received: dict[str, bytes | None] = {}
 
     def find(self, wanted: Wanted) -> list[Study]:
         """See ``Server``."""
@@ -77,11 +86,12 @@ class DimseServer:
         keys.SOPInstanceUID = image.instance
         if self.archive.retrieve == "move":
             return self._move(keys, image)
-        self.received.pop(image.instance, None)
+        self.received = {image.instance: None}
         self._finish(lambda association: association.send_c_get(keys, GET))
-        if image.instance not in self.received:
+        data = self.received.pop(image.instance)
+        if data is None:
             raise TransferError("gone")
-        return self.received.pop(image.instance)
+        return data
 
     def close(self) -> None:
         """See ``Server``."""
@@ -93,10 +103,12 @@ class DimseServer:
         if self.storage is None:
             raise InputError("C-MOVE needs a port to listen on")
         with self.storage.expect(image.instance) as arrival:
-            self._finish(lambda association: association.send_c_move(keys, self.archive.calling_aet, MOVE))
-            data = arrival()
+            final, _ = self._finish(lambda association: association.send_c_move(keys, self.archive.calling_aet, MOVE))[-1]
+            # An archive may say that it has sent what still waits in its queue.
+            unsent = final.get("NumberOfCompletedSuboperations") == 0
+            data = arrival(PATIENCE_S if unsent else self.archive.timeout_s)
         if data is None:
-            raise TransferError("gone")
+            raise TransferError("gone" if unsent else "timeout")
         return data
 
     def _find(self, level: str, keys: dict[str, str]) -> list[Dataset]:
@@ -106,25 +118,30 @@ class DimseServer:
         identifier.QueryRetrieveLevel = level
         for name, value in keys.items():
             setattr(identifier, name, value)
-        return self._finish(lambda association: association.send_c_find(identifier, FIND))
+        *pending, _ = self._finish(lambda association: association.send_c_find(identifier, FIND))
+        found = [answer for _, answer in pending if answer is not None]
+        if len(found) < len(pending):
+            # Of pynetdicom, for an identifier that cannot be parsed.
+            raise TransferError("protocol")
+        return found
 
-    def _finish(self, request: Callable[[Association], Responses]) -> list[Dataset]:
-        """The identifiers of all pending responses to a request.
+    def _finish(self, request: Callable[[Association], Responses]) -> list[tuple[Dataset, Dataset | None]]:
+        """All responses to a request: the pending ones, and the final one.
 
         Raises:
             TransferError: when the final response is not success.
             ServerRefusal: when the archive has not accepted this service.
         """
-        found = []
+        responses = []
         try:
             for status, identifier in _sent(self._associate(), request):
                 code = status.get("Status")
                 if code is None:
                     self._abort()
                     raise TransferError("cut")
+                responses.append((status, identifier))
                 if code in PENDING:
-                    found += [identifier] if identifier is not None else []
-                    if len(found) > MOST_ANSWERS:
+                    if len(responses) > MOST_ANSWERS:
                         self._abort()
                         raise TransferError("ignored_keys")
                 elif code == UNKNOWN_DESTINATION:
@@ -136,7 +153,7 @@ class DimseServer:
         except Exception:
             self._abort()
             raise TransferError("protocol") from None
-        return found
+        return responses
 
     def _associate(self) -> Association:
         """The association, opened when there is none.
@@ -169,8 +186,10 @@ class DimseServer:
         raise TransferError("unreachable")
 
     def _store(self, event: Any) -> int:
-        """Keep the bytes of an object that C-GET brings."""
-        self.received[str(event.request.AffectedSOPInstanceUID)] = event.encoded_dataset()
+        """Keep the bytes of the object that was asked for. Some archives send its whole series, and fail when one is refused."""
+        instance = str(event.request.AffectedSOPInstanceUID)
+        if instance in self.received:
+            self.received[instance] = event.encoded_dataset()
         return SUCCESS
 
     def _abort(self) -> None:

@@ -20,7 +20,7 @@ from sga_monai.integrations.pacs.progress import Progress
 from sga_monai.integrations.pacs.query import Wanted, read_query
 from sga_monai.integrations.pacs.received import Rejected
 from sga_monai.integrations.pacs.retry import Retry
-from sga_monai.integrations.pacs.run import Run
+from sga_monai.integrations.pacs.run import WITHDRAWN, Run
 from sga_monai.integrations.pacs.server import MOST_WORKERS, Server, silenced
 
 IMAGES, LABELS, MANIFEST, SITE_KEY, ACCOUNTING, REJECTED = "images", "labels.csv", "site.csv", "site.key", "accounting.csv", "rejected.txt"
@@ -59,7 +59,7 @@ class Pulled:
     Attributes:
         accounting: of every row, study and object.
         listing: of the manifest; ``None`` where there was no image to list.
-        warnings: ids of the query that look damaged.
+        warnings: sentences: ids of the query that look damaged, images that the archive has withdrawn.
     """
 
     accounting: Accounting
@@ -76,7 +76,9 @@ def pull(order: Order, connect: Callable[[], Server]) -> Pulled:
     """Find, fetch and list. What is complete on disk is not fetched again; a file is whole or absent.
 
     Writes to ``out``: ``images/<study>/<object>.dcm``, named with the site's key; ``labels.csv`` and ``site.csv``, the inputs of
-    ``sga-monai validate`` and ``evaluate``; ``accounting.csv``; ``site.key`` where none was given.
+    ``sga-monai validate`` and ``evaluate``, which list what the archive now has of these studies; ``accounting.csv``;
+    ``rejected.txt``, what need not be fetched again; ``withdrawn/``, what an earlier call fetched and the archive no longer has
+    in its study, or has under another patient; ``site.key`` where none was given.
 
     Args:
         order: what is pulled, and where to.
@@ -100,22 +102,31 @@ def pull(order: Order, connect: Callable[[], Server]) -> Pulled:
     for unfinished in (order.out / IMAGES).rglob(".*.tmp"):
         # Of a pull that was killed while it wrote.
         unfinished.unlink()
-    with silenced(), Progress() as progress, _run(order, connect, read_site_key(key_file)) as run:
-        jobs = run.find(query.rows, progress)
+    run = Run(order.out / IMAGES, read_site_key(key_file), connect, order.workers, order.retry, Rejected(order.out / REJECTED))
+    for name in (LABELS, MANIFEST, ACCOUNTING):
+        # Of an earlier pull, which this one may not confirm.
+        (order.out / name).unlink(missing_ok=True)
+    with silenced(), Progress() as progress:
         try:
-            run.fetch(jobs, progress)
+            with run:
+                jobs = run.find(query.rows, progress)
+                run.fetch(jobs, progress)
         finally:
-            run.accounting.write(order.out / ACCOUNTING)
-    labels = [(f"{job.name}/{path.name}", job.wanted) for job in jobs for path in sorted((run.images / job.name).glob("*.dcm"))]
+            # When no thread counts any more.
+            if run.accounting.lines:
+                run.accounting.write(order.out / ACCOUNTING)
+    warnings = [*query.warnings, *_withdrawn(sum(job.withdrawn for job in jobs))]
+    labels = [(f"{job.name}/{name}", job.wanted) for job in jobs for name in sorted(job.kept)]
     if not labels:
-        return Pulled(run.accounting, None, query.warnings)
+        return Pulled(run.accounting, None, warnings)
     _write_labels(order.out / LABELS, labels)
     listing = manifest_from_dicom(run.images, order.out / LABELS, order.site, key_file, order.out / MANIFEST)
-    return Pulled(run.accounting, listing, query.warnings)
+    return Pulled(run.accounting, listing, warnings)
 
 
-def _run(order: Order, connect: Callable[[], Server], key: bytes) -> Run:
-    return Run(order.out / IMAGES, key, connect, order.workers, order.retry, Rejected(order.out / REJECTED))
+def _withdrawn(number: int) -> list[str]:
+    sentence = f"{number} images that the archive no longer has in their study, or for their patient, were moved to {WITHDRAWN}/"
+    return [sentence] if number else []
 
 
 def _write_labels(path: Path, labels: Sequence[tuple[str, Wanted]]) -> None:

@@ -22,7 +22,7 @@ class Retry:
     """How often and when.
 
     Attributes:
-        attempts: in all, 1 or more.
+        attempts: in all, 1 or more; fewer where the server reports ``SERVER_ERRORS`` errors of its own.
         first_s: before the second; doubled each time, a minute at most, each with up to half as much again at random, so that
             several workers do not come back at once.
     """
@@ -44,11 +44,13 @@ class Retry:
         Raises:
             TransferError: the last one.
         """
+        server_errors = 0
         for number in range(1, self.attempts + 1):
             try:
                 return request()
             except TransferError as error:
-                last = number == (min(self.attempts, SERVER_ERRORS) if error.code == "server_error" else self.attempts)
+                server_errors += error.code == "server_error"
+                last = number == self.attempts or server_errors == SERVER_ERRORS
                 if last or error.code in FINAL or stop.is_set():
                     raise
                 pause = max(min(self.first_s * 2 ** (number - 1), LONGEST_S), min(error.wait_s, LONGEST_S))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -17,30 +18,42 @@ from sga_monai.data.pseudonyms import patient_key
 from sga_monai.integrations.pacs.accounting import AGAIN, CONFLICT, FETCHED, NOT_FOUND, NOT_TRIED, SEVERAL, THERE, Accounting, Line
 from sga_monai.integrations.pacs.progress import Progress
 from sga_monai.integrations.pacs.query import Wanted
-from sga_monai.integrations.pacs.received import Rejected, reason_against
+from sga_monai.integrations.pacs.received import Rejected, is_of, reason_against
 from sga_monai.integrations.pacs.retry import Retry
 from sga_monai.integrations.pacs.server import MOST_STUDIES, Image, Server, ServerRefusal, Study, TransferError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+WITHDRAWN = "withdrawn"
 TRY_AGAIN = "then give the same command again: what is complete is not fetched again"
 
 
 @dataclass
 class Job:
-    """A study to be fetched, and the lines of the rows that found it, the first of which counts its objects."""
+    """A study to be fetched.
+
+    Attributes:
+        study: as the archive gives it.
+        name: its pseudonym, also the name of its folder.
+        wanted: the first row that found it.
+        line: of that row, which counts its objects.
+        kept: names of the files that this pull fetched or found there.
+        withdrawn: number of other files that were in its folder.
+    """
 
     study: Study
     name: str
     wanted: Wanted
     line: Line
+    kept: set[str] = field(default_factory=set)
+    withdrawn: int = 0
 
 
 class Run:
     """One pull: its connections, and what became of its rows. To be used as a context, which ends the connections.
 
     Args:
-        images: the folder that gets ``<study>/<object>.dcm``.
+        images: the folder that gets ``<study>/<object>.dcm``; what is no longer of a study is moved to a folder beside it.
         key: of ``read_site_key``, with which both are named.
         connect: makes a connection; called once in each thread.
         workers: threads.
@@ -103,8 +116,11 @@ class Run:
             return f"failed: {error.code}"
         if len(found) > MOST_STUDIES:
             return "failed: ignored_keys"
-        unique = {study.uid: study for study in found if wanted.fits(study.accession, study.patient_id, study.day)}
-        if len({same_id(study.patient_id) for study in unique.values()}) > 1:
+        fitting = [study for study in found if wanted.fits(study.accession, study.patient_id, study.day)]
+        unique = {study.uid: study for study in fitting}
+        patients = {same_id(study.patient_id) for study in fitting}
+        # Whom the archive does not tell may be anybody.
+        if len(patients) > 1 or ("" in patients and len(unique) > 1):
             return SEVERAL
         return list(unique.values())
 
@@ -115,15 +131,30 @@ class Run:
         except TransferError as error:
             line.outcome = f"failed: {error.code}"
             return
+        folder = self.images / job.name
         for image in dict.fromkeys(found):
-            line.objects[self._fetch_image(job, image, progress)] += 1
+            name = patient_key(image.instance, self.key)
+            path = folder / f"{name}.dcm"
+            outcome = self._fetch_image(job.study, image, name, path, progress)
+            line.objects[outcome] += 1
+            if outcome in (FETCHED, THERE):
+                job.kept.add(path.name)
+        for path in sorted(folder.glob("*.dcm")):
+            if path.name not in job.kept:
+                self._withdraw(path)
+                job.withdrawn += 1
         line.outcome = ""
 
-    def _fetch_image(self, job: Job, image: Image, progress: Progress) -> str:
+    def _withdraw(self, path: Path) -> None:
+        """Move a file that is no longer of a study, or of another patient, to where nothing lists it."""
+        folder = self.images.with_name(WITHDRAWN) / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        # Images may be on another disk.
+        shutil.move(path, folder / path.name)
+
+    def _fetch_image(self, study: Study, image: Image, name: str, path: Path, progress: Progress) -> str:
         """What became of one object."""
-        name = patient_key(image.instance, self.key)
-        path = self.images / job.name / f"{name}.dcm"
-        if path.exists():
+        if path.exists() and is_of(path, study.patient_id):
             return THERE
         code = image.refusal or self.rejected.reason(name)
         if code:
@@ -133,7 +164,7 @@ class Run:
         except TransferError as error:
             return f"failed: {error.code}"
         progress.received(len(data))
-        verdict = reason_against(data, image)
+        verdict = reason_against(data, image, study.patient_id)
         if verdict is None:
             write_whole(path, lambda draft: draft.write_bytes(data))
             return FETCHED

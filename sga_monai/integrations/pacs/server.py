@@ -23,6 +23,8 @@ MODALITIES = ("CR", "DX")
 MOST_WORKERS = 16
 # More answers to one row mean that the archive ignores the keys.
 MOST_STUDIES = 200
+# More than any study has objects: the archive ignores the keys and sends all that it has.
+MOST_ANSWERS = 10_000
 # What may go wrong in one request; each is tried again but those of FINAL. Texts are fixed: nothing of an answer gets into them.
 FAILURES = {
     "unreachable": "the server cannot be reached; check address, port and certificates, or start it",
@@ -34,9 +36,11 @@ FAILURES = {
     "gone": "the server no longer has it, or cannot give it; ask its administrator",
     "refused": "the server refuses this request; ask its administrator for read access",
     "other_object": "the server sent another object than the one asked for; ask its administrator",
+    "other_patient": "the object names another patient than the archive does for its study; have its administrator correct one of them",
+    "too_large": "larger than a radiograph can be; ask the server's administrator what it is",
     "ignored_keys": f"more than {MOST_STUDIES} studies for one row: the server ignores what it is asked for",
 }
-FINAL = ("gone", "refused", "other_object", "ignored_keys")
+FINAL = ("gone", "refused", "other_object", "other_patient", "too_large", "ignored_keys")
 # Their messages quote addresses with patients' identifiers, answers or tags.
 LOGGERS = ("pynetdicom", "dicomweb_client", "urllib3", "requests", "highdicom", "retrying")
 

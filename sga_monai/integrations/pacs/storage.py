@@ -23,8 +23,6 @@ SYNTAXES = (
 )  # fmt: skip
 # PS3.7 C.5.2: refused, not authorized.
 NOT_AUTHORIZED, SUCCESS = 0x0124, 0x0000
-# The last object may come on another connection than the archive's final word.
-PATIENCE_S = 5.0
 
 
 class Storage:
@@ -59,21 +57,21 @@ class Storage:
         self.entity.shutdown()
 
     @contextlib.contextmanager
-    def expect(self, instance: str) -> Iterator[Callable[[], bytes | None]]:
+    def expect(self, instance: str) -> Iterator[Callable[[float], bytes | None]]:
         """Take an object meanwhile.
 
         Args:
             instance: its SOPInstanceUID.
 
         Yields:
-            A function that waits for it and returns its file, or ``None`` when it does not come.
+            A function that waits for it, so many seconds, and returns its file, or ``None`` when it does not come.
         """
         with self.changed:
             self.arrived[instance] = None
 
-        def arrival() -> bytes | None:
+        def arrival(patience_s: float) -> bytes | None:
             with self.changed:
-                self.changed.wait_for(lambda: self.arrived[instance] is not None, PATIENCE_S)
+                self.changed.wait_for(lambda: self.arrived[instance] is not None, patience_s)
                 return self.arrived[instance]
 
         try:
