@@ -64,12 +64,14 @@ class Cell:
         condition: its name; "all" where the plan has none.
         seed: of the run.
         settings: overrides of the configuration by id, the seed included.
+        own: ids that the condition or the method sets, and not the machine.
     """
 
     method: str
     condition: str
     seed: int
     settings: Mapping[str, Any] = field(hash=False)
+    own: frozenset[str] = frozenset()
 
     @property
     def folder(self) -> str:
@@ -136,7 +138,13 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     if axis and not all(re.fullmatch(r"\d+(\.\d+)?", condition) for condition in conditions):
         raise InputError(f"{name}: with an axis every condition must be a number, zero or more")
     cells = tuple(
-        Cell(method, condition, seed, {**content["settings"], **settings, **conditions[condition], **methods[method], "seed": seed})
+        Cell(
+            method,
+            condition,
+            seed,
+            {**content["settings"], **settings, **conditions[condition], **methods[method], "seed": seed},
+            frozenset({*conditions[condition], *methods[method]}),
+        )
         for seed in content["seeds"]
         for condition in conditions
         for method in methods

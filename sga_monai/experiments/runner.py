@@ -158,7 +158,8 @@ def _inputs(plan: Plan, cell: Cell) -> dict[str, str]:
 def _check_same(plan: Plan, out: Path, cell: Cell) -> None:
     """Record what a cell is, or refuse when it was begun as another."""
     path = out / f"{cell.folder}.json"
-    settings = {key: value for key, value in cell.settings.items() if key not in PLACES}
+    # A condition may be its own folder of images.
+    settings = {key: value for key, value in cell.settings.items() if key not in PLACES or key in cell.own}
     record = {"method": cell.method, "condition": cell.condition, "seed": cell.seed, "settings": settings, "inputs": _inputs(plan, cell)}
     record = json.loads(json.dumps(record))
     if path.is_file() and (out / cell.folder).exists():

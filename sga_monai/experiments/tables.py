@@ -21,10 +21,10 @@ FEW_STEPS = 500
 CALIBRATION = {"slope": "+.2f", "intercept": "+.2f", "ece": ".3f"}
 
 NOTE = (
-    "AUROC is the mean over seeds; 95 % intervals are over patients and, with several seeds, over seeds (with Satterthwaite's degrees of "
-    "freedom); n+ and n- are images. difference = external minus internal, average = of internal and the mean of the external sets, "
-    "as in the paper. A figure without an interval has none that can be estimated: inside or outside no pair of images is in the wrong "
-    'order. "-" is no figure: one class only, or no such set.'
+    "AUROC is the mean over seeds; 95 % intervals are over patients and, with several seeds, over seeds, whose part has the t distribution "
+    "of S - 1 degrees of freedom for S seeds; n+ and n- are images. difference = external minus internal, average = of internal and the "
+    "mean of the external sets, as in the paper. A figure without an interval has none that can be estimated: inside or outside no pair "
+    'of images is in the wrong order. "-" is no figure: one class only, or no such set.'
 )
 
 

@@ -130,12 +130,12 @@ def _by_image(model: str, measured: Measured) -> pd.DataFrame:
 
 def _refuse_names(out: Path, names: Sequence[str]) -> None:
     """Refuse the folder of a run, and names of models and regions that cannot be shown."""
-    if any((out / name).exists() for name in ("run.json", "records.jsonl")):
-        raise InputError("output_dir is the folder of a run or an experiment; give a folder of its own inside it")
+    if any((out / name).exists() for name in ("run.json", "records.jsonl", "model.pt", "predictions.csv", "audit.json")):
+        raise InputError("output_dir is the folder of a run, an experiment, an evaluation or an audit; give a folder of its own inside it")
     for name in names:
-        if not re.fullmatch(r"[\w][\w .,=()-]*", name) or name in ("lung", "boxes"):
+        if not re.fullmatch(r"[\w][\w .,=()-]*", name) or name in ("lung", "boxes", "image"):
             raise InputError(
-                f"the name {name!r} must be of letters, digits, spaces and .,=()- and not be lung or boxes, which the manifest gives"
+                f"the name {name!r} must be of letters, digits, spaces and .,=()- and not be lung, boxes or image, which are taken"
             )
 
 
@@ -156,7 +156,7 @@ def render(table: Sequence[Mapping[str, Any]]) -> str:
         shown.add_row(*key, *counts, *chances, *(estimate_text(lines.get(measure)) for measure in measures))
         if first["difference"] is not None:
             minus.add_row(*key, *(_difference_text(lines.get(measure)) for measure in measures))
-    return table_text(shown, 240) + (table_text(minus, 240) if minus.row_count else "")
+    return "\n\n".join(table_text(one, 240) for one in (shown, minus) if one.row_count)
 
 
 def _difference_text(line: Mapping[str, Any] | None) -> str:

@@ -85,17 +85,20 @@ def pointing_game(map: Tensor, mask: Tensor, tolerance: float = 0) -> Tensor:
 def iou_at_area(map: Tensor, mask: Tensor) -> Tensor:
     """Intersection over union of the mask and as many of the map's highest pixels as the mask has.
 
-    No threshold has to be chosen, and a monotone rescaling of the map changes nothing. Ties go to the first in raster
-    order, so that a flat map marks the image's upper rows.
+    No threshold has to be chosen, and a monotone rescaling of the map changes nothing. Of pixels that tie for the last places an equal
+    part of each counts, so that a flat map has what chance has, wherever the mask lies.
 
     Returns:
         ``[B]`` in [0, 1]; NaN where the mask is empty.
     """
     map = _checked(map, mask)
     area = mask.sum((1, 2))
-    highest = _ranks(map) < area.view(-1, 1, 1)
-    overlap = (highest & mask).sum((1, 2)).double()
-    return overlap / (2 * area - overlap)
+    ordered = map.flatten(1).sort(dim=1, descending=True).values
+    last = ordered.gather(1, (area - 1).clamp(min=0).view(-1, 1)).view(-1, 1, 1)
+    above, tied = map > last, map == last
+    places = (area - above.sum((1, 2))).double()
+    overlap = (above & mask).sum((1, 2)) + places * (tied & mask).sum((1, 2)) / tied.sum((1, 2))
+    return torch.where(area > 0, overlap / (2 * area - overlap), torch.nan)
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:

@@ -27,9 +27,11 @@ def read_regions(dataset: CXRDataset, cohort: Cohort, root: Path, regions: Mappi
         regions: folders below ``root`` by name, which hold ``<image's name>.png``.
 
     Raises:
-        InputError: when a picture lies outside ``root`` or cannot be read, or a folder has none for any image.
+        InputError: when two images have one name, a picture lies outside ``root`` or cannot be read, or a folder has none for any image.
     """
     root, size = root.resolve(), cohort.preparation.image_size
+    if regions:
+        _refuse_equal_names(dataset, cohort)
     found: dict[str, list[Tensor]] = {}
     for item in dataset.data:
         row = cohort.cells[item["row"]]
@@ -47,6 +49,15 @@ def read_regions(dataset: CXRDataset, cohort: Cohort, root: Path, regions: Mappi
         if not stacked[name].any():
             raise InputError(f"region {name}: no image of the manifest has a picture there; the folder is relative to dataset_dir")
     return {name: mask for name, mask in stacked.items() if mask.any()}
+
+
+def _refuse_equal_names(dataset: CXRDataset, cohort: Cohort) -> None:
+    """Refuse two images that would share one picture of a region."""
+    first: dict[str, str] = {}
+    for item in dataset.data:
+        other = first.setdefault(Path(cohort.cells[item["row"]]["image"]).stem, item["row"])
+        if other != item["row"]:
+            raise InputError(f"rows {other} and {item['row']} have images of one name, which a region's pictures go by; rename one")
 
 
 def _read_mask(root: Path, path: str, row: Mapping[str, str], name: str, size: int) -> Tensor:

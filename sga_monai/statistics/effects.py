@@ -36,8 +36,8 @@ def pooled_effect(sets: Sequence[PairedScores], n_samples: int = N_SAMPLES, seed
 
     Two sources of chance, as in ``mean_difference``. Patients: in every set they are drawn with replacement, those with a positive
     image and the others apart (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8). Seeds: the
-    sample variance of a seed's mean over the sets, since a network is tested on all of them, with Satterthwaite's degrees of
-    freedom; a bootstrap of three seeds would be far too narrow. The sets are fixed: nothing is said of other hospitals.
+    sample variance of a seed's mean over the sets, since a network is tested on all of them; a bootstrap of three seeds would be
+    far too narrow. ``seeds.combine`` puts both together. The sets are fixed: nothing is said of other hospitals.
 
     Args:
         sets: test sets without common patients; those with one class only are left out.

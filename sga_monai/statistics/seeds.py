@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
+from scipy.optimize import brentq
+from scipy.special import ndtri, stdtrit
 
 from sga_monai.statistics.discrimination import auroc, auroc_covariance
 from sga_monai.statistics.estimates import mean_variance
+
+SMALLEST_P = 1e-12
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,7 @@ def mean_auroc(scores: ArrayLike, label: ArrayLike, patient: ArrayLike) -> SeedM
     """Mean AUROC of S trainings, with an interval over patients and seeds; p is against 0.5.
 
     The patients' variance is that of the mean of correlated AUROCs (Obuchowski, Biometrics 53, 1997), the seeds' is the
-    sample variance over S. Their sum has Satterthwaite's degrees of freedom, S - 1 for the seeds' part; the other part is
-    taken as known. What seeds and patients do together is in both parts, so the interval is a little too wide.
+    sample variance over S; see ``combine`` for the interval. What seeds and patients do together is in both parts.
 
     Args:
         scores: ``[S, N]``, one row a seed.
@@ -86,20 +88,37 @@ def mean_over_seeds(values: ArrayLike, patient: ArrayLike) -> SeedMean:
     figures = np.asarray(values, dtype=np.float64)
     means, n_seeds = figures.mean(1), len(figures)
     seeds = float(means.var(ddof=1)) / n_seeds if n_seeds > 1 else math.nan
-    return combine(float(means.mean()), mean_variance(figures.mean(0), patient), seeds, n_seeds)
+    return combine(float(means.mean()), mean_variance(figures.mean(0), patient), seeds, n_seeds, n_patients=len(np.unique(patient)))
 
 
-def combine(value: float, patients: float, seeds: float, n_seeds: int, null: float = 0.0) -> SeedMean:
-    """Interval and p of a mean whose variance has a part of ``patients`` and one of ``seeds`` (NaN with one seed)."""
-    total = patients + (0.0 if math.isnan(seeds) else seeds)
+def combine(value: float, patients: float, seeds: float, n_seeds: int, null: float = 0.0, n_patients: int | None = None) -> SeedMean:
+    """Interval and p of a mean whose variance has a part of the patients and one of the seeds.
+
+    Half the interval is the root of the sum of squares of what it would be for each part alone (Zou and Donner, Statistics in
+    Medicine 27, 2008): normal quantiles for the patients' part, or t with one degree of freedom less than there are patients;
+    t with S - 1 for the seeds'. The degrees of freedom of Satterthwaite would be too many where a few seeds happen to agree. p is
+    the level at which the interval ends at ``null``.
+
+    Args:
+        value: the mean.
+        patients: variance that the choice of patients brings.
+        seeds: variance that the choice of seeds brings; NaN with one seed.
+        n_seeds: S.
+        null: what p is against.
+        n_patients: where they are few; ``None`` takes their variance as known.
+    """
     parts = math.sqrt(patients) if patients >= 0 else math.nan, math.sqrt(seeds) if seeds >= 0 else math.nan
     # Where no pair is in the wrong order the patients' variance is zero and says nothing.
     if not patients > 0:
         return SeedMean(value, math.nan, math.nan, math.nan, *parts, n_seeds)
-    freedom = (n_seeds - 1) * (total / seeds) ** 2 if seeds > 0 else math.inf
-    half = float(student.ppf(0.975, freedom)) * math.sqrt(total)
-    p = float(2 * student.sf(abs(value - null) / math.sqrt(total), freedom))
-    return SeedMean(value, value - half, value + half, p, *parts, n_seeds)
+
+    def half(level: float) -> float:
+        of_patients = ndtri(level / 2) if n_patients is None else stdtrit(n_patients - 1, level / 2)
+        return math.hypot(of_patients * parts[0], stdtrit(n_seeds - 1, level / 2) * parts[1] if seeds > 0 else 0.0)
+
+    distance = abs(value - null)
+    p = SMALLEST_P if half(SMALLEST_P) < distance else float(brentq(lambda level: half(level) - distance, SMALLEST_P, 1, xtol=SMALLEST_P))
+    return SeedMean(value, value - half(0.05), value + half(0.05), p, *parts, n_seeds)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

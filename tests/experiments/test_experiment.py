@@ -197,6 +197,23 @@ def test_a_finished_cell_of_other_inputs_is_no_result(tmp_path):
     assert run_experiment(plan, out) == []
 
 
+def test_a_condition_with_its_own_folder_of_images_is_another_run(tmp_path):
+    (tmp_path / "site.csv").write_text("x")
+    for name in ("whole", "lungs"):
+        (tmp_path / name).mkdir()
+        settings = TINY | {"manifest": str(tmp_path / "site.csv"), "dataset_dir": str(tmp_path)}
+        write_plan(
+            tmp_path / f"{name}.json", settings=settings, methods={"NT": {}}, conditions={"c": {"dataset_dir": str(tmp_path / name)}}
+        )
+    whole, lungs = (read_plan(tmp_path / f"{name}.json", dataset_dir="elsewhere") for name in ("whole", "lungs"))
+    assert whole.cells[0].settings["dataset_dir"] == str(tmp_path / "whole")
+    out = tmp_path / "out"
+    finished_cell(out / whole.cells[0].folder)
+    assert run_experiment(whole, out) == []
+    with pytest.raises(InputError, match="is here with other settings \\(dataset_dir: was"):
+        run_experiment(lungs, out)
+
+
 def test_the_default_phantom_is_drawn_once_before_the_cells(tmp_path, monkeypatch):
     drawn = []
     folder = tmp_path / "phantom"

@@ -110,11 +110,13 @@ def test_iou_at_area_by_hand():
     assert iou_at_area(MASK.float(), MASK).tolist() == [1]
     assert iou_at_area(MAP**3, MASK).tolist() == [1 / 5]
     assert iou_at_area(MAP, EMPTY).isnan().all()
-    # Ties in raster order: the first row.
-    assert iou_at_area(MAP * 0, MASK).tolist() == [1 / 5]
+    # A flat map has what chance has, wherever the mask lies: half of the pixels, half of these in the mask.
+    assert iou_at_area(MAP * 0, MASK).tolist() == [0.5 / 1.5]
     top = torch.zeros(2, 128, 128, dtype=torch.bool)
-    top[:, :5] = True
-    assert iou_at_area(torch.ones(2, 128, 128), top).tolist() == [1, 1]
+    top[0, :32], top[1, 96:] = True, True
+    assert iou_at_area(torch.ones(2, 128, 128), top).tolist() == pytest.approx([0.25 / 1.75] * 2)
+    # Four is above, and one of the two zeros, of which one is in the mask, takes part in the second place.
+    assert iou_at_area(one([[0.0, 0.0], [0.0, 4.0]]), one([[0, 0], [1, 1]]).bool()).tolist() == pytest.approx([(4 / 3) / (4 - 4 / 3)])
     # One more mask of another area in the batch.
     assert iou_at_area(torch.cat([MAP, MAP]), torch.cat([MASK, MAP == 4])).tolist() == [1 / 5, 1]
 

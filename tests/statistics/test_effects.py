@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from sga_monai.statistics.effects import PairedScores, pooled_effect
 from sga_monai.statistics.estimates import patient_mean
-from sga_monai.statistics.seeds import mean_difference, mean_over_seeds
+from sga_monai.statistics.seeds import combine, mean_difference, mean_over_seeds
 
 
 def simulate(seed: int, n_sets: int = 2, n_seeds: int = 3, n: int = 120, effect: float = 0.5, between: float = 0.3) -> list[PairedScores]:
@@ -88,9 +88,9 @@ def test_a_mean_over_seeds_has_both_sources_of_chance():
     # By hand: sums of residuals of each patient's two images.
     residuals = (values.mean(0) - values.mean()).reshape(20, 2).sum(1)
     assert found.sd_patients == pytest.approx(math.sqrt(20 / 19 * (residuals**2).sum()) / 40)
-    # One seed has the patients' part alone, in which patient_mean has t for the normal quantile.
+    # One seed has the patients' part alone.
     one, plain = mean_over_seeds(values[:1], patient), patient_mean(values[0], patient)
-    assert (one.high - one.value) * 2.093 / 1.96 == pytest.approx(plain.high - plain.value, rel=1e-3)
+    assert (one.low, one.high) == pytest.approx((plain.low, plain.high))
     assert math.isnan(mean_over_seeds(np.ones((2, 5)), np.arange(5)).low)
 
 
@@ -100,3 +100,33 @@ def test_intervals_of_a_mean_over_seeds_cover_it():
         mean_over_seeds(rng.normal(size=(3, 1)) * 0.3 + rng.normal(size=60) + rng.normal(size=(3, 60)), np.arange(60)) for _ in range(400)
     ]
     assert 0.93 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.995
+
+
+def test_intervals_of_a_mean_over_seeds_of_few_patients_cover_it():
+    rng = np.random.default_rng(0)
+    found = [mean_over_seeds(rng.normal(size=4) + 0.1 * rng.normal(size=(3, 4)), np.arange(4)) for _ in range(800)]
+    assert 0.92 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.99
+
+
+@pytest.mark.parametrize(("n_seeds", "ratio"), [(2, 4.0), (3, 8.0), (3, 1.0), (5, 0.5)])
+def test_p_of_a_few_seeds_holds_its_level(n_seeds, ratio):
+    """Without a difference, the seeds' part of the variance ``ratio`` times the patients'; seeds that agree by chance are no evidence."""
+    rng = np.random.default_rng(0)
+    p = []
+    for _ in range(2000):
+        seeds = ratio * rng.chisquare(n_seeds - 1) / (n_seeds - 1)
+        p.append(combine(rng.normal() * math.sqrt(1 + ratio), 1.0, seeds, n_seeds).p)
+    assert 0.02 <= np.mean(np.array(p) < 0.05) <= 0.065
+    # Where Holm's first step of 15 comparisons is.
+    assert np.mean(np.array(p) < 0.05 / 15) <= 2 * 0.05 / 15
+
+
+def test_p_is_the_level_at_which_the_interval_ends_at_the_null():
+    found = combine(0.2, 0.01, 0.004, 3)
+    assert found.low < 0 < found.p < 1
+    assert combine(0.2, 0.01, 0.004, 3, null=found.low).p == pytest.approx(0.05, abs=1e-9)
+    # The squares of both halves add up.
+    own, seeds = (combine(0.2, *parts, n).high - 0.2 for parts, n in (((0.01, math.nan), 1), ((1e-18, 0.004), 3)))
+    assert found.high - 0.2 == pytest.approx(math.hypot(own, seeds), rel=1e-6)
+    assert combine(0.0, 0.01, 0.004, 3).p == 1
+    assert combine(9.0, 0.01, math.nan, 1).p == pytest.approx(1e-12)
