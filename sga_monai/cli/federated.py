@@ -76,7 +76,10 @@ def train(
     timeout: Timeout = 86400,
     expect: Expect = None,
 ) -> None:
-    """Train by SGA at every site and average the weights (FedAvg). Weights and one AUROC a round leave a site, no image."""
+    """Train by SGA at every site and average the weights (FedAvg).
+
+    In each round the weights, the number of training images and two AUROCs leave a site, after the last round one AUROC; no image.
+    """
     from sga_monai.integrations.federated.runs import read_result, require_nvflare
 
     require_nvflare()
@@ -87,14 +90,16 @@ def train(
     given = (rounds, local_epochs, image_size, batch_size, learning_rate, kl_weight, mask_fraction, architecture, fed_bn, seed)
     job = training_job(plan_content(TrainingPlan(*given)), min_sites, timeout, expect or [])
     result: dict[str, Any] = read_result(_run(job, simulate, kit, user, out) / ROUNDS)
-    table = Table(
-        "round", "site", "answer", "AUROC received", "AUROC trained", "reason", title=f"{out.name}/: validation images of each site"
-    )
+    columns = ("round", "site", "answer", "images", "share", "AUROC received", "AUROC trained", "reason")
+    table = Table(*columns, title=f"{out.name}/: validation images of each site")
     complete = True
     for number, lines in [(str(line["round"]), line["sites"]) for line in result["rounds"]] + [("final", result["final"])]:
+        total = sum(line.get("images", 0) for line in lines)
         for line in lines:
+            # A site's number of images is its own statement, and its weight in the mean.
+            share = f"{line['images'] / total:.0%}" if "images" in line else ""
             figures = (str(line.get(key, "")) for key in ("val_auroc_received", "val_auroc_trained"))
-            table.add_row(number, line["name"], line["status"], *figures, line["reason"])
+            table.add_row(number, line["name"], line["status"], str(line.get("images", "")), share, *figures, line["reason"])
             complete &= line["status"] == "valid"
     Console().print(table)
     if result["stopped"]:
@@ -111,7 +116,7 @@ def prepare(
     kit: Annotated[Path, typer.Argument(help="Startup kit of a site or of the server, as NVFlare provisioned it.")],
     site_file: Annotated[Path | None, typer.Option(help="The site's file; leave it out for the server.")] = None,
 ) -> None:
-    """At a site, or at the server: allow this package's classes in a startup kit, forbid code of jobs, put the site's file into it."""
+    """At a site, or at the server: allow only this package's classes in a startup kit, forbid code of jobs, put the site's file into it."""
     from sga_monai.integrations.federated.runs import require_nvflare
 
     require_nvflare()

@@ -14,11 +14,13 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain, write_json, write_whole
 from sga_monai.hospital.approval import CHANGED, FIELD, MISSING, approval_state
 from sga_monai.hospital.formats import MODEL, POOLED, ROLES
-from sga_monai.hospital.release import check_release, decimals
+from sga_monai.hospital.release import check_release, decimals, numbers
 from sga_monai.hospital.suppression import COUNTS
 from sga_monai.statistics.pooling import can_be_pooled, pool_aurocs
 
 logger = logging.getLogger(__name__)
+# The largest number up to which a float holds every whole number; no count and no figure of a report is beyond it.
+MOST = 2**53
 
 
 def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval: bool = False) -> dict[str, Any]:
@@ -33,8 +35,8 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
         require_approval: refuse a release without one.
 
     Raises:
-        InputError: when a file is no release, two are of one site, they are of different bundles, or the values of one
-            are not those that were approved there, or fewer than two sites can be pooled.
+        InputError: when a file is no release, two are of one site, they are of different bundles, the values of one are not those
+            that were approved there or have a number that no report gives, or fewer than two sites can be pooled.
     """
     releases = []
     for path in paths:
@@ -43,6 +45,8 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
         except (OSError, ValueError):
             raise InputError(f"{Path(path).name} is no release.json") from None
         check_release(release)
+        if not is_countable(release):
+            raise InputError(f"{Path(path).name} holds a number that no report gives; ask {release['site']} for its file again")
         _refuse_unapproved(release, Path(path).name, require_approval)
         releases.append(release)
     if len({release["site"] for release in releases}) < len(releases):
@@ -87,6 +91,11 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
     page = environment.get_template("pooled.html.jinja").render(pooled=pooled)
     write_whole(folder / "pooled.html", lambda path: path.write_text(page, encoding="utf-8"))
     return pooled
+
+
+def is_countable(release: Mapping[str, Any]) -> bool:
+    """Whether every number of a release is finite and at most ``MOST``; sums of others leave the floats."""
+    return all(abs(value) <= MOST for _, value in numbers(release) if isinstance(value, (int, float)))
 
 
 def _taken(release: Mapping[str, Any], role: str) -> dict[str, float]:

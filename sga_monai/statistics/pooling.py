@@ -10,6 +10,10 @@ from scipy.special import chdtrc, expit, logit, ndtri, stdtrit
 
 from sga_monai.core.errors import InputError
 
+# A narrower interval needs a hundred million patients, and a release rounds to steps of 0.0005. Beside one of 1e-9 the weights of other
+# sites are lost in rounding.
+MIN_WIDTH = 1e-4
+
 
 @dataclass(frozen=True)
 class Pooled:
@@ -62,16 +66,16 @@ def pool_effects(effects: Sequence[float], variances: Sequence[float]) -> tuple[
 
 
 def can_be_pooled(estimate: Mapping[str, float]) -> bool:
-    """Whether an AUROC lies in an interval that has a width on the logit scale."""
+    """Whether an AUROC lies in an interval that is at least ``MIN_WIDTH`` wide, inside of 0 and 1."""
     value, low, high = (estimate[key] for key in ("value", "low", "high"))
-    return 0 < low <= value <= high < 1 and low < high
+    return 0 < low <= value <= high < 1 and high - low >= MIN_WIDTH
 
 
 def pool_aurocs(estimates: Sequence[Mapping[str, float]]) -> Pooled:
     """Pool AUROCs given with 95 % intervals that were made on the logit scale.
 
     Args:
-        estimates: ``value, low, high`` of each site, ``0 < low <= value <= high < 1`` and ``low < high``.
+        estimates: ``value, low, high`` of each site, ``0 < low <= value <= high < 1`` and ``high - low >= MIN_WIDTH``.
 
     Raises:
         InputError: with fewer than two sites, or when an estimate is not in this order.

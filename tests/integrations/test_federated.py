@@ -32,6 +32,7 @@ from sga_monai.integrations.federated import runs
 from sga_monai.integrations.federated.aggregation import METRICS, Update, average, read_metrics, read_release, read_update
 from sga_monai.integrations.federated.at_site import FRESH, RELEASE, evaluate_site, released
 from sga_monai.integrations.federated.jobs import CONTROLLERS, EXECUTORS, evaluation_job, write_job
+from sga_monai.integrations.federated.kit import prepare_kit
 from sga_monai.integrations.federated.local_training import MODEL
 from sga_monai.integrations.federated.plan import TrainingPlan, plan_content, read_plan, read_sums
 from sga_monai.integrations.federated.refusals import REASONS, Refusal, known
@@ -101,6 +102,8 @@ def test_nothing_is_averaged_of_nothing():
         (lambda weights: {"w": weights["w"]}, "other weights"),
         (lambda weights: weights | {"w": weights["w"].tolist()}, "other weights"),
         (lambda weights: None, "other weights"),
+        (lambda weights: weights | {"w": np.full((2, 3), 1e38, dtype=np.float32)}, "diverged"),
+        (lambda weights: weights | {"n": np.array(-1)}, "diverged"),
     ],
 )
 def test_weights_that_are_not_those_that_were_sent_are_refused(change, code: str):
@@ -108,6 +111,24 @@ def test_weights_that_are_not_those_that_were_sent_are_refused(change, code: str
     with pytest.raises(Refusal) as refused:
         read_update(change(dict(sent)), 10, dict.fromkeys(METRICS, 0.5), sent)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("name", "fits", "exceeds"),
+    [
+        ("weight", 9e4, 2e5),
+        ("running_mean", 9e7, 2e8),
+        ("running_mean", -9e7, -2e8),
+        ("running_var", 9e15, 2e16),
+        ("running_var", 0, -1e-9),
+    ],
+)
+def test_a_round_changes_a_tensor_within_limits_and_leaves_no_variance_below_0(name: str, fits: float, exceeds: float):
+    sent, metrics = {f"bn.{name}": np.ones(4, np.float32)}, dict.fromkeys(METRICS, 0.5)
+    assert read_update({f"bn.{name}": np.float32([1, 1, 1, fits])}, 10, metrics, sent).images == 10
+    with pytest.raises(Refusal) as refused:
+        read_update({f"bn.{name}": np.float32([1, 1, 1, exceeds])}, 10, metrics, sent)
+    assert refused.value.code == "diverged"
 
 
 @pytest.mark.parametrize("images", [0, -1, True, 2.0, None, "10", 10**12])
@@ -165,28 +186,65 @@ def test_valid_releases_are_pooled_as_by_hand_and_each_other_site_is_named(relea
         Answer("south", None, releases["south"]),
         Answer("north", None, releases["north"]),
         Answer("west", None, spoiled),
-        Answer("copy", None, releases["south"]),
         Answer("shy", "approval"),
         Answer("gone", "no answer"),
     ]
     content = pool_answers(answers, SUMS, tmp_path / "pooled")
     status = {line["name"]: line["status"] for line in content["sites"]}
-    # In the order of the names: the first of two with one alias counts.
-    assert status == {
-        "copy": "valid",
-        "gone": "no answer",
-        "north": "valid",
-        "shy": "approval",
-        "south": "same alias",
-        "west": "not finite",
-    }
+    assert status == {"gone": "no answer", "north": "valid", "shy": "approval", "south": "valid", "west": "not finite"}
     assert content == json.loads((tmp_path / "pooled" / SITES).read_text())
-    assert sorted(path.name for path in (tmp_path / "pooled" / RELEASES).iterdir()) == ["copy.json", "north.json"]
+    assert sorted(path.name for path in (tmp_path / "pooled" / RELEASES).iterdir()) == ["north.json", "south.json"]
     for name in ("north", "south"):
         (tmp_path / f"{name}.json").write_text(releases[name])
     pool_releases([tmp_path / "north.json", tmp_path / "south.json"], tmp_path / "by_hand")
     for name in ("pooled.json", "pooled.html"):
         assert (tmp_path / "pooled" / name).read_bytes() == (tmp_path / "by_hand" / name).read_bytes()
+
+
+def test_of_two_sites_with_one_alias_neither_takes_the_place_of_the_other(releases, tmp_path: Path):
+    answers = [Answer(name, None, releases[name]) for name in releases] + [Answer("aaa", None, releases["north"])]
+    content = pool_answers(answers, SUMS, tmp_path)
+    status = {line["name"]: (line["status"], line["alias"]) for line in content["sites"]}
+    assert status == dict.fromkeys(("aaa", "north"), ("same alias", "North")) | {n: ("valid", n.title()) for n in ("south", "west")}
+    assert content["valid"] == 2
+    assert sorted(path.stem for path in (tmp_path / RELEASES).iterdir()) == ["south", "west"]
+    assert "neither of them is pooled" in content["sites"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "status"),
+    [
+        (("prevalence",), 10**400, "not a release"),
+        (("cohort",), {"positive_patients": 10**400, "negative_patients": 1e308}, "not a release"),
+        (("models", "model", "auroc"), {"value": 10**400, "low": 0, "high": 10**401}, "not a release"),
+        (("models", "model", "auroc"), {"value": 0.5, "low": 0.4999999999, "high": 0.5000000001}, "valid"),
+        (("models", "model", "auroc"), {"value": 5e-324, "low": 5e-324, "high": 1e-323}, "valid"),
+        (("models", "model", "auroc"), {"value": 0.5, "low": 5e-324, "high": 0.9999999999999999}, "valid"),
+    ],
+)
+def test_whatever_number_a_site_sends_the_others_are_pooled(releases, tmp_path: Path, place, value, status: str):
+    bad = json.loads(releases["west"])
+    inner = bad
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    texts = releases | {"west": json.dumps(bad)}
+    content = pool_answers([Answer(name, None, texts[name]) for name in texts], SUMS, tmp_path)
+    assert content["not_pooled"] is None
+    assert {line["name"]: line["status"] for line in content["sites"]} == {"north": "valid", "south": "valid", "west": status}
+    # By hand a file of this kind is refused with a sentence.
+    if status != "valid":
+        for name in texts:
+            (tmp_path / f"{name}.json").write_text(texts[name])
+        with pytest.raises(InputError, match=r"west\.json holds a number that no report gives; ask West for its file again"):
+            pool_releases([tmp_path / f"{name}.json" for name in texts], tmp_path / "by_hand")
+
+
+def test_figures_that_cannot_be_computed_with_are_said_and_every_site_is_named(releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sga_monai.integrations.federated.results.pool_releases", lambda *_: 1 / 0)
+    content = pool_answers([Answer(name, None, releases[name]) for name in releases], SUMS, tmp_path)
+    assert content["not_pooled"] == "the AUROCs cannot be pooled; look at the figures in releases"
+    assert content == json.loads((tmp_path / SITES).read_text())
 
 
 def test_too_few_sites_are_not_pooled(releases, tmp_path: Path):
@@ -466,17 +524,15 @@ def test_the_page_is_short_and_shows_a_sites_file(tmp_path: Path):
     assert site.train.manifest == tmp_path / "harbor/train.csv"
 
 
-def test_a_prepared_kit_allows_this_packages_classes_and_no_code_of_jobs(tmp_path: Path):
-    pytest.importorskip("nvflare")
-    from sga_monai.integrations.federated.kit import prepare_kit
-
+def test_a_prepared_kit_allows_this_packages_classes_alone_and_no_code_of_jobs(tmp_path: Path):
     rights = {"format_version": "1.0", "permissions": {"project_admin": "any", "lead": {"submit_job": "any", "byoc": "any"}}}
     for folder in ("startup", "local"):
         (tmp_path / "kit" / folder).mkdir(parents=True)
     local = tmp_path / "kit/local"
     (tmp_path / "kit/startup/fed_client.json").write_text('{"client": {"fqsn": "relay.harbor"}}')
     (local / "resources.json.default").write_text(
-        '{"format_version": 2, "class_allow_list": ["nvflare.a.B"], "components": [{"path": "a.B"}, {"path": "a.SiteLogStreamer"}]}'
+        '{"format_version": 2, "class_list_enforcement_mode": "warn", "class_allow_list": ["nvflare.a.CSVDataLoader"],'
+        ' "components": [{"path": "a.B"}, {"path": "a.SiteLogStreamer"}]}'
     )
     (local / "authorization.json.default").write_text(json.dumps(rights))
     site_file = write_site(tmp_path / "mine.json", "Harbor", {"bundle": "b", "images": "i", "labels": "l", "out": "o"})
@@ -484,7 +540,8 @@ def test_a_prepared_kit_allows_this_packages_classes_and_no_code_of_jobs(tmp_pat
     for _ in range(2):
         assert prepare_kit(tmp_path / "kit", site_file) == ["sga_monai.harbor.json", "resources.json", "authorization.json"]
         resources = json.loads((local / "resources.json").read_text())
-        assert resources["class_allow_list"] == ["nvflare.a.B", *EXECUTORS]
+        assert resources["class_allow_list"] == [*EXECUTORS]
+        assert resources["class_list_enforcement_mode"] == "enforce"
         assert resources["components"] == [{"path": "a.B"}]
         assert resources["allow_log_streaming"] is False
         permissions = json.loads((local / "authorization.json").read_text())["permissions"]
@@ -496,9 +553,22 @@ def test_a_prepared_kit_allows_this_packages_classes_and_no_code_of_jobs(tmp_pat
     # At a server its controllers.
     shutil.rmtree(tmp_path / "kit/startup")
     prepare_kit(tmp_path / "kit")
-    assert set(CONTROLLERS) < set(json.loads((local / "resources.json").read_text())["class_allow_list"])
+    assert json.loads((local / "resources.json").read_text())["class_allow_list"] == [*CONTROLLERS]
     with pytest.raises(InputError, match="no folder local"):
         prepare_kit(tmp_path)
+
+
+def test_a_hospitals_kit_without_its_file_is_refused_and_stays_as_it_was(tmp_path: Path):
+    for name, content in {
+        "startup/fed_client.json": {"client": {"fqsn": "harbor"}},
+        "local/resources.json.default": {"components": [{"path": "a.SiteLogStreamer"}], "allow_log_streaming": True},
+        "local/authorization.json.default": {"permissions": {"lead": "any"}},
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(InputError, match="it is a hospital's; give the hospital's file with --site-file"):
+        prepare_kit(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "local").iterdir()) == ["authorization.json.default", "resources.json.default"]
 
 
 def test_a_job_is_names_of_classes_and_numbers_and_configures_nothing_at_a_site(tmp_path: Path):
@@ -532,3 +602,18 @@ def test_a_command_says_where_it_is_run_and_with_what(arguments: list[str], said
     result = typer.testing.CliRunner().invoke(app, ["federated", "train", "--out", "out", *arguments])
     assert isinstance(result.exception, InputError)
     assert said in str(result.exception)
+
+
+def test_the_table_of_a_training_shows_which_share_of_the_mean_each_site_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    valid = {"status": "valid", "reason": "", "val_auroc_received": 0.5, "val_auroc_trained": 0.6}
+    lines = [{"name": "harbor", "images": 30, **valid}, {"name": "rogue", "images": 9_999_970, **valid}]
+    lines.append({"name": "shy", "status": "no part", "reason": ""})
+    final = [{"name": line["name"], **valid} for line in lines]
+    record = {"rounds": [{"round": 0, "sites": lines, "averaged": True}], "final": final, "stopped": None}
+    (tmp_path / ROUNDS).write_text(json.dumps(record))
+    monkeypatch.setattr("sga_monai.cli.federated._run", lambda *_: tmp_path)
+    monkeypatch.setattr(runs, "require_nvflare", lambda: None)
+    result = typer.testing.CliRunner().invoke(app, ["federated", "train", "--out", str(tmp_path)], env={"COLUMNS": "160"})
+    rows = [[cell.strip() for cell in line.split("│")[1:6]] for line in result.output.splitlines() if "│" in line]
+    assert rows[:3] == [["0", "harbor", "valid", "30", "0%"], ["0", "rogue", "valid", "9999970", "100%"], ["0", "shy", "no part", "", ""]]
+    assert rows[3] == ["final", "harbor", "valid", "", ""]

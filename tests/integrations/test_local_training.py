@@ -68,7 +68,7 @@ def test_weights_that_arrive_leave_batch_norm_of_the_site_alone():
         assert torch.equal(value, before[key] if key in kept else other.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("spoil", ["name", "shape", "dtype", "nan"])
+@pytest.mark.parametrize("spoil", ["name", "shape", "dtype", "nan", "variance"])
 def test_a_site_takes_only_weights_of_its_network(spoil: str):
     network = first_network(PLAN)
     weights = shared_weights(network, False)
@@ -78,6 +78,8 @@ def test_a_site_takes_only_weights_of_its_network(spoil: str):
         weights["fc.bias"] = weights["fc.bias"][:1]
     elif spoil == "dtype":
         weights["fc.bias"] = weights["fc.bias"].astype(np.float64)
+    elif spoil == "variance":
+        weights["bn1.running_var"] = -weights["bn1.running_var"]
     else:
         weights["fc.bias"] = np.full_like(weights["fc.bias"], np.nan)
     before = {key: value.clone() for key, value in network.state_dict().items()}

@@ -10,7 +10,8 @@ from scipy.special import expit, logit
 from scipy.stats import t
 from statsmodels.stats.meta_analysis import combine_effects
 
-from sga_monai.statistics.pooling import pool_aurocs, pool_effects
+from sga_monai.core.errors import InputError
+from sga_monai.statistics.pooling import MIN_WIDTH, can_be_pooled, pool_aurocs, pool_effects
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in sqrt:RuntimeWarning")
@@ -47,3 +48,14 @@ def test_sites_that_agree_by_chance_give_no_certainty():
     ):
         assert ends == pytest.approx((expit(logit(0.85) - quantile * error), expit(logit(0.85) + quantile * error)), abs=1e-9)
     assert pooled.auroc == pytest.approx(0.85)
+
+
+def test_no_interval_is_so_narrow_that_the_other_sites_are_lost_in_rounding():
+    site, sharp = {"value": 0.9, "low": 0.8, "high": 0.95}, {"value": 0.5, "low": 0.5 - MIN_WIDTH, "high": 0.5 + MIN_WIDTH}
+    pooled = pool_aurocs([site, sharp, {"value": 5e-324, "low": 5e-324, "high": 1 - 1e-16}])
+    assert all(math.isfinite(value) for value in (pooled.auroc, pooled.low, pooled.high, pooled.tau2, pooled.q))
+    # As narrow as rounding leaves one.
+    assert can_be_pooled({"value": 0.9995, "low": 0.999, "high": 0.9995})
+    narrow = {"value": 0.5, "low": 0.4999999999, "high": 0.5000000001}
+    with pytest.raises(InputError, match="an interval of some width"):
+        pool_aurocs([site, narrow])

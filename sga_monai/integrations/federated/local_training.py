@@ -21,7 +21,7 @@ from sga_monai.data.datalist import load_manifest
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.scoring import score_dataset
-from sga_monai.integrations.federated.aggregation import METRICS, Update, Weights
+from sga_monai.integrations.federated.aggregation import METRICS, Update, Weights, is_negative
 from sga_monai.integrations.federated.plan import TrainingPlan, plan_content
 from sga_monai.integrations.federated.refusals import Refusal
 from sga_monai.integrations.federated.site import SiteFile
@@ -71,13 +71,13 @@ def load_shared(network: nn.Module, weights: Weights) -> None:
     """Put received weights into ``network``; what is not among them stays as it is.
 
     Raises:
-        Refusal: when a name is unknown, or a shape or type differs.
+        Refusal: when a name is unknown, a shape or type differs, or a value is not finite or a negative variance.
     """
     state = network.state_dict()
     for key, value in weights.items():
         if key not in state or not isinstance(value, np.ndarray) or value.shape != tuple(state[key].shape):
             raise Refusal("task")
-        if not np.isfinite(value).all():
+        if not np.isfinite(value).all() or is_negative(key, value):
             raise Refusal("task")
     received = {key: torch.from_numpy(np.array(value)) for key, value in weights.items()}
     if any(received[key].dtype != state[key].dtype for key in received):

@@ -23,8 +23,9 @@ REASONS = {
     "not a release": "the answer is not what may leave a site",
     "other bundle": "the release is of another bundle than the one that was asked for",
     "other approval": "the values of the release are not those that a person approved at the site",
-    "same alias": "another site has this alias; give each site its own",
+    "same alias": "another site has this alias, and neither of them is pooled; give each site its own",
     "other weights": "the weights do not have the names, shapes and types that were sent",
+    "diverged": "a weight changed more than training changes it, or a variance is negative; if so at every site, lower the learning rate",
     "no count": "the number of training images is not a whole number within its range",
     "no metrics": "the metrics are not those of the task",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ def pool_answers(answers: Sequence[Answer], sums: str, folder: Path, min_sites: 
     """Pool the valid releases; a site that refuses or sends something else is named, and spoils nothing.
 
     Writes to ``folder``: ``sites.json``, ``releases/<name>.json`` byte for byte as they came, and ``pooled.json`` and ``pooled.html``
-    of ``pool_releases`` where enough sites are valid.
+    of ``pool_releases`` where enough sites are valid. Of several sites with one alias none is pooled: which of them it is cannot be told.
 
     Args:
         answers: one of each site.
@@ -50,18 +51,13 @@ def pool_answers(answers: Sequence[Answer], sums: str, folder: Path, min_sites: 
     Returns:
         The content of ``sites.json``.
     """
-    lines, files, aliases = [], [], set()
-    for answer in sorted(answers, key=lambda answer: answer.name):
-        status, alias = answer.refused or VALID, None
-        if answer.refused is None:
-            try:
-                alias = read_release(answer.release, sums)["site"]
-                if alias in aliases:
-                    raise Refusal("same alias")
-            except Refusal as refusal:
-                status = refusal.code
+    answers = sorted(answers, key=lambda answer: answer.name)
+    read = [_read(answer, sums) for answer in answers]
+    sites = Counter(alias for _, alias in read)
+    lines, files = [], []
+    for answer, (code, alias) in zip(answers, read, strict=True):
+        status = "same alias" if code == VALID and sites[alias] > 1 else code
         if status == VALID:
-            aliases.add(alias)
             path, data = folder / RELEASES / f"{answer.name}.json", answer.release.encode()
             write_whole(path, lambda target, data=data: target.write_bytes(data))  # type: ignore[misc]
             files.append((alias, path))
@@ -75,5 +71,18 @@ def pool_answers(answers: Sequence[Answer], sums: str, folder: Path, min_sites: 
             pool_releases([path for _, path in sorted(files)], folder)
         except InputError as error:
             content["not_pooled"] = str(error)
+        except ArithmeticError:
+            # So that every site is named, whatever numbers came together.
+            content["not_pooled"] = f"the AUROCs cannot be pooled; look at the figures in {RELEASES}"
     write_json(folder / SITES, content)
     return content
+
+
+def _read(answer: Answer, sums: str) -> tuple[str, str | None]:
+    """What became of an answer, and the alias in a valid release."""
+    if answer.refused is not None:
+        return answer.refused, None
+    try:
+        return VALID, read_release(answer.release, sums)["site"]
+    except Refusal as refusal:
+        return refusal.code, None
