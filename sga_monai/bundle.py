@@ -232,14 +232,17 @@ def load_test_sets(manifest: str, dataset_dir: str, external_manifests: Sequence
     if isinstance(external_manifests, str):
         external_manifests = [external_manifests]
     training = read_manifest(manifest)
-    for split in ("val", "test"):
+    for split in ("train", "val", "test"):
         if len({row["label"] for row in training if row["split"] == split}) < 2:
-            raise InputError(f"{Path(manifest).name}: split {split} needs rows of both labels, or it has no AUROC")
+            what = "teaches nothing" if split == "train" else "has no AUROC"
+            raise InputError(f"{Path(manifest).name}: split {split} needs rows of both labels, or it {what}")
     sets = [("val", VALIDATION), ("test", INTERNAL)]
     rows = [row | {"set": name} for split, name in sets for row in load_manifest(manifest, dataset_dir, split)]
-    names = [Path(path).stem for path in external_manifests] + [name for _, name in sets]
-    if len(set(names)) < len(names):
-        raise InputError(f"two sets have the same name; give every external manifest its own file name, other than {INTERNAL}")
+    names = [Path(path).stem for path in external_manifests]
+    # A pair of rows that was accepted within the training manifest must not let an external one of its name in.
+    if len(set(names)) < len(names) or {INTERNAL, VALIDATION, Path(manifest).stem} & set(names):
+        others = f"{INTERNAL} and the training manifest's"
+        raise InputError(f"two sets have the same name; give every external manifest its own file name, other than {others}")
     for path in external_manifests:
         check_external(training, read_manifest(path), Path(path).name)
         rows += load_manifest(path, dataset_dir, "test")

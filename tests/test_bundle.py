@@ -22,7 +22,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sga_monai.bundle import check_overrides, prepare
+from sga_monai.bundle import check_overrides, load_test_sets, prepare
 from sga_monai.core.command_line import override_value
 from sga_monai.core.errors import InputError
 from sga_monai.core.folders import archive_previous_run
@@ -147,6 +147,38 @@ def test_a_training_refuses_the_same_picture_in_a_test_set(few, phantom_dir, tmp
     (tmp_path / "pairs.csv").write_text(f"set,row,other_set,other_row\nm,2,m,{len(rows)}\n")
     result = run("training", "train.json", *options, "--output_dir", f"{tmp_path}/out", "--accepted_pairs", f"{tmp_path}/pairs.csv")
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+def write_site(path: Path, rows: list[tuple[str, int]]) -> str:
+    """A manifest of these splits and labels; the images are empty files beside it."""
+    path.parent.mkdir()
+    site = path.parent.name
+    for i in range(len(rows)):
+        (path.parent / f"{i}.png").touch()
+    lines = [f"{site}/{i}.png,{label},{site}{i},{site},{split}" for i, (split, label) in enumerate(rows)]
+    path.write_text("\n".join(["image,label,patient_id,site,split", *lines]) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(("split", "reason"), [("train", "teaches nothing"), ("val", "has no AUROC"), ("test", "has no AUROC")])
+def test_a_split_of_one_class_is_refused(tmp_path, split, reason):
+    rows = [(name, label) for name in ("train", "val", "test") for label in ((1, 1) if name == split else (0, 1))]
+    manifest = write_site(tmp_path / "a/site.csv", rows)
+    with pytest.raises(InputError, match=f"split {split} needs rows of both labels, or it {reason}"):
+        load_test_sets(manifest, str(tmp_path), [])
+
+
+@pytest.mark.parametrize(("name", "fits"), [("site", False), ("internal", False), ("other", True)])
+def test_an_external_set_with_the_name_of_the_training_manifest_is_refused(tmp_path, name, fits):
+    """Pairs of rows that were accepted within the training manifest would let copies in it pass."""
+    splits = ("train", "val", "test")
+    manifest = write_site(tmp_path / "a/site.csv", [(split, label) for split in splits for label in (0, 1)])
+    external = [write_site(tmp_path / f"b/{name}.csv", [("test", 0), ("test", 1)])]
+    if fits:
+        assert [row["set"] for row in load_test_sets(manifest, str(tmp_path), external)][-2:] == [name, name]
+    else:
+        with pytest.raises(InputError, match="two sets have the same name"):
+            load_test_sets(manifest, str(tmp_path), external)
 
 
 def test_another_network_trains_and_is_evaluated_as_it_was_trained(few, phantom_dir, tmp_path):

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sga_monai.core.errors import InputError
+from sga_monai.core.errors import DiskError, InputError
 from sga_monai.core.provenance import code_digest, describe, versions
 
 HEADER_BYTES = 512
 MAGIC = b"sga_monai image\n"
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskError("the cache", error.errno or 0) from None
 
 
 class ImageCache:
@@ -34,15 +42,19 @@ class ImageCache:
     Args:
         cache_dir: the folder.
         transform: the preprocessing; see ``describe``.
+
+    Raises:
+        DiskError: when the folder cannot be made.
     """
 
     def __init__(self, cache_dir: str | Path, transform: Any) -> None:
         facts = {"transform": describe(transform), "versions": versions(), "code": code_digest()}
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         self.folder = Path(cache_dir) / key[:16]
-        # A folder that is there already keeps its mode: it may be everybody's.
-        Path(cache_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.folder.mkdir(exist_ok=True, mode=0o700)
+        with _disk_errors():
+            # A folder that is there already keeps its mode: it may be everybody's.
+            Path(cache_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.mkdir(exist_ok=True, mode=0o700)
 
     def get(self, sha256: str) -> tuple[NDArray[np.float32], dict[str, Any]] | None:
         """The image prepared from the file with this hash, memory-mapped and read-only, and its facts; or ``None``."""
@@ -63,7 +75,7 @@ class ImageCache:
 
         Raises:
             InputError: when an image is no longer in the cache, or is damaged.
-            OSError: when the disk will not take it.
+            DiskError: when the disk will not take it.
         """
         path = self.folder / f"{hashlib.sha256(''.join(sha256).encode()).hexdigest()}.packed"
         if not _is_packed(path):
@@ -80,10 +92,11 @@ class ImageCache:
         """Keep ``image``, float32 of any shape, as prepared from the file with this hash.
 
         Raises:
-            OSError: when the disk will not take it; what was there before is intact.
+            DiskError: when the disk will not take it; what was there before is intact.
         """
         self._write(sha256, [np.ascontiguousarray(image, dtype=np.float32)], image.shape, facts=facts)
 
+    @_disk_errors()
     def _write(self, name: str, images: Iterable[NDArray[np.float32]], shape: Sequence[int] | None = None, **facts: Any) -> None:
         """One file of a header and the images one behind the other, whole or not at all; ``shape`` is counted where ``None``."""
         descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".")

@@ -62,7 +62,9 @@ class ScalePercentilesd(MapTransform):
             image = np.asarray(result[key], dtype=np.float32)
             shown = image if padding is None else _unpadded(image, np.asarray(padding))
             low, high = np.percentile(shown, (self.lower, self.upper))
-            scaled = np.clip((image - np.float32(low)) / np.float32(max(high - low, np.finfo(np.float32).tiny)), 0, 1)
+            scaled = np.zeros_like(image)
+            if high > low:
+                scaled = np.clip((image - np.float32(low)) / np.float32(max(high - low, np.finfo(np.float32).tiny)), 0, 1)
             result[key] = torch.from_numpy(np.ascontiguousarray(scaled, dtype=np.float32))
         return result
 

@@ -114,6 +114,7 @@ class GroupWeights:
     def __init__(self, group_dro_step: float = 0.0) -> None:
         self.group_dro_step = check.number("group_dro_step", group_dro_step, low=0)
         self._weights: dict[str, float] = {}
+        self._kept: dict[str, float] = {}
 
     def loss(self, losses: Tensor, site: Sequence[Any], label: Tensor) -> Tensor:
         """The weighted sum of the groups' mean losses, after the weights were updated with them.
@@ -137,6 +138,14 @@ class GroupWeights:
         total = sum(grown.values())
         self._weights = {key: value / total for key, value in grown.items()}
         return torch.stack([self._weights[key] * mean for key, mean in means.items()]).sum()
+
+    def keep(self) -> None:
+        """Remember the weights as an optimizer step begins."""
+        self._kept = dict(self._weights)
+
+    def take_back(self) -> None:
+        """Restore the weights of the last ``keep``: the step is not taken."""
+        self._weights = dict(self._kept)
 
     def state_dict(self) -> dict[str, float]:
         """The weights by group."""

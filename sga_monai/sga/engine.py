@@ -40,6 +40,8 @@ class Step:
         label: ``[B]``.
         network: the trainer's, maybe wrapped in ``DistributedDataParallel``.
         bare: the network without that wrapper, for gradients of images, which processes do not share.
+        first: whether an accumulated step begins with this iteration.
+        left_out: whether ``optimize`` has left out the accumulated step.
 
     Raises:
         InputError: when the trainer asks for what this step cannot honor, or an image is outside ``value_range``.
@@ -54,6 +56,7 @@ class Step:
         self.engine, self.batchdata, self.network = engine, batchdata, engine.network
         self.bare: nn.Module = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         self.image, self.label = (t.as_tensor() if isinstance(t, MetaTensor) else t for t in batch)
+        self.left_out = False
         self.output: dict[str, Any] = {}
         self.checked: dict[str, Tensor] = {}
         self.check_finite(image=self.image)
@@ -119,6 +122,7 @@ class Step:
             if finite:
                 engine.optimizer.step()
             else:
+                self.left_out = True
                 logger.info("iteration %d was left out: float16 overflows, the scale of gradients is halved", engine.state.iteration)
             scale.update()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)

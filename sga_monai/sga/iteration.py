@@ -106,6 +106,8 @@ class SGAIteration:
             raise InputError("attack kl needs random_start true, or a mask: without them X' is X, where KL has no slope")
         if mixup and objective.kl_weight > 0:
             raise InputError("augmentation mixup has no single label to attack: set kl_weight to 0")
+        if augmentation.augmentation == "standard" and domain.value_range != (0, 1):
+            raise InputError("augmentation standard is of images in [0, 1]: leave value_range at it, or the augmentation off")
         if self.groups.group_dro_step > 0 and (mixup or objective.objective != "kl"):
             raise InputError("group_dro_step weighs the CE on X by label: leave augmentation mixup and objective adversarial_ce off")
         taken = masking.mask_fraction > 0 and masking.saliency_order != "random" and masking.saliency_target == "difference"
@@ -130,6 +132,8 @@ class SGAIteration:
         image, target = self.augmentation(step.image, step.label, draw)
         step.begin_output(image, step.label)
         step.begin_training()
+        if step.first:
+            self.groups.keep()
 
         views = shared = None
         network, precision = self.scale.network(step.network), self.scale.precision
@@ -150,7 +154,10 @@ class SGAIteration:
         terms = self.objective(self._clean_loss(step, clean, target), clean, adversarial, step.label, step.ce)  # Step 4, Eq. 6.
         step.loss_completed(terms)
         loss = terms.loss if views is None else self.scale.mark(terms.loss, views.gradient, views.adversarial)
-        return step.optimize(loss, self.scale)
+        output = step.optimize(loss, self.scale)
+        if step.left_out:
+            self.groups.take_back()
+        return output
 
     def views(
         self,

@@ -16,6 +16,8 @@ from sga_monai.core.errors import InputError
 
 # Halvings of the multiplier's logarithm; more change nothing that float32 can hold.
 BISECTION_STEPS = 40
+# From here on float32 holds no gamma variate of shape 1/p whose p-th root is below 0.0001.
+LARGE_NORM = 10.0
 
 
 def parse_norm(norm: float | str) -> float:
@@ -40,7 +42,9 @@ def radius(epsilon: Tensor, norm: float, n_values: int, value_range: tuple[float
     ``value_range``; a number of values has none.
     """
     if norm == 0:
-        return torch.ceil(epsilon * n_values)
+        # 0.15 * 100 is 15.0000006 in float32; without the rounding of epsilon the ceiling is the one a reader expects.
+        count = epsilon.double() * n_values * (1 - torch.finfo(epsilon.dtype).eps)
+        return torch.ceil(count).to(epsilon.dtype)
     return epsilon * (value_range[1] - value_range[0]) * n_values ** (0.0 if math.isinf(norm) else 1.0 / norm)
 
 
@@ -135,9 +139,14 @@ def random_start(
     if math.isinf(norm):
         magnitude = inside * torch.rand(image.shape, generator=generator, dtype=image.dtype, device=image.device)
         return project(sign * magnitude * radius, image, radius, norm, value_range)
-    power = inside * torch._standard_gamma(torch.full_like(image, 1.0 / norm), generator=generator)
+    # |xi|^p is a gamma variate of shape 1/p, and that of shape 1 + 1/p times the p-th power of a uniform one.
+    shape, factor = 1.0 / norm, torch.ones_like(image)
+    if norm >= LARGE_NORM:
+        shape, factor = 1 + shape, torch.rand(image.shape, generator=generator, dtype=image.dtype, device=image.device)
+    gamma = inside * torch._standard_gamma(torch.full_like(image, shape), generator=generator)
     z = torch._standard_gamma(torch.ones_like(radius), generator=generator)
-    unit = sign * (power / (power.sum(dim=(1, 2, 3), keepdim=True) + z)) ** (1.0 / norm)
+    power = gamma * factor**norm
+    unit = sign * factor * (gamma / (power.sum(dim=(1, 2, 3), keepdim=True) + z)) ** (1.0 / norm)
     return project(unit * radius, image, radius, norm, value_range)
 
 

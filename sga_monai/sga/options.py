@@ -179,21 +179,20 @@ class Attack:
         else:
             step = 2.5 * radius / self.attack_steps
         d = lp_ball.random_start(start, radius, norm, generator, box, region) if self.random_start else torch.zeros_like(start)
+        if self.attack == "noise" and slope is None:
+            # One direction for all steps, or they would undo one another.
+            slope = torch.randn(start.shape, generator=generator, dtype=start.dtype, device=start.device)
         for _ in range(self.attack_steps):
             image = (start + d).clamp(*box).requires_grad_(True)
-            uphill = self._slope(network, image, label, clean_logits, generator) if slope is None else slope
+            uphill = self._slope(network, image, label, clean_logits) if slope is None else slope
             uphill = uphill if region is None else uphill * region
             d = lp_ball.project(d + lp_ball.steepest_step(uphill, image.detach(), step, norm, box), start, radius, norm, box)
             # The sign of NaN is 0: a gradient that is not finite must make X' so too, or nobody would notice.
             d = d + 0 * uphill
         return (start + d).clamp(*box)
 
-    def _slope(
-        self, network: nn.Module, image: Tensor, label: Tensor, clean_logits: Tensor | None, generator: torch.Generator | None
-    ) -> Tensor:
+    def _slope(self, network: nn.Module, image: Tensor, label: Tensor, clean_logits: Tensor | None) -> Tensor:
         """The direction in which ``image`` is moved, ``[B, C, H, W]``."""
-        if self.attack == "noise":
-            return torch.randn(image.shape, generator=generator, dtype=image.dtype, device=image.device)
         with torch.enable_grad():
             logits = network(image).float()
             if self.attack == "ce":

@@ -23,6 +23,7 @@ from sga_monai.core import checks as check
 from sga_monai.core.errors import DISK, DiskError, InputError
 from sga_monai.core.files import sync_folder
 from sga_monai.core.provenance import differences
+from sga_monai.training.progress import count_on, optimizer_steps
 
 logger = logging.getLogger(__name__)
 NAME = re.compile(r"epoch_(\d{6})_([0-9a-f]{64})\.pt")
@@ -140,7 +141,7 @@ class Checkpoints:
         network: its weights and buffers.
         optimizer: its state.
         members: whatever else has ``state_dict`` and ``load_state_dict``: scheduler, best model, early stopping.
-        evaluator: its best metric is kept.
+        evaluator: its best metric is kept, and the mean score that ``TrainingProgress`` keeps with it.
         identity: what the run is: settings, data, code, machine; a checkpoint of another run is refused.
         resume: go on instead of starting.
         force_resume: go on in spite of differences, which are printed.
@@ -193,15 +194,18 @@ class Checkpoints:
             raise
         except (RuntimeError, ValueError, KeyError):
             raise InputError("resume: the checkpoint does not fit this network or optimizer; repeat the settings of its run") from None
-        # Epochs are whole; a forced change of the batch size changes how many iterations that is.
+        # Epochs are whole; a forced change of the batch size changes how many iterations that is, and not how many steps were made.
         engine.state.epoch, engine.state.iteration = state["trainer"]["epoch"], state["trainer"]["iteration"]
         if engine.state.epoch_length:
             engine.state.iteration = engine.state.epoch * engine.state.epoch_length
+        count_on(engine, **state["trainer"])
         if serious:
             self._apply_new_settings(state["identity"], engine.state.iteration)
         if self.evaluator is not None:
             best: Any = self.evaluator.state
             best.best_metric, best.best_metric_epoch = (state["evaluator"][key] for key in ("best_metric", "best_metric_epoch"))
+            if "best_mean_score" in state["evaluator"]:
+                best.best_mean_score = state["evaluator"]["best_mean_score"]
         logger.info("resumed after epoch %d of %s", engine.state.epoch, engine.state.max_epochs)
 
     def _apply_new_settings(self, before: Mapping[str, Any], iteration: int) -> None:
@@ -227,9 +231,11 @@ class Checkpoints:
 
     def _write(self, engine: Engine) -> None:
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
-        state["trainer"] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        state["trainer"] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, "optimizer_steps": optimizer_steps(engine)}
         best: Any = self.evaluator.state if self.evaluator is not None else None
         if best is not None:
             state["evaluator"] = {"best_metric": float(best.best_metric), "best_metric_epoch": int(best.best_metric_epoch)}
+            if hasattr(best, "best_mean_score"):
+                state["evaluator"]["best_mean_score"] = best.best_mean_score
         state["identity"] = self.identity
         save_checkpoint(self.folder, engine.state.epoch, state)

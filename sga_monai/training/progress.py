@@ -23,19 +23,37 @@ FEW_STEPS, FAR_LOGITS = 500, 2.0
 
 def optimizer_steps(engine: Any) -> int:
     """Optimizer steps of a trainer so far, with those that float16 left out; the end of an epoch closes an accumulated step."""
-    length, accumulation = engine.state.epoch_length or engine.state.iteration or 1, getattr(engine, "accumulation_steps", 1)
-    epochs, rest = divmod(engine.state.iteration, length)
+    return _steps(engine, engine.state.iteration, engine.state.epoch_length) + getattr(engine.state, "more_steps", 0)
+
+
+def count_on(engine: Any, epoch: int, iteration: int, optimizer_steps: int | None = None) -> None:
+    """Let ``optimizer_steps`` of a resumed trainer go on from what was made, also where a forced resume changed an epoch's length.
+
+    Args:
+        engine: at the iteration at which it goes on.
+        epoch: completed before the resume.
+        iteration: made before the resume.
+        optimizer_steps: made before the resume; from the iterations where the checkpoint is older than this count.
+    """
+    made = _steps(engine, iteration, iteration // max(epoch, 1)) if optimizer_steps is None else optimizer_steps
+    # More than the completed epochs would have at their present length.
+    engine.state.more_steps = made - _steps(engine, engine.state.iteration, engine.state.epoch_length)
+
+
+def _steps(engine: Any, iteration: int, epoch_length: int | None) -> int:
+    length, accumulation = epoch_length or iteration or 1, getattr(engine, "accumulation_steps", 1)
+    epochs, rest = divmod(iteration, length)
     return int(epochs * -(-length // accumulation) + rest // accumulation)
 
 
 class TrainingProgress:
     """A bar with the time left on a terminal, and one log line an epoch everywhere.
 
-    At the end it says so when the training had fewer than 500 optimizer steps, or when the mean validation score is more than
-    2 away from the logit of the training images' prevalence: probabilities are then far off, however good the ranking.
+    At the end it says so when the training had fewer than 500 optimizer steps, or when the best model's mean validation score is
+    more than 2 away from the logit of the training images' prevalence: probabilities are then far off, however good the ranking.
 
     Args:
-        evaluator: its metrics ``val_auroc`` and ``val_mean_score`` are shown.
+        evaluator: its metric ``val_auroc`` is shown, and ``val_mean_score`` of its best epoch kept as ``state.best_mean_score``.
         dataset: the training data, whose labels give the prevalence.
     """
 
@@ -72,8 +90,11 @@ class TrainingProgress:
     def epoch(self, engine: Engine) -> None:
         """Log the epoch's means and its validation AUROC."""
         means = " ".join(f"{key} {sum(values) / len(values):.4f}" for key, values in self.sums.items())
-        validated = self.evaluator.state.epoch == engine.state.epoch
-        metric = self.evaluator.state.metrics.get("val_auroc", math.nan) if validated else math.nan
+        state: Any = self.evaluator.state
+        validated = state.epoch == engine.state.epoch
+        metric = state.metrics.get("val_auroc", math.nan) if validated else math.nan
+        if validated and state.best_metric_epoch == engine.state.epoch:
+            state.best_mean_score = float(state.metrics.get("val_mean_score", math.nan))
         seconds, steps = time.monotonic() - self.began, optimizer_steps(engine)
         place = (engine.state.epoch, engine.state.max_epochs, steps)
         logger.info("epoch %d/%d optimizer_steps %d %s val_auroc %.4f (%.0f s)", *place, means, metric, seconds)
@@ -85,9 +106,9 @@ class TrainingProgress:
         steps = optimizer_steps(engine)
         if steps < FEW_STEPS:
             logger.warning("only %d optimizer steps (the paper: about 1,700): the results are preliminary; raise max_epochs", steps)
-        mean = float(self.evaluator.state.metrics.get("val_mean_score", math.nan))
+        mean = getattr(self.evaluator.state, "best_mean_score", math.nan)
         if abs(mean - self.prior) > FAR_LOGITS:
-            text = "the mean validation score is %+.1f, the training prevalence's logit %+.1f: the probabilities are not calibrated"
+            text = "the best model's mean score is %+.1f, the training prevalence's logit %+.1f: its probabilities are not calibrated"
             logger.warning(text + "; see batch_norm, and the temperature option of sga-monai package", mean, self.prior)
 
     def fail(self, engine: Engine, error: BaseException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from sga_monai.core.figures import figure_image, subplots
 from sga_monai.model.modes import frozen_statistics
 from sga_monai.sga.iteration import SGAIteration, Views
 from sga_monai.sga.steps import input_gradient
+
+logger = logging.getLogger(__name__)
 
 
 class ReviewPanel:
@@ -69,7 +72,14 @@ class ReviewPanel:
         image, label = self.image.to(device), self.label.to(device)
         # The same random values each time, so that pictures of two epochs differ by the network alone.
         generator = torch.Generator(device).manual_seed(self.iteration.seed)
-        views = self.iteration.views(self.network, image, label, generator)
+        try:
+            views = self.iteration.views(self.network, image, label, generator)
+        except InputError as error:
+            # Natural training does nothing of what would be shown, so it does not end for it.
+            if self.iteration.objective.kl_weight > 0:
+                raise
+            logger.warning("no review panel: %s", error)
+            return
         with frozen_statistics(self.network):
             gradient = input_gradient(self.network, image, label)
             with torch.no_grad():

@@ -17,6 +17,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from sga_monai.core.files import write_whole
 from sga_monai.sga.engine import SCALARS
 
+# What ``PredictionSaver`` writes at the end, of the weights that are then the best.
+FINAL = ("final_auroc/", "results/")
+
 
 class ScalarWriter:
     """Writes ``train_*`` scalars and ``learning_rate`` each iteration, ``val_*`` each epoch, hyper-parameters once.
@@ -37,7 +40,9 @@ class ScalarWriter:
         """Attach to the trainer, after its ``ValidationHandler``."""
         # Not at the start, where a resume may still be refused.
         engine.add_event_handler(Events.ITERATION_STARTED(once=1), self.start)
-        engine.add_event_handler(Events.EPOCH_STARTED, self.forget_what_was_lost)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.forget_what_was_lost, 1)
+        # A resume that has no epoch left is tested again.
+        engine.add_event_handler(Events.COMPLETED, self.forget_what_was_lost)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch)
 
@@ -46,12 +51,19 @@ class ScalarWriter:
         rows = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in self.hyper_parameters.items())
         self.writer.add_text("hyper_parameters", f"| name | value |\n|---|---|\n{rows}")
 
-    def forget_what_was_lost(self, engine: Engine) -> None:
-        """After a resume, drop what an earlier process wrote beyond its last checkpoint: these steps are made again."""
+    def forget_what_was_lost(self, engine: Engine, begun: int = 0) -> None:
+        """After a resume, drop what an earlier process wrote beyond its last checkpoint: these steps are made again.
+
+        Args:
+            engine: the trainer.
+            begun: epochs that have begun and are not complete.
+        """
         if not self.resumed:
             self.resumed = True
             if engine.state.iteration:
-                drop_steps(self.writer.log_dir, engine.state.iteration, engine.state.epoch - 1)
+                # It opens another file when it writes again: all that are there now are finished.
+                self.writer.close()
+                drop_steps(self.writer.log_dir, engine.state.iteration, engine.state.epoch - begun)
 
     def write_iteration(self, engine: SupervisedTrainer) -> None:
         """Write the loss terms of one iteration."""
@@ -71,19 +83,18 @@ class ScalarWriter:
 
 
 def drop_steps(folder: str | Path, iteration: int, epoch: int) -> None:
-    """Rewrite the finished event files of a folder without later steps.
+    """Rewrite the event files of a folder without later steps, and without the results of an earlier end.
 
     TensorBoard's own ``purge_step`` is one number for all tags, while here some count iterations and some epochs, and not
     every reader heeds it.
 
     Args:
-        folder: of event files; the newest is being written, and stays.
+        folder: of event files, of which none is being written.
         iteration: the last iteration to keep, of the tags written in ``write_iteration``.
         epoch: the last epoch to keep, of all other tags.
     """
-    files = sorted(Path(folder).glob("events.out.tfevents.*"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    for path in files[:-1]:
-        records = [record for record in _records(path) if not _is_later(event_pb2.Event.FromString(record), iteration, epoch)]
+    for path in Path(folder).glob("events.out.tfevents.*"):
+        records = [record for record in _records(path) if not _is_lost(event_pb2.Event.FromString(record), iteration, epoch)]
         write_whole(path, partial(_write_records, records=records))
 
 
@@ -93,8 +104,10 @@ def _records(path: Path) -> Iterator[bytes]:
     yield from reader.Load()
 
 
-def _is_later(event: event_pb2.Event, iteration: int, epoch: int) -> bool:
+def _is_lost(event: event_pb2.Event, iteration: int, epoch: int) -> bool:
     tags = [value.tag for value in event.summary.value]
+    if any(tag.startswith(FINAL) for tag in tags):
+        return True
     counted = any(tag.startswith("train_") or tag == "learning_rate" for tag in tags)
     return bool(tags) and event.step > (iteration if counted else epoch)
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
@@ -43,6 +44,7 @@ class EarlyStopping:
     def check(self, engine: Engine) -> None:
         """End a run that was resumed after it had stopped."""
         if self.waited >= self.patience:
+            logger.info("stopped before: val_auroc had not been better for %d validations", self.waited)
             engine.terminate()
 
     def watch(self, engine: Engine) -> None:
@@ -111,7 +113,7 @@ class RobustOverfitting:
         self.batch_size = batch_size
         self.writer = summary_writer
         self.evaluator = evaluator
-        self.best = -math.inf
+        self.best = self.last = -math.inf
         self.stopped = False
 
     def attach(self, engine: Engine) -> None:
@@ -122,7 +124,10 @@ class RobustOverfitting:
 
     def check(self, engine: Engine) -> None:
         """End a run that was resumed after it had stopped."""
+        # A forced resume may have another drop, or none.
+        self.stopped = self.stopped and self._fell_too_far()
         if self.stopped:
+            logger.info("stopped before: val_pgd_accuracy had fallen from %.4f by robust_drop or more", self.best)
             engine.terminate()
 
     def measure(self, engine: Engine) -> None:
@@ -131,17 +136,20 @@ class RobustOverfitting:
         logger.info("epoch %d val_pgd_accuracy %.4f", engine.state.epoch, value)
         if self.writer is not None:
             self.writer.add_scalar("val_pgd_accuracy", value, engine.state.epoch)
-        self.best = max(self.best, value)
-        # Accuracies are shares of counts, whose difference may miss the drop by its last bit.
+        self.best, self.last = max(self.best, value), value
         state: Any = None if self.evaluator is None else self.evaluator.state
         has_model = state is None or state.best_metric_epoch > 0
-        if self.drop is not None and has_model and self.best - value >= self.drop - 1e-9:
+        if has_model and self._fell_too_far():
             self.stopped = True
             logger.info("stopped: val_pgd_accuracy fell from %.4f to %.4f", self.best, value)
             engine.terminate()
 
+    def _fell_too_far(self) -> bool:
+        # Accuracies are shares of counts, whose difference may miss the drop by its last bit.
+        return self.drop is not None and self.best - self.last >= self.drop - 1e-9
+
     def accuracy(self) -> float:
-        """Share of validation images that are right under attack."""
+        """Share of validation images that are right under attack; the same in all processes, of which none may go on alone."""
         device = next(self.network.parameters()).device
         right = 0
         attack = self.iteration.attack.strongest()
@@ -153,12 +161,16 @@ class RobustOverfitting:
                 attacked = attack(self.network, image, label, attack.draw(image), self.iteration.domain)
                 with torch.no_grad():
                     right += int((self.network(attacked).argmax(dim=1) == label).sum())
-        return right / len(self.dataset)
+        # Each has counted, and GPUs may differ in the last bits.
+        shared: Any = idist.broadcast(right)
+        return float(shared) / len(self.dataset)
 
     def state_dict(self) -> dict[str, Any]:
-        """Best accuracy, and whether the run was stopped."""
-        return {"best": self.best, "stopped": self.stopped}
+        """Best and last accuracy, and whether the run was stopped."""
+        return {"best": self.best, "last": self.last, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """The inverse."""
         self.best, self.stopped = state_dict["best"], state_dict["stopped"]
+        # Older checkpoints do not say how far it fell.
+        self.last = state_dict.get("last", -math.inf)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import functools
 import gc
 import os
@@ -16,12 +17,12 @@ from conftest import ROOT
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from sga_monai.core.errors import InputError, WorkerError
+from sga_monai.core.errors import DiskError, InputError, WorkerError
 from sga_monai.core.provenance import describe
 from sga_monai.data import parallel as reading
 from sga_monai.data.cache import ImageCache
 from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
-from sga_monai.data.transforms import preprocessing
+from sga_monai.data.transforms import ScalePercentilesd, preprocessing
 from sga_monai.imaging.read import sha256_of
 from sga_monai.model.preparation import Preparation
 
@@ -145,6 +146,33 @@ def test_a_file_that_is_changed_while_it_is_used_is_found(rows, tmp_path):
         stream.write(b"\x00\x00\x00\x00")
     with pytest.raises(InputError, match="the cache was changed during the run"):
         other[0]
+
+
+@pytest.mark.parametrize("kind", ["", ".packed"])
+def test_a_disk_that_takes_no_cache_is_a_disk_error_and_leaves_no_temporary_file(rows, tmp_path, monkeypatch, kind):
+    replace = Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if target.suffix == kind:
+            raise OSError(errno.ENOSPC, "full")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(DiskError, match="cannot write the cache: no space is left"):
+        CXRDataset(rows[:1], our_chain(32), cache_dir=str(tmp_path / "cache"))
+    assert not list((tmp_path / "cache").rglob(".*"))
+
+
+def test_a_cache_below_a_file_is_a_disk_error(rows, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match="cannot write the cache: a part of the path is a file"):
+        CXRDataset(rows[:1], our_chain(32), cache_dir=str(tmp_path / "file/cache"))
+
+
+def test_an_image_whose_percentiles_are_equal_becomes_0():
+    image = torch.full((1, 224, 224), 0.3)
+    image[0, 0, :100] = 0.9
+    assert not ScalePercentilesd("image")({"image": image})["image"].any()
 
 
 def test_a_dataset_of_a_cache_is_read_by_other_processes(rows, tmp_path):

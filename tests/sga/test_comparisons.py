@@ -97,14 +97,16 @@ def test_random_mask_is_exact_and_blind_to_the_network():
     assert (masks[0].sum((1, 2, 3)) == 36).all()
 
 
-def test_noise_has_the_size_of_the_attack_and_not_its_direction():
+@pytest.mark.parametrize("attack_steps", [1, 10])
+def test_noise_has_the_size_of_the_attack_and_not_its_direction(attack_steps):
     network, image, label = LinearNet(torch.full((1, 1, 12, 12), 0.01)), torch.full((2, 1, 12, 12), 0.5), torch.tensor([1, 1])
     epsilon = torch.full((1, 1, 1, 1), 0.03)
     for norm in (math.inf, 2):
         attack, noise = (
-            Attack(norm=norm, attack=kind)(network, image, label, epsilon, generator=generator()) - image for kind in ("ce", "noise")
+            Attack(norm=norm, attack=kind, attack_steps=attack_steps)(network, image, label, epsilon, generator=generator()) - image
+            for kind in ("ce", "noise")
         )
-        torch.testing.assert_close(*(d.flatten(1).norm(norm, dim=1) for d in (attack, noise)))
+        torch.testing.assert_close(*(d.flatten(1).norm(2, dim=1) for d in (attack, noise)))
         assert float(attack.sign().unique()[0]) == -1
         assert abs(float(noise.sign().mean())) < 0.25
 
@@ -148,6 +150,7 @@ def test_augmented_training_repeats():
     [
         ({"attack": "kl", "mask_fraction": 0}, "random_start"),
         ({"augmentation": "mixup"}, "set kl_weight to 0"),
+        ({"augmentation": "standard", "value_range": (0, 4)}, r"standard is of images in \[0, 1\]"),
         ({"augmentation": "cutout"}, "augmentation must be one of None, mixup"),
         ({"group_dro_step": -1}, "group_dro_step"),
         ({"group_dro_step": 0.1, "objective": "adversarial_ce"}, "weighs the CE on X"),

@@ -130,6 +130,13 @@ def test_radius_scales_with_the_norm():
     assert float(P.radius(epsilon, 0.0, 50176)) == 2509
 
 
+@pytest.mark.parametrize(
+    ("epsilon", "n", "count"), [(0.0, 100, 0), (0.15, 100, 15), (0.1501, 100, 16), (0.09, 2500, 225), (0.18, 40_000, 7200)]
+)
+def test_the_ceiling_is_the_one_a_reader_expects(epsilon, n, count):
+    assert float(P.radius(torch.full((1, 1, 1, 1), epsilon), 0.0, n)) == count
+
+
 def test_random_start_of_p_0_spends_its_count_inside_the_region():
     image, region = torch.full((50, 1, 4, 10), 0.5), torch.arange(10)[None, None, None] < 2
     d = P.random_start(image, torch.tensor(3.0), 0.0, torch.Generator().manual_seed(0), region=region)
@@ -141,6 +148,22 @@ def test_random_start_of_p_0_spends_its_count_inside_the_region():
 def test_bad_norm(bad):
     with pytest.raises(ValueError, match="norm must be"):
         P.parse_norm(bad)
+
+
+@pytest.mark.parametrize("norm", [9.0, 10.0, 50.0, 1000.0])
+def test_a_random_start_of_a_large_p_is_nearly_uniform_in_each_value(norm):
+    """The ball is nearly a box, whose values are independent."""
+    image = torch.full((2, 1, 64, 64), 0.5)
+    d = P.random_start(image, torch.tensor(0.2), norm, torch.Generator().manual_seed(0)).abs()
+    for share in (0.01, 0.1, 0.5):
+        assert float(d.quantile(share) / d.quantile(0.8)) == pytest.approx(share / 0.8, abs=0.03)
+
+
+def test_a_random_start_of_a_large_p_stays_in_its_region():
+    image, region = torch.full((20, 1, 4, 10), 0.5), torch.arange(10)[None, None, None] < 2
+    d = P.random_start(image, torch.tensor(0.2), 50.0, torch.Generator().manual_seed(0), region=region)
+    assert not d[..., 2:].any()
+    assert (d[..., :2] != 0).all()
 
 
 @pytest.mark.parametrize("columns", [3, 40])

@@ -92,6 +92,24 @@ def test_an_attack_that_overflows_is_no_step_and_leaves_batch_norm_alone(norm):
     assert all(buffer.isfinite().all() for buffer in network.buffers())
 
 
+def test_an_accumulated_step_that_is_left_out_leaves_the_weights_of_groups_alone():
+    data = [batch | {"site": torch.tensor([0, 0, 1, 1])} for batch in batches(2)]
+    network, step = TinyNet(dropout=0.0), iteration(precision="fp16", group_dro_step=0.5)
+    train(network, step, data, epochs=1, accumulation_steps=2)
+    before = step.state_dict()["groups"]
+    slope, calls = step.attack._slope, []
+
+    def overflow_once(*given):
+        calls.append(1)
+        return slope(*given) * (torch.nan if len(calls) == 1 else 1)
+
+    object.__setattr__(step.attack, "_slope", overflow_once)
+    train(network, step, data, epochs=1, accumulation_steps=2)
+    assert step.state_dict()["groups"] == before
+    train(network, step, data, epochs=1, accumulation_steps=2)
+    assert step.state_dict()["groups"] != before
+
+
 @pytest.mark.parametrize("norm", ["inf", 2])
 def test_a_gradient_of_the_attack_that_is_not_finite_is_an_error_without_a_scale(norm):
     step = iteration(mask_fraction=0, norm=norm)

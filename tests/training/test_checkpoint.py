@@ -276,7 +276,7 @@ def test_a_resumed_training_is_the_same_to_the_bit(tmp_path, at, num_workers):
     resumed = build(tmp_path / "b", 5, resume=True, num_workers=num_workers)
     resumed.trainer.run()
     first, second = (load_checkpoint(tmp_path / name / "checkpoints") for name in "ab")
-    assert first["trainer"] == {"epoch": 5, "iteration": 25}
+    assert first["trainer"] == {"epoch": 5, "iteration": 25, "optimizer_steps": 25}
     assert equal(first, second)
     assert (tmp_path / "a/model.json").read_text() == (tmp_path / "b/model.json").read_text()
     assert equal(*(torch.load(tmp_path / name / "model.pt", weights_only=True) for name in "ab"))
@@ -519,7 +519,7 @@ def test_robust_overfitting_is_measured_and_ends_the_run(tmp_path, monkeypatch):
     guard.attach(run.trainer)
     run.trainer.run()
     assert run.trainer.state.epoch == 4
-    assert guard.state_dict() == {"best": 0.9, "stopped": True}
+    assert guard.state_dict() == {"best": 0.9, "last": 0.6, "stopped": True}
     # Not before a validation has chosen a model, and by a fall of exactly the drop.
     unvalidated = build(tmp_path / "unvalidated", 4)
     waiting = RobustOverfitting(unvalidated.iteration, unvalidated.network, Fixed(), 1, 0.1, evaluator=Engine(lambda *_: None))
@@ -543,6 +543,25 @@ def test_robust_overfitting_is_measured_and_ends_the_run(tmp_path, monkeypatch):
         RobustOverfitting(run.iteration, run.network, Fixed(), 1, drop=2.0)
     with pytest.raises(InputError, match="robust_drop needs a robust_interval of 1 or more"):
         RobustOverfitting(run.iteration, run.network, Fixed(), drop=0.3)
+
+
+@pytest.mark.parametrize(("state", "drop", "iterations"), [
+    ({"last": 0.6}, 0.3, 0), ({"last": 0.6}, 0.4, 1), ({"last": 0.6}, None, 1), ({}, 0.3, 0), ({}, None, 1),
+])  # fmt: skip
+def test_a_forced_resume_with_another_drop_or_none_goes_on(state, drop, iterations):
+    """Checkpoints without ``last`` are older."""
+    guard = RobustOverfitting(iteration(), TinyNet(), [], interval=2, drop=drop)
+    guard.load_state_dict({"best": 0.9, "stopped": True} | state)
+    trainer = Engine(lambda *_: None)
+    guard.attach(trainer)
+    trainer.run([0], max_epochs=1)
+    assert trainer.state.iteration == iterations
+
+
+def test_processes_whose_gpus_differ_stop_together(monkeypatch):
+    items = [{"image": torch.full((1, 16, 16), 0.9), "label": label} for label in (0, 1)]
+    monkeypatch.setattr("ignite.distributed.broadcast", lambda right: right + 1)
+    assert RobustOverfitting(iteration(), Middle(), items, 1).accuracy() == 1.0
 
 
 class Middle(torch.nn.Module):

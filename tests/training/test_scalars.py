@@ -1,9 +1,11 @@
-"""What TensorBoard shows of a run that was killed inside an epoch and resumed: every step once, in order."""
+"""What TensorBoard shows of a run that was killed inside an epoch, or ended, and resumed: every step once, and one result."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 import torch
 from ignite.engine import Engine, Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -54,14 +56,27 @@ def run(folder: Path, completed: int, epochs: int, kill_at: tuple[int, int] | No
     except Killed:
         writer.flush()
         return
+    # As PredictionSaver does.
+    writer.add_scalar("final_auroc/internal", epochs / 10)
+    writer.add_text("results", f"AUROC {epochs / 10}")
     writer.close()
 
 
-def steps(folder: Path, tag: str) -> list[int]:
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+def read(path: Path) -> EventAccumulator:
+    events = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
+    return events
+
+
+def steps(folder: Path, tag: str) -> list[int]:
+    events = read(folder)
     # Files are read in the order of their names, which within one second and one process is that of a number without leading zeros.
     return sorted(event.step for event in events.Scalars(tag))
+
+
+def steps_of_files(folder: Path) -> list[int]:
+    files = [read(path) for path in folder.glob("events*")]
+    return sorted(event.step for file in files if "train_loss" in file.Tags()["scalars"] for event in file.Scalars("train_loss"))
 
 
 def test_no_step_is_there_twice_after_kills_and_resumes(tmp_path):
@@ -74,22 +89,34 @@ def test_no_step_is_there_twice_after_kills_and_resumes(tmp_path):
         assert steps(tmp_path, tag) == list(range(1, 5 * ITERATIONS + 1))
     assert steps(tmp_path, "val_auroc") == [1, 2, 3, 4, 5]
     # Also file by file, for readers that take them one at a time; and the text of the hyper-parameters is kept.
-    seen: list[int] = []
-    for path in sorted(tmp_path.glob("events*"), key=lambda path: path.stat().st_mtime_ns):
-        events = EventAccumulator(str(path))
-        events.Reload()
-        seen += [event.step for event in events.Scalars("train_loss")] if "train_loss" in events.Tags()["scalars"] else []
-    assert sorted(seen) == list(range(1, 5 * ITERATIONS + 1))
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert "hyper_parameters/text_summary" in events.Tags()["tensors"]
+    assert steps_of_files(tmp_path) == list(range(1, 5 * ITERATIONS + 1))
+    assert "hyper_parameters/text_summary" in read(tmp_path).Tags()["tensors"]
+
+
+def test_no_step_is_there_twice_though_the_clock_was_set_back(tmp_path):
+    run(tmp_path, 0, 2)
+    (earlier,) = tmp_path.glob("events*")
+    os.utime(earlier, (4e9, 4e9))
+    run(tmp_path, 1, 3)
+    assert steps_of_files(tmp_path) == list(range(1, 3 * ITERATIONS + 1))
+
+
+@pytest.mark.parametrize("epochs", [2, 4])
+def test_a_run_that_goes_on_after_its_end_shows_the_results_of_its_last_end(tmp_path, epochs):
+    """Also where no epoch is left, and only the test is repeated."""
+    run(tmp_path, 0, 2)
+    run(tmp_path, 2, epochs)
+    events = read(tmp_path)
+    assert [event.value for event in events.Scalars("final_auroc/internal")] == pytest.approx([epochs / 10])
+    assert len(events.Tensors("results/text_summary")) == 1
+    assert steps_of_files(tmp_path) == list(range(1, epochs * ITERATIONS + 1))
 
 
 def test_a_run_that_was_not_resumed_is_not_touched(tmp_path):
     run(tmp_path, 0, 2)
     (path,) = tmp_path.glob("events*")
     before = path.read_bytes()
-    drop_steps(tmp_path, 1, 0)
+    run(tmp_path, 0, 1)
     assert path.read_bytes() == before
 
 
@@ -97,6 +124,5 @@ def test_a_file_that_a_kill_has_cut_keeps_its_whole_records(tmp_path):
     run(tmp_path, 0, 2)
     (path,) = tmp_path.glob("events*")
     path.write_bytes(path.read_bytes()[:-7])
-    SummaryWriter(str(tmp_path)).close()
     drop_steps(tmp_path, 3, 0)
     assert steps(tmp_path, "train_loss") == [1, 2, 3]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from torch import nn
 
 from sga_monai.core.errors import InputError
 from sga_monai.model.modes import recalibrate, to_device, untracked_statistics
-from sga_monai.training.progress import optimizer_steps
 from sga_monai.training.statistics import BatchNormStatistics
 
 
@@ -129,10 +127,3 @@ def test_memory_format_is_the_same_function():
     torch.testing.assert_close(moved(image), expected)
     with pytest.raises(InputError, match="memory_format must be one of contiguous_format, channels_last"):
         to_device(network, "cpu", "NHWC")
-
-
-@pytest.mark.parametrize(("n", "accumulation", "epochs", "steps"), [(3, 1, 2, 6), (3, 2, 2, 4), (4, 4, 3, 3)])
-def test_optimizer_steps_count_accumulated_ones_once(n, accumulation, epochs, steps):
-    trainer = train(TinyNet(), iteration(kl_weight=0), batches(n), epochs=epochs, accumulation_steps=accumulation)
-    assert optimizer_steps(trainer) == steps
-    assert math.isfinite(float(trainer.state.output["loss"]))
