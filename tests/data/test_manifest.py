@@ -236,7 +236,7 @@ print(refused, sum(path.endswith(("canary.png", "leaving.png", "/etc/passwd", "/
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image;label;patient_id;site;split\na.png;0;1;x;test\n", "separated by commas"),
+        ("image;label;patient_id;site;split\na.png;0;1;x\n", "row 2 has 4 cells"),
         ("a.png,0,DOE^SECRET,x,test\n", "column image is missing; the first row must name the columns"),
         (HEADER + "a.png,0,MRN-1,x,test,more\n", "row 2 has 6 cells"),
         (HEADER + 'a.png,0,1,x,test\nb.png,"0"x,2,x,test\n', "row 3 is not valid CSV"),
