@@ -7,7 +7,7 @@ import sys
 import typer
 
 from sga_monai import __version__
-from sga_monai.cli import benchmark, federated, manifest, pacs, phantom, research, site
+from sga_monai.cli import benchmark, federated, manifest, pacs, phantom, release, research, site
 from sga_monai.core.errors import EXIT_INPUT_REFUSED, EXIT_INTERRUPTED, input_error
 from sga_monai.core.process import name_the_user, quiet_monai, show_what_the_console_can
 
@@ -23,6 +23,7 @@ def version() -> None:
 app.command()(phantom.phantom)
 app.add_typer(research.app)
 app.add_typer(site.app)
+app.add_typer(release.app)
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(pacs.app, name="pacs")
 app.add_typer(pacs.results)
