@@ -42,7 +42,7 @@ def build(
     from sga_monai.cohorts.public import BUILDERS, default_name
     from sga_monai.cohorts.splits import audit
     from sga_monai.core.files import file_sha256, write_json
-    from sga_monai.data.manifest import read_manifest, write_manifest
+    from sga_monai.data.manifest import read_manifest, replace_manifest
 
     if name not in BUILDERS:
         raise InputError(f"no builder {name!r}; there are {', '.join(BUILDERS)}")
@@ -59,14 +59,7 @@ def build(
         except InputError:
             raise InputError(f"--out would replace {path.name}, which is no manifest; give another path") from None
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Checked before it takes the place of an earlier one.
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        write_manifest(draft, [row for row in rows if not row["dropped"]])
-        read_manifest(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_manifest(path, [row for row in rows if not row["dropped"]])
     table = Table("", "value", "label 0", "label 1", title=f"{name}, seed {seed}")
     lines = audit(rows)
     for group, value, *counts in lines:

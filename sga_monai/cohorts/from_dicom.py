@@ -18,7 +18,7 @@ from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import FORMULA
 from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
 from sga_monai.data.identity import damaged_ids, same_id, same_name
-from sga_monai.data.manifest import age_band, read_manifest, write_manifest
+from sga_monai.data.manifest import age_band, replace_manifest
 from sga_monai.data.pseudonyms import patient_key, read_site_key
 from sga_monai.imaging.dicom import is_dicom, read_facts, read_header
 from sga_monai.imaging.head import read_head
@@ -116,7 +116,7 @@ def manifest_from_dicom(folder: str | Path, labels: str | Path, site: str, site_
     if not listed:
         raise nothing_listed(listing)
     listing.warnings += _suspicions(listed)
-    _write(Path(out), [_row(one, name, key, listing.cells) for one in listed])
+    replace_manifest(Path(out), [_row(one, name, key, listing.cells) for one in listed])
     return listing
 
 
@@ -131,8 +131,9 @@ def _copies(root: Path, found: Sequence[_Found]) -> list[str]:
         reasons[i] = "" if (root / found[i].image).is_file() else "missing"
     for group in find_copies(root, [{"image": found[i].image, "dropped": ""} for i in alike]):
         places = [alike[i] for i in group]
-        labels, patients = ({of(found[i]) for i in places} for of in (lambda one: one.label.label, lambda one: same_id(one.patient)))
-        differ = COPY_OF_THE_OTHER_LABEL if len(labels) > 1 else COPY_OF_ANOTHER_PATIENT if len(patients) > 1 else ""
+        one_label = len({found[i].label.label for i in places}) == 1
+        one_patient = len({same_id(found[i].patient) for i in places}) == 1
+        differ = COPY_OF_THE_OTHER_LABEL if not one_label else "" if one_patient else COPY_OF_ANOTHER_PATIENT
         for i in places if differ else places[1:]:
             reasons[i] = differ or COPY
     return reasons
@@ -273,14 +274,3 @@ def _age(header: dict[str, str], study: date | None, cells: Counter[str]) -> str
         cells[NO_AGE] += bool(header.get("PatientAge"))
         return ""
     return age_band(years)
-
-
-def _write(out: Path, rows: list[dict[str, str]]) -> None:
-    """Write a manifest that its own reader takes, or none."""
-    draft = out.with_name(f".{out.name}.tmp")
-    try:
-        write_manifest(draft, rows)
-        read_manifest(draft)
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -197,6 +197,21 @@ def write_manifest(path: str | Path, rows: Iterable[Row], columns: Sequence[str]
         writer.writerows(rows)
 
 
+def replace_manifest(path: Path, rows: Iterable[Row]) -> None:
+    """Write a manifest that ``read_manifest`` takes, in place of an earlier one, or none.
+
+    Raises:
+        InputError: see ``write_manifest`` and ``read_manifest``.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        write_manifest(draft, rows)
+        read_manifest(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def _read_rows(path: Path, require: Sequence[str], errors: list[str]) -> Iterator[Row]:
     """The rows one by one, each with every column of ``REQUIRED`` and its number."""
     if not path.exists():

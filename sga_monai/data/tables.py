@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NamedTuple
 
 from sga_monai.core.errors import InputError
 from sga_monai.data.identity import same_id
@@ -41,24 +42,25 @@ def read_cells(
     Raises:
         InputError: when the file is missing, no text in UTF-8 or no strict CSV, or its header is not as it must be.
     """
-    name, number, first = path.name, 0, list[str]()
+    name, number, header = path.name, 0, list[str]()
+    first = Header(",", [], 0)
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{name} is not a file; give the path of a CSV file")
-        separator, first = read_header(path, known)
-        if not first:
+        first = read_header(path, known)
+        number = first.above
+        if not first.cells:
             raise InputError(f"{name} is empty")
         with path.open(encoding="utf-8-sig", newline="") as stream:
             # No cell of ours is longer than the reader's limit; an unclosed quote would otherwise swallow the file.
-            reader = csv.reader(stream, strict=True, delimiter=separator)
-            header: list[str] = []
-            for number, cells in enumerate(reader, 1):
+            for _ in range(first.above):
+                stream.readline(LONGEST_LINE)
+            reader = csv.reader(stream, strict=True, delimiter=first.separator)
+            for number, cells in enumerate(reader, first.above + 1):
                 if any("\0" in cell for cell in cells):
                     raise InputError(f"{name}: row {number} holds NUL characters; {REMEDY}")
                 # A spreadsheet numbers blank lines too, and writes rows of commas for those that were cleared.
                 if not any(cell and not cell.isspace() for cell in cells):
-                    continue
-                if not header and SEP_LINE.fullmatch(separator.join(cells)):
                     continue
                 if not header:
                     header = [sys.intern(cell.strip()) for cell in cells]
@@ -78,14 +80,28 @@ def read_cells(
     except OSError:
         raise InputError(f"{name} cannot be opened; close it in other programs, or ask for access") from None
     except csv.Error as error:
-        if not number:
+        if not header:
             # What is wrong with the header's names helps more.
-            check_header(first, name, known, require)
+            check_header(first.cells, name, known, require)
         raise InputError(f"{name}: row {number + 1} is not valid CSV ({error})") from None
 
 
-def read_header(path: Path, known: Sequence[str]) -> tuple[str, list[str]]:
-    """The separator by which most of the header's cells are known names, a comma where none is; and the header's cells.
+class Header(NamedTuple):
+    """Where and what the header of a table is.
+
+    Attributes:
+        separator: between cells.
+        cells: empty where nothing but separators and space is in the file.
+        above: lines before it.
+    """
+
+    separator: str
+    cells: list[str]
+    above: int
+
+
+def read_header(path: Path, known: Sequence[str]) -> Header:
+    """The first row that is not empty, divided by the separator that gives most of the known names, a comma where none does.
 
     A spreadsheet writes semicolons where its country has decimal commas, and may name the separator in a line ``sep=;`` first.
 
@@ -93,23 +109,22 @@ def read_header(path: Path, known: Sequence[str]) -> tuple[str, list[str]]:
         path: UTF-8.
         known: names of columns; capitals do not matter.
 
-    Returns:
-        No cells where nothing but separators and space is in the file.
-
     Raises:
         OSError, UnicodeDecodeError: as reading the file does.
     """
+    above, header = 0, ""
     with path.open(encoding="utf-8-sig") as stream:
-        lines = iter(lambda: stream.readline(LONGEST_LINE), "")
-        written = (line for line in lines if not all(character in SEPARATING or character.isspace() for character in line))
-        header = next(written, "")
-        if SEP_LINE.fullmatch(header.strip()):
-            header = next(written, "")
+        for line in iter(lambda: stream.readline(LONGEST_LINE), ""):
+            empty = all(character in SEPARATING or character.isspace() for character in line)
+            if not empty and not SEP_LINE.fullmatch(line.strip()):
+                header = line
+                break
+            above += 1
     if not header:
-        return ",", []
+        return Header(",", [], above)
     cells = {separator: _split(header, separator) for separator in (",", *SEPARATORS)}
     best = max(cells, key=lambda separator: len({cell.lower() for cell in cells[separator]} & set(known)))
-    return best, cells[best]
+    return Header(best, cells[best], above)
 
 
 def _split(header: str, separator: str) -> list[str]:

@@ -23,7 +23,7 @@ from sga_monai.experiments.selection import Record, is_reported, selections
 from sga_monai.statistics.calibration import assess_calibration
 from sga_monai.statistics.discrimination import auroc
 from sga_monai.statistics.effects import PairedScores, pooled_effect
-from sga_monai.statistics.seeds import SeedMean, combine, holm, mean_auroc, mean_difference
+from sga_monai.statistics.seeds import SeedMean, holm, mean_auroc, mean_difference, mean_of
 
 
 def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
@@ -205,12 +205,10 @@ def _join(tables: Mapping[Any, pd.DataFrame]) -> tuple[np.ndarray, pd.DataFrame]
 
 def _drop(outside: SeedMean, each_outside: Sequence[float], inside: SeedMean, each_inside: Sequence[float]) -> SeedMean:
     """External minus internal AUROC (the paper's sign): other patients, the same seeds."""
-    changes = np.subtract(each_outside, each_inside)
-    seeds = float(changes.var(ddof=1)) / len(changes) if len(changes) > 1 else math.nan
     # An internal AUROC of 1 has no estimable variance, and then neither has the difference.
     known = not math.isnan(inside.low) and not math.isnan(outside.low)
     patients = inside.sd_patients**2 + outside.sd_patients**2 if known else math.nan
-    return combine(float(changes.mean()), patients, seeds, len(changes))
+    return mean_of(np.subtract(each_outside, each_inside), patients)
 
 
 def _against(tables: Mapping[int, pd.DataFrame], baseline: Mapping[int, pd.DataFrame]) -> Record | None:

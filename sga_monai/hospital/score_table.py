@@ -97,7 +97,7 @@ def _readers(path: Path) -> list[str]:
     """
     try:
         # A pipe would be waited for.
-        cells = read_header(path, (*COLUMNS, *UNUSED))[1] if path.is_file() else []
+        cells = read_header(path, (*COLUMNS, *UNUSED)).cells if path.is_file() else []
     except (OSError, UnicodeDecodeError):
         # Refused in a sentence when the rows are read.
         return []

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from sga_monai.statistics.seeds import SeedMean, combine
+from sga_monai.statistics.seeds import SeedMean, mean_of
 
 N_SAMPLES = 1000
 
@@ -63,8 +63,7 @@ def pooled_effect(sets: Sequence[PairedScores], n_samples: int = N_SAMPLES, seed
         np.mean([_differences(given, _resample(groups, rng)).mean() for given, groups in zip(usable, strata, strict=True)])
         for _ in range(n_samples)
     ]
-    seeds = float(by_seed.var(ddof=1)) / len(by_seed) if len(by_seed) > 1 else math.nan
-    return combine(float(by_seed.mean()), float(np.var(draws, ddof=1)), seeds, len(by_seed))
+    return mean_of(by_seed, float(np.var(draws, ddof=1)))
 
 
 def _strata(given: PairedScores) -> list[list[NDArray[np.int64]]]:

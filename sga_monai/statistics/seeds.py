@@ -70,9 +70,7 @@ def mean_difference(first: ArrayLike, second: ArrayLike | None, label: ArrayLike
     areas = np.array([sum(sign * auroc(scores[s], label, patient).auroc for sign, scores in signed) for s in range(n_seeds)])
     rows = [(sign, scores[s]) for s in range(n_seeds) for sign, scores in signed]
     covariance = np.array([[a * b * auroc_covariance(x, y, label, patient) for b, y in rows] for a, x in rows])
-    patients = float(covariance.sum()) / n_seeds**2
-    seeds = float(areas.var(ddof=1)) / n_seeds if n_seeds > 1 else math.nan
-    return combine(float(areas.mean()), patients, seeds, n_seeds, 0.5 if second is None else 0.0)
+    return mean_of(areas, float(covariance.sum()) / n_seeds**2, 0.5 if second is None else 0.0)
 
 
 def mean_over_seeds(values: ArrayLike, patient: ArrayLike) -> SeedMean:
@@ -86,9 +84,21 @@ def mean_over_seeds(values: ArrayLike, patient: ArrayLike) -> SeedMean:
         patient: ``[N]``, any keys.
     """
     figures = np.asarray(values, dtype=np.float64)
-    means, n_seeds = figures.mean(1), len(figures)
-    seeds = float(means.var(ddof=1)) / n_seeds if n_seeds > 1 else math.nan
-    return combine(float(means.mean()), mean_variance(figures.mean(0), patient), seeds, n_seeds, n_patients=len(np.unique(patient)))
+    return mean_of(figures.mean(1), mean_variance(figures.mean(0), patient), n_patients=len(np.unique(patient)))
+
+
+def mean_of(by_seed: ArrayLike, patients: float, null: float = 0.0, n_patients: int | None = None) -> SeedMean:
+    """``combine`` of the figures of S trainings, whose sample variance over S is the seeds' part.
+
+    Args:
+        by_seed: ``[S]``, a figure of each seed.
+        patients: see ``combine``.
+        null: see ``combine``.
+        n_patients: see ``combine``.
+    """
+    figures = np.asarray(by_seed, dtype=np.float64)
+    seeds = float(figures.var(ddof=1)) / len(figures) if len(figures) > 1 else math.nan
+    return combine(float(figures.mean()), patients, seeds, len(figures), null, n_patients)
 
 
 def combine(value: float, patients: float, seeds: float, n_seeds: int, null: float = 0.0, n_patients: int | None = None) -> SeedMean:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import gzip
-import http.server
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from fixtures.orthanc import radiograph
+from fixtures.web import QuietHandler, serving
 
 from sga_monai.cohorts.labels import Label
 from sga_monai.integrations.pacs.address import Dicomweb
@@ -51,7 +50,7 @@ class Answers:
 def answers() -> Iterator[Answers]:
     given = Answers()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             given.asked.append((self.path, dict(self.headers)))
             status, body, start = given.status, given.body, int(parse_qs(urlsplit(self.path).query).get("offset", ["0"])[0])
@@ -66,15 +65,8 @@ def answers() -> Iterator[Answers]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        given.port = server.server_address[1]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Handler) as given.port:
         yield given
-        server.shutdown()
 
 
 @pytest.mark.parametrize(

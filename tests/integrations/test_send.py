@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from fixtures.orthanc import radiograph
+from fixtures.web import QuietHandler, serving
 
 from sga_monai.integrations.dicom_results.send import Sent, send_files
 from sga_monai.integrations.pacs.address import Dicomweb
@@ -33,7 +32,7 @@ class Archive:
 def archive() -> Iterator[Archive]:
     given = Archive()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             data = self.rfile.read(int(self.headers["Content-Length"]))
             given.asked += [uid for uid in UIDS if uid.encode() in data]
@@ -44,15 +43,8 @@ def archive() -> Iterator[Archive]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        given.port = server.server_address[1]
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with serving(Handler) as given.port:
         yield given
-        server.shutdown()
 
 
 def references(sequence: str, uid: str = "@") -> dict[str, object]:
