@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -11,6 +11,7 @@ from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_csv, write_whole
 from sga_monai.core.folders import is_finished
+from sga_monai.experiments.archive import archived_runs, write_archive
 from sga_monai.experiments.dashboards import write_dashboards
 from sga_monai.experiments.figures import learning_curves, svg
 from sga_monai.experiments.plan import Plan
@@ -19,6 +20,7 @@ from sga_monai.experiments.selection import Record
 from sga_monai.experiments.tables import NOTE, flat_rows, markdown, rows_of, tables
 
 PAGE = "# Results\n\nWritten by `sga-monai collect` from the records (`*.jsonl`) in this folder."
+ARCHIVE = "_runs.tar.xz"
 # What the figures mean is written by people.
 VERDICT = "**What they mean, what to set, and what is not known: [analysis.md](analysis.md).**"
 
@@ -55,10 +57,11 @@ def collect_experiment(plan: Plan, output_dir: str | Path) -> list[Record]:
 
 
 def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
-    """Write ``README.md``, ``<name>.jsonl`` and ``<name>.svg`` of several experiments into ``out``.
+    """Write ``README.md`` of several experiments into ``out``; of each ``<name>.jsonl``, ``<name>.svg`` and ``<name>_runs.tar.xz``.
 
     Args:
-        sources: folders of ``collect_experiment``, records files, or ``out`` itself for what is there already.
+        sources: folders of ``collect_experiment``, records files, or ``out`` itself for what is there already. Runs are archived
+            from folders; see ``write_archive``.
         out: the folder.
 
     Returns:
@@ -78,28 +81,43 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     for records in given:
         write_whole(out / f"{records[0]['name']}.jsonl", partial(write_records, records=records))
+    for records, source in zip(given, others, strict=True):
+        if source.is_dir():
+            write_archive(out / f"{records[0]['name']}{ARCHIVE}", source)
     found = [read_records(path) for path in sorted(out.glob("*.jsonl"))]
     if not found:
         raise InputError("no records in this folder; give the folders of sga-monai experiment")
     for records in found:
         for name, picture in _pictures(records).items():
             write_whole(out / name, partial(Path.write_text, data=picture, encoding="utf-8"))
-    write_whole(out / "README.md", lambda path: path.write_text(page(found, (out / "analysis.md").is_file()), encoding="utf-8"))
+    text = page(found, (out / "analysis.md").is_file(), archives_in(out))
+    write_whole(out / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
     return [records[0]["name"] for records in found]
 
 
-def page(found: Sequence[Sequence[Record]], analyzed: bool = False) -> str:
+def archives_in(folder: Path) -> dict[str, int]:
+    """The number of archived runs of each experiment that has an archive in the folder of a page."""
+    return {path.name.removesuffix(ARCHIVE): archived_runs(path) for path in sorted(folder.glob(f"*{ARCHIVE}"))}
+
+
+def page(found: Sequence[Sequence[Record]], analyzed: bool = False, archived: Mapping[str, int] | None = None) -> str:
     """The Markdown page of several experiments: those of the paper first, then by name.
 
     Args:
         found: the records of each experiment.
         analyzed: whether there is an ``analysis.md`` beside the page.
+        archived: of ``archives_in``.
     """
     ordered = sorted(found, key=lambda records: (not records[0].get("published"), records[0]["name"]))
     parts = [PAGE, *([VERDICT] if analyzed else []), NOTE]
     parts.append("\n".join(f"- [{records[0]['title']}](#{quote(records[0]['name'])})" for records in ordered))
     # An anchor of its own, since sites make different ones from the same heading.
-    parts += [f'<a id="{records[0]["name"]}"></a>\n\n' + markdown(records, list(_pictures(records))) for records in ordered]
+    for records in ordered:
+        name = records[0]["name"]
+        parts.append(f'<a id="{name}"></a>\n\n' + markdown(records, list(_pictures(records))))
+        if archived and name in archived:
+            file = f"{name}{ARCHIVE}"
+            parts[-1] += f"- Predictions of {archived[name]} cells, without models: [{file}]({quote(file)}).\n"
     return "\n\n".join(parts).rstrip() + "\n"
 
 

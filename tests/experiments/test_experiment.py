@@ -4,8 +4,10 @@ import itertools
 import json
 import math
 import re
+import shutil
 import signal
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from fixtures import warm
 
 from sga_monai.cohorts.phantom import SOURCE
 from sga_monai.core.errors import InputError
+from sga_monai.core.folders import is_finished
 from sga_monai.data.identity import same_id
 from sga_monai.data.manifest import read_manifest
 from sga_monai.experiments import pages as collect
@@ -439,6 +442,38 @@ def test_tables_page_and_picture_come_from_the_records_alone(fake, tmp_path):
     assert (docs / "README.md").read_text() == "# Mine\n"
 
 
+def test_an_archive_without_models_goes_on_at_another_machine(fake, tmp_path):
+    """Two of six cells are missing; unpacked elsewhere the other four are finished, and their figures the same."""
+    plan, out = fake
+    for cell in plan.cells[4:]:
+        shutil.rmtree(out / cell.folder)
+    (out / plan.cells[0].folder / "model.pt").write_text("weights")
+    records = collect.collect_experiment(plan, out)
+    docs, other = tmp_path / "docs", tmp_path / "other"
+    collect.write_page([out], docs)
+    archive = docs / "fake_runs.tar.xz"
+    assert "Predictions of 4 cells, without models: [fake_runs.tar.xz](fake_runs.tar.xz)." in (docs / "README.md").read_text()
+    before = archive.read_bytes()
+    collect.write_page([out], docs)
+    assert archive.read_bytes() == before
+    with tarfile.open(archive) as packed:
+        packed.extractall(other, filter="data")
+    assert not list(other.rglob("model.pt"))
+    assert [is_finished(other / cell.folder) for cell in plan.cells] == [True] * 4 + [False] * 2
+    # A score in the archive has nine digits.
+    again = collect.collect_experiment(plan, other)
+    assert rounded(again) == rounded(records)
+
+
+def rounded(value):
+    """Records with numbers of six digits."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def test_a_set_of_one_class_and_a_set_that_is_missing_are_dashes(fake):
     plan, out = fake
     for cell in plan.cells:
@@ -568,7 +603,7 @@ def test_results_page_is_current():
     folder = ROOT / "docs/results"
     found = [read_records(path) for path in sorted(folder.glob("*.jsonl"))]
     assert found
-    assert (folder / "README.md").read_text() == collect.page(found, analyzed=True)
+    assert (folder / "README.md").read_text() == collect.page(found, analyzed=True, archived=collect.archives_in(folder))
     assert all((folder / f"{records[0]['name']}.svg").is_file() for records in found)
 
 
