@@ -41,24 +41,24 @@ def build(
     from sga_monai.cohorts import tables
     from sga_monai.cohorts.public import BUILDERS, default_name
     from sga_monai.cohorts.splits import audit
-    from sga_monai.core.files import file_sha256, write_json
-    from sga_monai.data.manifest import read_manifest, replace_manifest
+    from sga_monai.core.files import file_sha256, read_earlier, write_json
+    from sga_monai.data.manifest import refuse_other_file, replace_manifest
 
     if name not in BUILDERS:
         raise InputError(f"no builder {name!r}; there are {', '.join(BUILDERS)}")
     options: dict[str, Any] = {"rule": rule, "drop_unboxed_duplicates": drop_unboxed_duplicates} if name == "siim" else {}
     if name == "mixture":
         options = {"strength": strength}
+    path = out or Path("data_manifests") / f"{default_name(name, all_test, strength)}.csv"
+    record = path.with_suffix(".json")
+    if record == path:
+        raise InputError("--out must not end with .json, which is the record's name beside the manifest; give a name with .csv")
+    if record.exists() and "builder" not in read_earlier(record):
+        raise InputError(f"the record of the build would replace {record.name}, which is none; give another --out")
+    refuse_other_file("--out", path)
     rows = BUILDERS[name](root, seed=seed, **options)
     if all_test:
         rows, options = tables.all_test(rows), options | {"all_test": True}
-    path = out or Path("data_manifests") / f"{default_name(name, all_test, strength)}.csv"
-    if path.exists():
-        try:
-            read_manifest(path)
-        except InputError:
-            raise InputError(f"--out would replace {path.name}, which is no manifest; give another path") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
     replace_manifest(path, [row for row in rows if not row["dropped"]])
     table = Table("", "value", "label 0", "label 1", title=f"{name}, seed {seed}")
     lines = audit(rows)
@@ -75,8 +75,8 @@ def build(
         "sha256": file_sha256(path),
         "audit": [list(line) for line in lines],
     }
-    write_json(path.with_suffix(".json"), facts)
-    typer.echo(f"wrote {path.name} and {path.with_suffix('.json').name}")
+    write_json(record, facts)
+    typer.echo(f"wrote {path.name} and {record.name}")
 
 
 @app.command()
@@ -189,8 +189,10 @@ def from_dicom(
 ) -> None:
     """Write a site's manifest from headers and labels; identifiers are joined and forgotten."""
     from sga_monai.cohorts.from_dicom import manifest_from_dicom
+    from sga_monai.data.manifest import refuse_other_file
 
     refuse_inputs("--out", out, (labels, site_key))
+    refuse_other_file("--out", out)
     listing = manifest_from_dicom(folder, labels, site, site_key, out)
     show_listing(listing, out.name)
     if listing.one_sided:
@@ -226,11 +228,16 @@ def parts(
 ) -> None:
     """Write the lungs, their outline or the interior of each image, and their manifest, to train and test without the rest."""
     from sga_monai.cohorts.parts import write_parts
+    from sga_monai.data.manifest import refuse_other_file
 
     refuse_inputs("--out", out, (file,))
-    for what, number in write_parts(file, dataset_dir, keep, folder, out).items():
+    refuse_other_file("--out", out)
+    counts = write_parts(file, dataset_dir, keep, folder, out)
+    for what, number in counts.items():
         typer.echo(f"{what}: {number}")
     typer.echo(f"wrote {folder}/ and {out.name}")
+    if any(what.removeprefix("left out: ") in REASONS for what in counts):
+        raise typer.Exit(EXIT_SOME_ROWS_FAILED)
 
 
 def _figures(figure: dict[str, Any] | None) -> tuple[str, str, str, str]:

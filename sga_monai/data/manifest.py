@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import FORMULA
+from sga_monai.core.files import FORMULA, write_whole
 from sga_monai.core.text import ALPHABET_IN_WORDS, is_plain, plain_text
 from sga_monai.data.identity import damaged_ids, same_id
 from sga_monai.data.tables import read_cells
@@ -202,14 +202,35 @@ def replace_manifest(path: Path, rows: Iterable[Row]) -> None:
 
     Raises:
         InputError: see ``write_manifest`` and ``read_manifest``.
+        DiskError: see ``write_whole``.
     """
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
+
+    def write(draft: Path) -> None:
         write_manifest(draft, rows)
-        read_manifest(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+        try:
+            read_manifest(draft)
+        except InputError as error:
+            raise InputError(f"{path.name}{str(error).removeprefix(draft.name)}") from None
+
+    write_whole(path, write)
+
+
+def refuse_other_file(option: str, output: Path) -> None:
+    """Refuse to put a manifest in the place of a file that is none: an image, a lung mask, another table.
+
+    Args:
+        option: as it is typed, such as ``--out``.
+        output: where the manifest would be written.
+
+    Raises:
+        InputError: without the file's name, which may be a patient's.
+    """
+    if not output.exists():
+        return
+    try:
+        read_manifest(output)
+    except InputError:
+        raise InputError(f"{option} would replace a file that is no manifest; give another path") from None
 
 
 def _read_rows(path: Path, require: Sequence[str], errors: list[str]) -> Iterator[Row]:
@@ -223,7 +244,8 @@ def _read_rows(path: Path, require: Sequence[str], errors: list[str]) -> Iterato
 def _problems(row: Row, require: Sequence[str]) -> list[str]:
     """What is wrong with the cells of one row. Cells that may identify a patient are not quoted."""
     found = []
-    unsafe = [column for column in ("image", "lung_mask") if _is_unsafe(row, column)]
+    paths = {"image": row["image"]} | ({"lung_mask": row["lung_mask"]} if row.get("lung_mask") else {})
+    unsafe = [column for column, path in paths.items() if not is_safe(path)]
     found += [f"{column} must be a relative path with / and without .. or :" for column in unsafe]
     if "label" in require and row["label"] not in ("0", "1"):
         found.append("label must be 0 or 1")
@@ -247,12 +269,10 @@ def _problems(row: Row, require: Sequence[str]) -> list[str]:
     return found
 
 
-def _is_unsafe(row: Row, column: str) -> bool:
-    path = row.get(column, "")
-    if not path:
-        return column == "image"
+def is_safe(path: str) -> bool:
+    """Whether a manifest can list a path: relative, with ``/``, and nothing that leads elsewhere or cannot be seen."""
     climbs = path.startswith(("/", "~")) or "\\" in path or ":" in path or ".." in path.split("/")
-    return climbs or not path.isprintable()
+    return bool(path) and path.isprintable() and not climbs
 
 
 def _are_boxes(text: str) -> bool:

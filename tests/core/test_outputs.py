@@ -46,6 +46,7 @@ def refusal(folder: Path, command: str) -> str:
 
 FROM_DICOM = "manifest from-dicom images --labels labels.csv --site A --site-key site.key --out"
 CHECK = "manifest check m.csv --dataset-dir images --no-labels"
+PARTS = "manifest parts m.csv --dataset-dir images --keep interior --folder new --out"
 VALIDATE = "validate bundle --images images --site A"
 
 
@@ -61,7 +62,12 @@ VALIDATE = "validate bundle --images images --site A"
         (f"{CHECK} --pairs m.csv", "--pairs would replace m.csv"),
         (f"{CHECK} --pairs pairs.csv --accepted-pairs pairs.csv", "--pairs would replace pairs.csv"),
         (f"{CHECK} --pairs new --contact-sheet new", "--pairs and --contact-sheet are one file"),
-        ("manifest parts m.csv --dataset-dir images --keep interior --folder new --out m.csv", "--out would replace m.csv"),
+        (f"{PARTS} m.csv", "--out would replace m.csv"),
+        (f"{FROM_DICOM} images/a.png", "--out would replace a file that is no manifest; give another path"),
+        (f"{PARTS} images/a.png", "--out would replace a file that is no manifest"),
+        ("manifest build cohen images --out protocol.csv", "the record of the build would replace protocol.json, which is none"),
+        ("manifest build cohen images --out new.json", "--out must not end with .json"),
+        ("manifest build cohen images --out scores.csv", "--out would replace a file that is no manifest"),
         ("report out --scores scores.csv --imrmc scores.csv", "--imrmc would replace scores.csv"),
         ("report out --scores scores.csv --protocol protocol.json --imrmc protocol.json", "--imrmc would replace protocol.json"),
         ("release v/evaluation --out v/site.key", "--out would replace site.key, which is no release; give another path"),
