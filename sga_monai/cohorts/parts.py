@@ -15,11 +15,11 @@ from PIL import Image
 from sga_monai.core import checks as check
 from sga_monai.core.display import track
 from sga_monai.core.errors import InputError, ReadError
-from sga_monai.core.files import file_sha256, write_whole
+from sga_monai.core.files import FORMULA, file_sha256
 from sga_monai.data.datalist import data_rows
 from sga_monai.data.listed_files import file_states
-from sga_monai.data.manifest import REQUIRED, read_manifest, write_manifest
-from sga_monai.data.masks import find_lung_masks, mask_pixels
+from sga_monai.data.manifest import REQUIRED, Row, is_safe, read_manifest, replace_manifest
+from sga_monai.data.masks import find_lung_masks, lung_pixels
 from sga_monai.imaging.read import decode, read_bytes, sha256_of
 from sga_monai.statistics.shortcuts import FRAME_SHARE
 
@@ -42,21 +42,22 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
         The number of images "listed", "without lung_mask" and "left out", by reason code or for BurnedInAnnotation YES.
 
     Raises:
-        InputError: when the manifest is refused, an image leads outside ``dataset_dir`` through a link, a mask marks nothing
-            or everything (naming its row), or the folder is there.
+        InputError: when the manifest is refused, an image leads outside ``dataset_dir`` through a link, a mask cannot be read, or
+            marks nothing or everything (naming its row), two rows give the same part, none gives one, the folder is there or
+            cannot stand in a manifest, or ``out`` lies in it.
     """
     check.choice("keep", keep, PARTS)
     root, source = Path(dataset_dir), Path(manifest)
-    target = root / folder
-    if target.exists() or not target.resolve().is_relative_to(root.resolve()):
-        raise InputError("folder must be a new one below dataset_dir; give another name")
+    target, place = root / folder, _place(root, folder)
+    if Path(out).resolve().is_relative_to(target.resolve()):
+        raise InputError("out lies inside the new folder, which holds the images alone; give a path elsewhere")
     rows = read_manifest(source)
     # What is no file is counted by the reader; what leads outside is refused.
     file_states(rows, root, source.name)
     items = data_rows(rows, rows, source, root, None, REQUIRED)
     masks = find_lung_masks(rows, root, source.name) if keep != "interior" else {}
     counts: Counter[str] = Counter()
-    written = []
+    written: dict[str, Row] = {}
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".parts-", dir=target.parent) as draft:
         # Not the temporary folder itself, whose mode (its owner alone) would stay.
@@ -69,17 +70,40 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
                 continue
             path = images / f"{item['row']:06d}.png"
             Image.fromarray(_sixteen_bits(kept)).save(path)
-            written.append(row | {"image": f"{folder}/{path.name}", "sha256": file_sha256(path), "lung_mask": "", "boxes": ""})
-        write_whole(Path(out), lambda temporary: write_manifest(temporary, written))
+            sha256 = file_sha256(path)
+            if sha256 in written:
+                # A manifest cannot list one file twice.
+                first = written[sha256]["row"]
+                raise InputError(f"{source.name}: rows {first} and {item['row']} have the same {keep}, pixel for pixel; remove one")
+            written[sha256] = row | {"image": f"{place}/{path.name}", "sha256": sha256, "lung_mask": "", "boxes": ""}
+        if not written:
+            reasons = "; ".join(f"{number} {what}" for what, number in counts.items())
+            raise InputError(f"{source.name}: no image can be listed: {reasons}")
+        replace_manifest(Path(out), written.values())
         images.rename(target)
     return counts
+
+
+def _place(root: Path, folder: str) -> str:
+    """The new folder as a manifest lists it, relative to ``root``.
+
+    Raises:
+        InputError: when it is there, not below ``root``, or cannot stand in a manifest.
+    """
+    target, inside = (root / folder).resolve(), root.resolve()
+    if (root / folder).exists() or not target.is_relative_to(inside):
+        raise InputError("folder must be a new one below dataset_dir; give another name")
+    place = target.relative_to(inside).as_posix()
+    if not is_safe(place) or place.startswith(FORMULA):
+        raise InputError("folder must have a name that a manifest can hold: no : or \\, and not begun like a formula; give another name")
+    return place
 
 
 def _part(item: Mapping[str, Any], lung_mask: Path | None, keep: str, name: str) -> NDArray[np.float32] | str:
     """The part of a row's image that is kept, or why there is none.
 
     Raises:
-        InputError: when the mask has no inside or no outside.
+        InputError: when the mask cannot be read, or has no inside or no outside.
     """
     if keep != "interior" and lung_mask is None:
         return "without lung_mask"
@@ -89,11 +113,9 @@ def _part(item: Mapping[str, Any], lung_mask: Path | None, keep: str, name: str)
             return "left out: BurnedInAnnotation YES"
         if lung_mask is None:
             return _interior(image)
-        mask = mask_pixels(lung_mask, image.shape)
     except ReadError as error:
         return f"left out: {error.code}"
-    if mask.all() or not mask.any():
-        raise InputError(f"{name}: the lung_mask of row {item['row']} marks nothing or everything; correct it or leave the cell empty")
+    mask = lung_pixels(lung_mask, item["row"], name, (image.shape[0], image.shape[1]))
     return mask.astype(np.float32) if keep == "outline" else _lungs(image, mask)
 
 

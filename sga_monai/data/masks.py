@@ -64,13 +64,28 @@ def read_lung_mask(path: Path, row: int, name: str, image_size: int) -> Tensor:
     Raises:
         InputError: naming the row, when the file is no picture, or lung is nowhere or everywhere.
     """
+    return torch.from_numpy(lung_pixels(path, row, name, (image_size, image_size)))[None]
+
+
+def lung_pixels(path: Path, row: int, name: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask as bool of ``shape``; see ``mask_pixels``.
+
+    Args:
+        path: of ``find_lung_masks``.
+        row: its number, for messages.
+        name: of the manifest, for messages.
+        shape: rows and columns.
+
+    Raises:
+        InputError: naming the row, when the file is no picture, or lung is nowhere or everywhere.
+    """
     try:
-        mask = read_mask(path, image_size)
+        mask = mask_pixels(path, shape)
     except ReadError:
         raise InputError(f"{name}: the lung_mask of row {row} cannot be read as a PNG; restore it or leave the cell empty") from None
     if mask.all() or not mask.any():
         raise InputError(f"{name}: the lung_mask of row {row} marks nothing or everything as lung; correct it or leave the cell empty")
-    return mask[None]
+    return mask
 
 
 def read_mask(path: Path, image_size: int) -> Tensor:

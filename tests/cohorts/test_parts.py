@@ -7,7 +7,9 @@ import unicodedata
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from sga_monai.cli.main import app
 from sga_monai.cohorts.parts import write_parts
 from sga_monai.core.errors import InputError
 from sga_monai.data.manifest import read_manifest
@@ -72,6 +74,8 @@ def test_the_interior(data):
         ("heart", "new", "keep must be one of lungs, outline, interior"),
         ("lungs", "../out", "a new one below dataset_dir"),
         ("lungs", ".", "a new one"),
+        ("lungs", "a:b", "a name that a manifest can hold"),
+        ("lungs", "=b", "a name that a manifest can hold"),
     ],
 )
 def test_what_is_refused(data, keep, folder, message):
@@ -84,6 +88,49 @@ def test_a_mask_of_nothing_is_named(data):
     Image.fromarray(np.zeros((30, 25), dtype=np.uint8)).save(folder / "mask.png")
     with pytest.raises(InputError, match="the lung_mask of row 2 marks nothing"):
         write_parts(folder / "m.csv", folder, "lungs", "lungs", folder / "o.csv")
+
+
+def test_a_folder_given_as_a_whole_path_is_listed_below_dataset_dir(data):
+    folder = data[0]
+    write_parts(folder / "m.csv", folder, "lungs", str(folder / "sets/lungs"), folder / "o.csv")
+    assert [row["image"] for row in read_manifest(folder / "o.csv")] == ["sets/lungs/000002.png", "sets/lungs/000003.png"]
+
+
+def test_a_manifest_inside_the_new_folder_is_refused_and_leaves_nothing_behind(data):
+    folder = data[0]
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(InputError, match="out lies inside the new folder"):
+        write_parts(folder / "m.csv", folder, "lungs", "lungs", folder / "lungs/m.csv")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_without_any_part_nothing_is_written(data):
+    folder = data[0]
+    (folder / "m.csv").write_text(HEADER + "0.png,0,p0,s,test,\ngone.png,1,p9,s,test,mask.png\n")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(InputError, match=r"no image can be listed: 1 without lung_mask; 1 left out: missing"):
+        write_parts(folder / "m.csv", folder, "lungs", "lungs", folder / "o.csv")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_mask_that_is_no_picture_is_no_fault_of_the_image(data):
+    folder = data[0]
+    (folder / "mask.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"m\.csv: the lung_mask of row 2 cannot be read as a PNG"):
+        write_parts(folder / "m.csv", folder, "lungs", "lungs", folder / "o.csv")
+
+
+def test_equal_parts_are_named_since_no_manifest_can_list_them(data):
+    folder = data[0]
+    with pytest.raises(InputError, match=r"m\.csv: rows 2 and 3 have the same outline, pixel for pixel; remove one"):
+        write_parts(folder / "m.csv", folder, "outline", "outline", folder / "o.csv")
+
+
+def test_rows_that_cannot_be_read_end_with_the_exit_code_of_failed_rows(data, monkeypatch):
+    monkeypatch.chdir(data[0])
+    command = ["manifest", "parts", "m.csv", "--dataset-dir", ".", "--keep", "interior", "--folder", "new", "--out", "o.csv"]
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, "left out: missing: 1" in result.output) == (2, True)
 
 
 def test_an_image_with_burned_in_annotation_is_left_out(data, dicom_file, drawn):
