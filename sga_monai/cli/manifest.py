@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sga_monai import __version__
+from sga_monai.core.checks import whole
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, REASONS, InputError
 from sga_monai.core.outputs import is_same, refuse_inputs
 
@@ -46,6 +47,7 @@ def build(
 
     if name not in BUILDERS:
         raise InputError(f"no builder {name!r}; there are {', '.join(BUILDERS)}")
+    whole("seed", seed, low=0)
     options: dict[str, Any] = {"rule": rule, "drop_unboxed_duplicates": drop_unboxed_duplicates} if name == "siim" else {}
     if name == "mixture":
         options = {"strength": strength}

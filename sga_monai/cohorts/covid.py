@@ -10,7 +10,7 @@ import numpy as np
 
 from sga_monai.cohorts.nih import read_nih
 from sga_monai.cohorts.splits import split_by_patient
-from sga_monai.cohorts.tables import all_test, find_mask, make_row, read_table
+from sga_monai.cohorts.tables import FILLED, all_test, find_mask, make_row, read_table
 from sga_monai.data.manifest import Row
 
 COVID = ("covid-19",)
@@ -27,7 +27,7 @@ PNEUMONIAS = (
 def read_hannover(root: Path) -> list[Row]:
     """COVID-19 Image Repository, Hannover Medical School: every frontal radiograph, label 1."""
     rows = []
-    for line in read_table(root / "hannover/data.csv", ("image_id", "patient_id", "projection", "sex", "age")):
+    for line in read_table(root / "hannover/data.csv", ("image_id", "patient_id", "projection", "sex", "age"), {"patient_id": FILLED}):
         view = line["projection"].upper()
         row = make_row(
             f"hannover/dicom/{line['image_id']}.dcm", "1", f"hannover-{line['patient_id']}", "hannover", view, line["sex"], line["age"]
@@ -47,7 +47,8 @@ def read_cohen(root: Path, views: Iterable[str] = ("PA", "AP")) -> list[Row]:
     seen: set[str] = set()
     table = root / "hannover/data.csv"
     hannover = {line["image_id"] for line in read_table(table, ("image_id",))} if table.is_file() else set()
-    for line in read_table(root / "cohen/metadata.csv", ("patientid", "sex", "age", "finding", "view", "modality", "folder", "filename")):
+    columns = ("patientid", "sex", "age", "finding", "view", "modality", "folder", "filename")
+    for line in read_table(root / "cohen/metadata.csv", columns, {"patientid": FILLED}):
         parts = [part.strip().lower() for part in re.split(r"[/,]", line["finding"]) if part.strip()]
         positive = any(part in COVID for part in parts)
         view, modality = line["view"].strip(), line["modality"]

@@ -9,16 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from sga_monai.cohorts.splits import split_by_patient
-from sga_monai.cohorts.tables import all_test, drop_copies, find_copies, find_mask, make_row, read_table
+from sga_monai.cohorts.tables import FILLED, all_test, drop_copies, find_copies, find_mask, make_row, read_table
 from sga_monai.data.manifest import Row
 
 COLUMNS = ("image", "label", "patient_id", "site", "sha256")
+RULES = {
+    "image": FILLED,
+    "label": ("[01]", "must be 0 or 1"),
+    "patient_id": FILLED,
+    "site": FILLED,
+    "sha256": ("([0-9A-Fa-f]{64})?", "must be 64 hexadecimal digits or empty"),
+}
 
 
 def read_hospital(root: Path, collection: str) -> list[Row]:
     """Every image of a collection's ``table.csv``; a negative is a normal radiograph."""
     rows = []
-    for line in read_table(root / collection / "table.csv", COLUMNS):
+    for line in read_table(root / collection / "table.csv", COLUMNS, RULES):
         image, site = f"{collection}/{line['image']}", line["site"]
         row = make_row(image, line["label"], f"{site}-{line['patient_id']}", site, sex=line.get("sex", "")[:1], age=line.get("age", ""))
         row["sha256"] = line["sha256"]

@@ -10,7 +10,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from sga_monai.cohorts.tables import all_test, drop_copies, find_copies, make_row, read_table
+from sga_monai.cohorts.tables import FILLED, all_test, drop_copies, find_copies, make_row, read_table
 from sga_monai.data.manifest import Row
 
 NIH_COLUMNS = ("image index", "finding labels", "patient id", "patient age", "patient gender", "view position")
@@ -20,7 +20,8 @@ def read_nih(root: Path, finding: str) -> list[Row]:
     """NIH ChestX-ray14: images with ``finding`` ("Pneumonia", or "No Finding" alone), label 0. Reads 2017 and v2020."""
     folder = root / "nih"
     names = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-    table = read_table(next((folder / name for name in names if (folder / name).is_file()), folder / names[0]), NIH_COLUMNS)
+    path = next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
+    table = read_table(path, NIH_COLUMNS, {"patient id": FILLED})
     negative_type = "healthy" if finding == "No Finding" else "other_pneumonia"
     rows = []
     for line in table:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pydicom
 from PIL import Image
+from pydicom.errors import InvalidDicomError
 
 from sga_monai.cohorts.splits import split_by_patient
-from sga_monai.cohorts.tables import drop_copies, find_copies, make_row, read_table
+from sga_monai.cohorts.tables import FILLED, drop_copies, find_copies, make_row, read_table
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.data.manifest import Row
@@ -49,7 +50,7 @@ def read_siim(root: Path, rule: str = "any_appearance", drop_unboxed_duplicates:
     folder = root / "siim"
     labels = read_table(folder / "train_study_level.csv", ("id", "typical appearance"))
     studies = {line["id"].removesuffix("_study"): line for line in labels}
-    images = read_table(folder / "train_image_level.csv", ("id", "boxes", "studyinstanceuid"))
+    images = read_table(folder / "train_image_level.csv", ("id", "boxes", "studyinstanceuid"), {"studyinstanceuid": FILLED})
     paths = {Path(path).stem: path for path in _image_paths(folder)}
     sizes = _native_sizes(folder)
     boxed = {line["studyinstanceuid"] for line in images if line["boxes"]}
@@ -68,12 +69,15 @@ def read_siim(root: Path, rule: str = "any_appearance", drop_unboxed_duplicates:
         elif drop_unboxed_duplicates and not line["boxes"] and study in boxed:
             row["dropped"] = "unboxed beside a boxed image of its study"
         elif path.suffix == ".dcm" and path.is_file():
-            row["patient_id"] = f"siim-{_dicom_patient(path)}"
+            patient = _dicom_patient(path)
+            row["dropped"] = "" if patient is not None else "DICOM header cannot be read"
+            # An empty PatientID would be that of everyone without one.
+            row["patient_id"] = f"siim-{patient or study}"
         if line["boxes"] and not row["dropped"]:
             row["boxes"] = json.dumps(_scaled(_parse_boxes(line["boxes"]), path, sizes.get(name)))
         rows.append(row)
     # DICOM files of one exposure differ in their headers, so equal bytes are looked for among the copies alone.
-    copies = [] if (folder / "train").is_dir() else find_copies(root, rows)
+    copies = [] if any(path.endswith(".dcm") for path in paths.values()) else find_copies(root, rows)
     same = [[rows[i]["patient_id"] for i in group] for group in copies] + _near_duplicates(folder, rows)
     return drop_copies(merge_patients(rows, same), copies)
 
@@ -139,5 +143,9 @@ def _scaled(boxes: list[list[float]], path: Path, native: tuple[int, int] | None
     return [[round(value * scale[i % 2], 1) for i, value in enumerate(box)] for box in boxes]
 
 
-def _dicom_patient(path: Path) -> str:
-    return str(pydicom.dcmread(path, specific_tags=["PatientID"], stop_before_pixels=True).get("PatientID", ""))
+def _dicom_patient(path: Path) -> str | None:
+    """PatientID, empty where there is none; ``None`` for what is no DICOM file."""
+    try:
+        return str(pydicom.dcmread(path, specific_tags=["PatientID"], stop_before_pixels=True).get("PatientID") or "").strip()
+    except InvalidDicomError:
+        return None

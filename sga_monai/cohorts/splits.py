@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from sga_monai.data.identity import same_id
 from sga_monai.data.manifest import Row, age_band
 
 SPLIT_SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -15,10 +16,13 @@ def split_by_patient(rows: list[Row], seed: int) -> list[Row]:
     """Set ``split`` 6:2:2 within each group of patients with the same labels, whole patients at a time."""
     labels: dict[str, set[str]] = {}
     counts: dict[str, int] = {}
+    # The first spelling of an id stands for all.
+    spelled: dict[str, str] = {}
     for row in rows:
         if not row["dropped"]:
-            labels.setdefault(row["patient_id"], set()).add(row["label"])
-            counts[row["patient_id"]] = counts.get(row["patient_id"], 0) + 1
+            patient = spelled.setdefault(same_id(row["patient_id"]), row["patient_id"])
+            labels.setdefault(patient, set()).add(row["label"])
+            counts[patient] = counts.get(patient, 0) + 1
     rng = np.random.default_rng(seed)
     split: dict[str, str] = {}
     for stratum in sorted({tuple(sorted(value)) for value in labels.values()}):
@@ -31,7 +35,7 @@ def split_by_patient(rows: list[Row], seed: int) -> list[Row]:
             name = max(room, key=lambda key: room[key] / SPLIT_SHARES[key])
             split[patients[index]] = name
             room[name] -= counts[patients[index]]
-    return [row | {"split": split.get(row["patient_id"], "")} for row in rows]
+    return [row | {"split": split.get(spelled.get(same_id(row["patient_id"]), ""), "")} for row in rows]
 
 
 def audit(rows: list[Row]) -> list[tuple[str, str, int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sga_monai.core.errors import InputError
@@ -13,13 +13,22 @@ from sga_monai.core.files import file_sha256
 from sga_monai.data.manifest import Row
 
 Table = list[dict[str, str]]
+# What the cells of a column must match, and how that is said.
+Rule = tuple[str, str]
+# Two patients without an id would be one.
+FILLED: Rule = (".+", "must not be empty")
 
 
-def read_table(path: Path, require: Iterable[str] = ()) -> Table:
-    """A collection's CSV with its header normalized (lower case, no spaces around), in UTF-8 or Latin-1.
+def read_table(path: Path, require: Iterable[str] = (), rules: Mapping[str, Rule] | None = None) -> Table:
+    """A collection's CSV with its header normalized (lower case, no spaces around), in UTF-8 or Latin-1; empty rows are left out.
+
+    Args:
+        path: the file.
+        require: columns that must be there.
+        rules: of some of them, for every row.
 
     Raises:
-        InputError: when the file is missing or empty, or lacks a column of ``require``.
+        InputError: when the file is missing, empty or no CSV, lacks a column of ``require``, or a row lacks a cell or breaks a rule.
     """
     if not path.is_file():
         raise InputError(f"no {path.name} in {path.parent.name}/; give the folder that holds the collections")
@@ -29,11 +38,24 @@ def read_table(path: Path, require: Iterable[str] = ()) -> Table:
     except UnicodeDecodeError:
         text = data.decode("latin-1")
     reader = csv.reader(io.StringIO(text, newline=""))
-    header = [name.strip().lower() for name in next(reader, [])]
-    lacking = [name for name in require if name not in header]
-    if lacking:
-        raise InputError(f"{path.name} lacks the column {lacking[0]}; is it the collection's own table?")
-    return [dict(zip(header, (cell.strip() for cell in cells), strict=False)) for cells in reader if cells]
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        lacking = [name for name in require if name not in header]
+        if lacking:
+            raise InputError(f"{path.name} lacks the column {lacking[0]}; is it the collection's own table?")
+        lines = [(number, cells) for number, cells in enumerate(reader, 2) if any(cell.strip() for cell in cells)]
+    except csv.Error as error:
+        raise InputError(f"{path.name}: row {reader.line_num} is not valid CSV ({error})") from None
+    table = []
+    for number, cells in lines:
+        line = dict(zip(header, (cell.strip() for cell in cells), strict=False))
+        if not set(require) <= set(line):
+            raise InputError(f"{path.name}: row {number} has {len(cells)} cells, the header has {len(header)}; fill in or remove the row")
+        for column, (pattern, words) in (rules or {}).items():
+            if not re.fullmatch(pattern, line[column]):
+                raise InputError(f"{path.name}: row {number}: {column} {words}")
+        table.append(line)
+    return table
 
 
 def make_row(image: str, label: str, patient: str, site: str, view: str = "", sex: str = "", age: str = "") -> Row:

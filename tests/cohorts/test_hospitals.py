@@ -47,3 +47,27 @@ def test_shenzhen_is_split_for_training(shenzhen):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(InputError, match=r"no table\.csv in montgomery_tb/"):
         read_hospital(tmp_path, "montgomery_tb")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (",1,P3,", ",tuberculosis,P3,", "row 5: label must be 0 or 1"),
+        (",1,P3,", ",1,,", "row 5: patient_id must not be empty"),
+        (",P3,shenzhen,", ",P3,,", "row 5: site must not be empty"),
+        ("images/3.jpg,1,P3,shenzhen,", "images/3.jpg,1,P3,shenzhen,12", "row 5: sha256 must be 64 hexadecimal digits or empty"),
+        ("images/4.jpg", "\nimages/3.jpg,1\nimages/4.jpg", "row 7 has 2 cells, the header has 7"),
+        ("images/4.jpg", '"images/4.jpg', "row 6 is not valid CSV|row 6 has 1 cells"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named_as_the_table_numbers_it(shenzhen, old, new, sentence):
+    table = shenzhen / "shenzhen_tb/table.csv"
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises(InputError, match=rf"^table\.csv: ({sentence})"):
+        read_hospital(shenzhen, "shenzhen_tb")
+
+
+def test_rows_of_commas_as_a_spreadsheet_leaves_them_are_none(shenzhen):
+    table = shenzhen / "shenzhen_tb/table.csv"
+    table.write_text(table.read_text() + ",,,,,,\n  \n")
+    assert len(read_hospital(shenzhen, "shenzhen_tb")) == 40

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,10 +72,10 @@ def test_siim_names_the_missing_native_size(tmp_path):
         read_siim(tmp_path)
 
 
-def test_siim_prefers_dicom_with_native_boxes_and_its_patients(tmp_path):
-    add_copies(siim_folder(tmp_path))
-    for name, patient in zip("abcd", "pppq", strict=True):
-        path = tmp_path / f"siim/train/s/{name}/{name}.dcm"
+def add_dicom(root: Path, patients: Sequence[str]) -> None:
+    """A DICOM file without pixels of each image."""
+    for name, patient in zip("abcd", patients, strict=True):
+        path = root / f"siim/train/s/{name}/{name}.dcm"
         path.parent.mkdir(parents=True)
         dataset = pydicom.Dataset()
         dataset.PatientID = patient
@@ -83,6 +84,11 @@ def test_siim_prefers_dicom_with_native_boxes_and_its_patients(tmp_path):
         dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
         dataset.save_as(path, enforce_file_format=True)
+
+
+def test_siim_prefers_dicom_with_native_boxes_and_its_patients(tmp_path):
+    add_copies(siim_folder(tmp_path))
+    add_dicom(tmp_path, "pppq")
     (tmp_path / "siim/near_duplicate_studies.csv").write_text("study_id,group\ns2,g\ns3,g\n")
     rows = read_siim(tmp_path)
     assert rows[0]["boxes"] == "[[1.5, 2.0, 3.0, 4.0]]"
@@ -91,8 +97,18 @@ def test_siim_prefers_dicom_with_native_boxes_and_its_patients(tmp_path):
     assert {row["patient_id"] for row in rows} == {"siim-p"}
 
 
+def test_siim_studies_without_a_patient_are_not_taken_for_one_patients(tmp_path):
+    add_dicom(siim_folder(tmp_path), ["p", "", "", " "])
+    (tmp_path / "siim/train/s/a/a.dcm").write_bytes(b"cut")
+    rows = read_siim(tmp_path)
+    assert [row["patient_id"] for row in rows[1:]] == ["siim-s1", "siim-s2", "siim-s3"]
+    assert [row["dropped"] for row in rows] == ["DICOM header cannot be read", "", "", ""]
+
+
 def test_siim_keeps_one_of_equal_files_of_a_label_and_none_where_labels_differ(tmp_path):
     add_copies(siim_folder(tmp_path), equal="ab")
+    # As it is left by a download that was broken off.
+    (tmp_path / "siim/train").mkdir()
     rows = read_siim(tmp_path)
     assert [bool(row["dropped"]) for row in rows] == [False, True, False, False]
     # By the rule of boxes the same two have different labels.

@@ -20,3 +20,11 @@ def test_split_is_by_patient_stratified_and_seeded():
             assert count == pytest.approx(100 * share, abs=5)
     assert rows == split_by_patient(rows_of(200), 0)
     assert rows != split_by_patient(rows_of(200), 1)
+
+
+def test_one_patient_in_two_spellings_is_in_one_split():
+    rows = rows_of(200)
+    for row in rows[100:]:
+        row["patient_id"] = f" {row['patient_id'].upper()}"
+    split = split_by_patient(rows, 0)
+    assert [row["split"] for row in split] == [row["split"] for row in split_by_patient(rows_of(200), 0)]

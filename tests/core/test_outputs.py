@@ -66,6 +66,7 @@ VALIDATE = "validate bundle --images images --site A"
         (f"{FROM_DICOM} images/a.png", "--out would replace a file that is no manifest; give another path"),
         (f"{PARTS} images/a.png", "--out would replace a file that is no manifest"),
         ("manifest build cohen images --out protocol.csv", "the record of the build would replace protocol.json, which is none"),
+        ("manifest build cohen images --seed -1", "seed must be a whole number, zero or more, got -1"),
         ("manifest build cohen images --out new.json", "--out must not end with .json"),
         ("manifest build cohen images --out scores.csv", "--out would replace a file that is no manifest"),
         ("report out --scores scores.csv --imrmc scores.csv", "--imrmc would replace scores.csv"),
