@@ -122,12 +122,7 @@ def check(
     for sentence in found.warnings:
         typer.echo(f"note: {sentence}")
     _show_pairs(console, found.pairs)
-    if pairs is not None:
-        write_pairs(pairs, found.pairs)
-        typer.echo(f"wrote {pairs.name}: {len(found.pairs)} pairs")
-    if contact_sheet is not None:
-        drawn_count = write_contact_sheet(contact_sheet, found.thumbnails)
-        typer.echo(f"wrote {contact_sheet.name}: {drawn_count} pictures, none with BurnedInAnnotation YES")
+    # Before what may be refused, which the failures may explain.
     if found.failures:
         table = Table("failed", "rows", "reason")
         for code in dict.fromkeys(code for _, code in found.failures):
@@ -135,6 +130,12 @@ def check(
             listed = ", ".join(rows[:5]) + (", ..." if len(rows) > 5 else "")
             table.add_row(str(len(rows)), listed, f"{code}: {REASONS[code]}")
         console.print(table)
+    if pairs is not None:
+        write_pairs(pairs, found.pairs)
+        typer.echo(f"wrote {pairs.name}: {len(found.pairs)} pairs")
+    if contact_sheet is not None:
+        drawn_count = write_contact_sheet(contact_sheet, found.thumbnails)
+        typer.echo(f"wrote {contact_sheet.name}: {drawn_count} pictures, none with BurnedInAnnotation YES")
     apart = [pair for pair in found.pairs if " and " in pair["splits"]]
     if apart:
         named = "; ".join(f"rows {pair['row']} and {pair['other_row']} ({pair['splits']})" for pair in apart[:MOST_PAIRS])

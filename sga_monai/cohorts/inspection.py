@@ -24,7 +24,7 @@ from sga_monai.data.duplicates import COLUMNS as PAIR_COLUMNS
 from sga_monai.data.duplicates import TOO_MANY, Accepted, find_pairs, is_accepted, read_accepted
 from sga_monai.data.identity import same_id
 from sga_monai.data.listed_files import file_states
-from sga_monai.data.manifest import REQUIRED, Row, read_manifest, several_sites
+from sga_monai.data.manifest import MOST_ERRORS, REQUIRED, Row, read_manifest, several_sites
 from sga_monai.data.parallel import read_rows
 from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.examination import LATERAL_VIEWS, OBLIQUE_VIEWS
@@ -108,6 +108,7 @@ def inspect_manifest(
     items = data_rows(listed, there, path, dataset_dir, None, require)
     looks = read_rows(items, partial(_look, voi=voi, thumbnail=thumbnails, shortcuts=shortcuts), num_workers)
     first_rows: dict[str, int] = {}
+    copies: list[str] = []
     used: list[tuple[int, int, dict[str, Any]]] = []
     # By their numbers, since the folds depend on the order of the keys.
     numbers = {item["row"]: item["patient"] for item in items} if shortcuts else {}
@@ -118,13 +119,16 @@ def inspect_manifest(
         if "code" not in found:
             first = first_rows.setdefault(found["sha256"], number)
             if first != number:
-                raise InputError(f"rows {first} and {number} are the same file, byte for byte; remove one")
+                copies.append(f"rows {first} and {number}")
             prints.append((row, found["sha256"], found["fingerprint"]))
         _take(result, number, label, found)
         passed = _passed(row, label, found)
         _count(result, passed, label)
         if shortcuts and all(passed):
             used.append((label, numbers[number], found["pixels"]))
+    if copies:
+        named = ", ".join(copies[:MOST_ERRORS]) + (f" (and {len(copies) - MOST_ERRORS} more)" if len(copies) > MOST_ERRORS else "")
+        raise InputError(f"{named} are the same file, byte for byte; remove one{' of each' if len(copies) > 1 else ''}")
     if shortcuts:
         label_of, patient_of = [label for label, _, _ in used], [patient for _, patient, _ in used]
         result.shortcuts = {name: pixel_auroc([pixels[name] for _, _, pixels in used], label_of, patient_of) for name in SHORTCUTS}
@@ -174,7 +178,6 @@ def _pairs(prints: Sequence[tuple[Row, str, bytes]], name: str) -> tuple[list[di
     pairs, notes = find_pairs([code for _, _, code in prints], [row["split"] for row, _, _ in prints])
     for pair in pairs:
         (a, sha256, _), (b, other, _) = prints[pair.first], prints[pair.second]
-        same = {column: a[column] == b[column] for column in ("label", "split")}
         table.append(
             {
                 "set": name,
@@ -185,12 +188,17 @@ def _pairs(prints: Sequence[tuple[Row, str, bytes]], name: str) -> tuple[list[di
                 "other_sha256": other,
                 "bits": str(pair.distance),
                 "mirrored": "yes" if pair.mirrored else "no",
-                "patients": "same" if same_id(a["patient_id"]) == same_id(b["patient_id"]) else "different",
-                "labels": "same" if same["label"] else "different",
-                "splits": a["split"] if same["split"] else f"{a['split']} and {b['split']}",
+                "patients": _compared(same_id(a["patient_id"]), same_id(b["patient_id"])),
+                "labels": _compared(a["label"], b["label"]),
+                "splits": a["split"] if a["split"] == b["split"] else f"{a['split']} and {b['split']}",
             }
         )
     return table, notes
+
+
+def _compared(first: str, second: str) -> str:
+    """Whether two cells are the same; a manifest without labels has neither labels nor patients."""
+    return "unknown" if not (first and second) else "same" if first == second else "different"
 
 
 def _accepts(accepted: Accepted, pair: dict[str, str]) -> bool:

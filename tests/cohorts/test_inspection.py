@@ -60,6 +60,27 @@ def test_the_command_prints_both_lines(framed):
     assert "0.5 is chance" in done.stdout
 
 
+def test_the_failures_are_shown_where_no_picture_can_be_drawn(framed):
+    (framed / "set.csv").write_text("image,label,patient_id,site,split\ngone.png,1,p,here,test\n")
+    command = [sys.executable, "-m", "sga_monai", "manifest", "check", "set.csv", "--dataset-dir", ".", "--contact-sheet", "sheet.png"]
+    done = warm.run(command, framed, os.environ | {"COLUMNS": "160"})
+    assert done.returncode == 3
+    assert "missing: the file does not exist" in done.stdout
+    assert "no image may be drawn" in done.stderr
+
+
+def test_all_equal_files_are_named_at_once(framed):
+    for copy, of in ((7, 3), (8, 2)):
+        (framed / f"{copy}.png").write_bytes((framed / f"{of}.png").read_bytes())
+    with pytest.raises(InputError, match=r"^rows 5 and 9, rows 4 and 10 are the same file, byte for byte; remove one of each$"):
+        inspect_manifest(framed / "set.csv", framed)
+
+
+def test_fewer_than_no_process_is_refused(framed):
+    with pytest.raises(InputError, match="num_workers must be a whole number, zero or more, got -1"):
+        inspect_manifest(framed / "set.csv", framed, num_workers=-1)
+
+
 def figures_of_the_readme() -> dict[str, list[tuple[float, float, float]]]:
     """Value, low and high of frame and thumbnail by manifest."""
     text = (ROOT / "data_manifests/README.md").read_text().split("## What the label can be read from")[1].split("\n## ")[0]

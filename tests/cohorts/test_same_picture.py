@@ -65,6 +65,13 @@ def test_the_pair_is_listed_written_and_accepted(leak):
     assert "the same picture" not in check(leak, "--accepted-pairs", str(leak / "pairs.csv"), code=0)
 
 
+def test_without_patients_and_labels_nothing_is_said_of_them(leak):
+    rows = read_manifest(leak / "m.csv")
+    (leak / "m.csv").write_text("image\n" + "".join(f"{row['image']}\n" for row in rows))
+    (pair,) = inspect_manifest(leak / "m.csv", leak, labels=False).pairs
+    assert (pair["patients"], pair["labels"], pair["splits"]) == ("unknown", "unknown", "")
+
+
 def test_between_splits_it_is_refused_by_the_check_and_by_training(leak):
     rows = read_manifest(leak / "m.csv")
     rows[5]["split"] = "test"
