@@ -10,7 +10,7 @@ import numpy as np
 
 from sga_monai.cohorts.nih import read_nih
 from sga_monai.cohorts.splits import split_by_patient
-from sga_monai.cohorts.tables import FILLED, all_test, find_mask, make_row, read_table
+from sga_monai.cohorts.tables import FILLED, all_test, find_mask, make_row, missing, read_table
 from sga_monai.data.manifest import Row
 
 COVID = ("covid-19",)
@@ -32,7 +32,7 @@ def read_hannover(root: Path) -> list[Row]:
         row = make_row(
             f"hannover/dicom/{line['image_id']}.dcm", "1", f"hannover-{line['patient_id']}", "hannover", view, line["sex"], line["age"]
         )
-        row["dropped"] = "" if view in ("PA", "AP") else "view is not PA or AP"
+        row["dropped"] = missing(root, row) if view in ("PA", "AP") else "view is not PA or AP"
         rows.append(row)
     return rows
 
@@ -65,8 +65,8 @@ def read_cohen(root: Path, views: Iterable[str] = ("PA", "AP")) -> list[Row]:
             row["dropped"] = "finding is not a pneumonia"
         elif view not in views:
             row["dropped"] = f"view is not {' or '.join(views)}"
-        elif not (root / row["image"]).is_file():
-            row["dropped"] = "image is not in the folder"
+        elif absent := missing(root, row):
+            row["dropped"] = absent
         elif row["image"] in seen:
             row["dropped"] = "image is listed twice"
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sga_monai.cohorts.splits import split_by_patient
-from sga_monai.cohorts.tables import FILLED, all_test, drop_copies, find_copies, find_mask, make_row, read_table
+from sga_monai.cohorts.tables import FILLED, all_test, drop_copies, find_copies, find_mask, make_row, missing, read_table
 from sga_monai.data.manifest import Row
 
 COLUMNS = ("image", "label", "patient_id", "site", "sha256")
@@ -31,7 +31,7 @@ def read_hospital(root: Path, collection: str) -> list[Row]:
         row["sha256"] = line["sha256"]
         row["negative_type"] = "" if row["label"] == "1" else "healthy"
         row["lung_mask"] = find_mask(root, collection, line["image"])
-        row["dropped"] = "" if (root / image).is_file() else "image is not in the folder"
+        row["dropped"] = missing(root, row)
         rows.append(row)
     return drop_copies(rows, find_copies(root, rows))
 

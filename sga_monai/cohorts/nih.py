@@ -10,7 +10,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from sga_monai.cohorts.tables import FILLED, all_test, drop_copies, find_copies, make_row, read_table
+from sga_monai.cohorts.tables import FILLED, all_test, drop_copies, find_copies, make_row, missing, read_table
 from sga_monai.data.manifest import Row
 
 NIH_COLUMNS = ("image index", "finding labels", "patient id", "patient age", "patient gender", "view position")
@@ -31,7 +31,7 @@ def read_nih(root: Path, finding: str) -> list[Row]:
             f"nih/images/{line['image index']}", "0", f"nih-{line['patient id']}", "nih", line["view position"], line["patient gender"], age
         )
         row["negative_type"] = negative_type
-        row["dropped"] = "" if finding in labels else f"finding is not {finding}"
+        row["dropped"] = missing(root, row) if finding in labels else f"finding is not {finding}"
         rows.append(row)
     return rows
 

@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom.errors import InvalidDicomError
 
 from sga_monai.cohorts.splits import split_by_patient
-from sga_monai.cohorts.tables import FILLED, drop_copies, find_copies, make_row, read_table
+from sga_monai.cohorts.tables import FILLED, NOT_THERE, drop_copies, find_copies, make_row, read_table
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.data.manifest import Row
@@ -63,7 +63,7 @@ def read_siim(root: Path, rule: str = "any_appearance", drop_unboxed_duplicates:
         row = make_row(f"siim/{paths.get(name, '')}", str(int(positive)), f"siim-{study}", "siim")
         row["study_id"] = study
         if name not in paths:
-            row["dropped"] = "image is not in the folder"
+            row["dropped"] = NOT_THERE
         elif not appearance:
             row["dropped"] = "study has no label"
         elif drop_unboxed_duplicates and not line["boxes"] and study in boxed:

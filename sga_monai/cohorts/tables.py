@@ -13,6 +13,7 @@ from sga_monai.core.files import file_sha256
 from sga_monai.data.manifest import Row
 
 Table = list[dict[str, str]]
+NOT_THERE = "image is not in the folder"
 # What the cells of a column must match, and how that is said.
 Rule = tuple[str, str]
 # Two patients without an id would be one.
@@ -72,6 +73,11 @@ def make_row(image: str, label: str, patient: str, site: str, view: str = "", se
         "age": f"{float(age):g}" if years and float(age) <= 120 else "",
         "dropped": "",
     }
+
+
+def missing(root: Path, row: Row) -> str:
+    """Why a row whose image is not there is dropped, or ""."""
+    return "" if (root / row["image"]).is_file() else NOT_THERE
 
 
 def find_mask(root: Path, collection: str, image: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sga_monai.cohorts.covid import read_cohen
+from sga_monai.cohorts.covid import read_cohen, read_hannover
 from sga_monai.core.errors import InputError
 
 
@@ -36,3 +36,10 @@ def test_both_cohen_styles_and_header_variants(tmp_path, header):
     assert [row["label"] for row in rows] == ["1", "1", "1", "0", "0", "0", "0"]
     assert [bool(row["dropped"]) for row in rows] == [False] * 5 + [True] * 2
     assert rows[0]["age"] == "60"
+
+
+def test_images_of_hannover_that_are_not_there_are_dropped_and_counted(tmp_path):
+    (tmp_path / "hannover/dicom").mkdir(parents=True)
+    (tmp_path / "hannover/dicom/a.dcm").touch()
+    (tmp_path / "hannover/data.csv").write_text("patient_id,image_id,sex,age,projection\n1,a,f,,pa\n2,b,m,,ap\n3,c,m,,lateral\n")
+    assert [row["dropped"] for row in read_hannover(tmp_path)] == ["", "image is not in the folder", "view is not PA or AP"]
