@@ -145,19 +145,21 @@ def check(
 
 
 def _refuse_images(option: str, output: Path | None, file: Path, dataset_dir: Path, labels: bool) -> None:
-    """Refuse an output that would replace an image of the manifest.
+    """Refuse an output that would replace an image or a lung mask of the manifest.
 
     Raises:
-        InputError: without the image's name, which may be a patient's; see also ``read_manifest``.
+        InputError: without the file's name, which may be a patient's; see also ``read_manifest``.
     """
+    from sga_monai.data.listed_files import on_disk
     from sga_monai.data.manifest import REQUIRED, read_manifest
 
     # Read here only where the output exists and can be one of them.
     if output is None or not output.is_file() or not output.resolve().is_relative_to(dataset_dir.resolve()):
         return
     rows = read_manifest(file, REQUIRED if labels else ("image",))
-    if any(is_same(output, dataset_dir / row["image"]) for row in rows):
-        raise InputError(f"{option} would replace an image of the manifest; give another path")
+    for column, what in (("image", "an image"), ("lung_mask", "a lung_mask")):
+        if any(row.get(column) and is_same(output, dataset_dir / on_disk(str(dataset_dir), row[column])) for row in rows):
+            raise InputError(f"{option} would replace {what} of the manifest; give another path")
 
 
 def _show_pairs(console: Console, pairs: list[dict[str, str]]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sga_monai.core.errors import InputError, ReadError
+from sga_monai.data.listed_files import on_disk
 from sga_monai.imaging.raster import read_picture
 from sga_monai.imaging.read import read_bytes
 
@@ -35,7 +36,7 @@ def find_lung_masks(rows: Iterable[Mapping[str, str]], dataset_dir: str | Path, 
         if not row.get("lung_mask"):
             continue
         try:
-            path = (root / row["lung_mask"]).resolve()
+            path = (root / on_disk(str(root), row["lung_mask"])).resolve()
             inside = path.is_relative_to(root) and path.is_file()
         except (OSError, ValueError, RuntimeError):
             inside = False

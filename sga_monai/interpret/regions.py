@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.dataset import CXRDataset
+from sga_monai.data.listed_files import on_disk
 from sga_monai.data.masks import read_mask
 from sga_monai.evaluation.cohort import Cohort
 from sga_monai.imaging.read import read_cxr
@@ -40,7 +41,8 @@ def read_regions(dataset: CXRDataset, cohort: Cohort, root: Path, regions: Mappi
         if lung is not None:
             masks["lung"] = lung[0]
         if row.get("boxes"):
-            shape = read_cxr(root / row["image"], cohort.preparation.voi, orientation=cohort.preparation.orientation).shape
+            image = root / on_disk(str(root), row["image"])
+            shape = read_cxr(image, cohort.preparation.voi, orientation=cohort.preparation.orientation).shape
             masks["boxes"] = boxes_to_mask(json.loads(row["boxes"]), shape, size)
         for name in dict.fromkeys(["boxes", "lung", *regions]):
             found.setdefault(name, []).append(masks.get(name, torch.zeros((size, size), dtype=torch.bool)))
@@ -62,7 +64,7 @@ def _refuse_equal_names(dataset: CXRDataset, cohort: Cohort) -> None:
 
 def _read_mask(root: Path, path: str, row: Mapping[str, str], name: str, size: int) -> Tensor:
     """The mask of a row; empty where there is no file."""
-    full = (root / path).resolve()
+    full = (root / on_disk(str(root), path)).resolve()
     if not full.is_relative_to(root):
         raise InputError(f"region {name}: the picture of row {row['row']} lies outside dataset_dir; correct the folder")
     if not full.is_file():

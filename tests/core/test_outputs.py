@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,6 +84,14 @@ VALIDATE = "validate bundle --images images --site A"
 )
 def test_an_output_that_is_an_input_is_refused_and_nothing_changes(folder, command, sentence):
     assert refusal(folder, command).startswith(sentence)
+
+
+def test_a_picture_of_a_manifest_is_spared_whatever_its_accents_are_on_disk(folder):
+    (folder / "m.csv").write_text("image,lung_mask\nmüller.png,é.png\n", encoding="utf-8")
+    for name, sentence in (("müller.png", "an image"), ("é.png", "a lung_mask")):
+        file = folder / "images" / unicodedata.normalize("NFD", name)
+        file.write_bytes(b"x")
+        assert refusal(folder, f"{CHECK} --contact-sheet {file}").startswith(f"--contact-sheet would replace {sentence} of the manifest")
 
 
 def test_a_release_may_take_the_place_of_an_earlier_one(folder):

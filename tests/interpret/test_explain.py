@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -161,6 +162,20 @@ def test_boxes_are_of_the_image_as_the_training_read_it(drawn, dicom_file, tmp_p
     # 320 rows and 160 columns become 32 and 32.
     assert (int(columns.min()), int(columns.max())) == (4, 11)
     assert (int(rows.min()), int(rows.max())) == (4, 13)
+
+
+def test_masks_and_regions_of_an_accented_name_are_found_where_accents_are_decomposed(drawn, dicom_file, tmp_path):
+    row = {"label": "1", "patient_id": "p", "site": "s", "split": "test", "boxes": "[[20, 40, 40, 100]]"}
+    row |= {"image": "müller.dcm", "lung_mask": "masks/müller.png"}
+    dicom_file(drawn, name="a.dcm").rename(tmp_path / unicodedata.normalize("NFD", row["image"]))
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / unicodedata.normalize("NFD", row["lung_mask"]))
+    pd.DataFrame([row]).to_csv(tmp_path / "m.csv", index=False)
+    cohort = list_cohort(tmp_path / "m.csv", tmp_path, Preparation(32))
+    (dataset,) = read_cohorts([cohort])
+    regions = read_regions(dataset, cohort, tmp_path, {"x": "masks"})
+    assert set(regions) == {"boxes", "lung", "x"}
+    assert all(torch.equal(regions[name][0], torch.eye(32, dtype=torch.bool)) for name in ("lung", "x"))
 
 
 def test_picture_and_tensorboard(explained):
