@@ -97,8 +97,9 @@ def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60, con
         The manifests, source site first.
 
     Raises:
-        InputError: when ``confounding`` or ``scale`` is out of range, or ``external_images`` is, or is odd.
+        InputError: when ``seed``, ``confounding`` or ``scale`` is out of range, or ``external_images`` is, or is odd.
     """
+    check.whole("seed", seed, low=0)
     check.number("confounding", confounding, low=0, high=1)
     check.whole("scale", scale, low=1)
     if check.whole("external_images", external_images, low=2) % 2:

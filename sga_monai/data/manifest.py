@@ -13,6 +13,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import FORMULA, write_whole
@@ -277,8 +278,14 @@ def is_safe(path: str) -> bool:
 
 def _are_boxes(text: str) -> bool:
     try:
-        boxes = [[float(value) for value in box] for box in json.loads(text)]
-    except (ValueError, TypeError, OverflowError, RecursionError):
+        boxes = json.loads(text)
+        return isinstance(boxes, list) and all(map(_is_box, boxes))
+    except (ValueError, OverflowError, RecursionError):
         return False
+
+
+def _is_box(box: Any) -> bool:
+    # A text of four digits has four parts, too.
+    numbers = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) and math.isfinite(value) for value in box)
     # A reader's box may begin a little outside the image.
-    return all(len(box) == 4 and all(map(math.isfinite, box)) and min(box[2:]) > 0 for box in boxes)
+    return numbers and min(box[2:]) > 0

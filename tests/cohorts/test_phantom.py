@@ -54,7 +54,9 @@ def test_sites_differ_in_their_dicom(phantom_dir):
     assert len({header.file_meta.TransferSyntaxUID for header in headers}) == 4
 
 
-def test_an_odd_number_of_external_images_is_refused(tmp_path):
+def test_options_out_of_range_are_refused(tmp_path):
+    with pytest.raises(InputError, match="seed must be a whole number, zero or more, got -1"):
+        write_phantom(tmp_path, seed=-1)
     with pytest.raises(InputError, match="external_images must be even, half of each class, got 3; give 4"):
         write_phantom(tmp_path, external_images=3)
     with pytest.raises(InputError, match="external_images must be a whole number, 2 or more, got 0"):

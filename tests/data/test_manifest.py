@@ -252,6 +252,8 @@ print(refused, sum(path.endswith(("canary.png", "leaving.png", "/etc/passwd", "/
         (HEADER.strip() + ",boxes\na.png,0,1,x,test,NESTED\n", "boxes must be"),
         (HEADER.strip() + ',boxes\na.png,0,1,x,test,"[[0,0,-3,4]]"\n', "boxes must be"),
         (HEADER.strip() + ',boxes\na.png,0,1,x,test,"[[NaN,0,3,4]]"\n', "boxes must be"),
+        (HEADER.strip() + ',boxes\na.png,0,1,x,test,"[""1234""]"\n', "boxes must be"),
+        (HEADER.strip() + ',boxes\na.png,0,1,x,test,"{""1234"": 0}"\n', "boxes must be"),
         (HEADER.strip() + ",lung_mask\na.png,0,1,x,test,../../etc/passwd\n", "lung_mask must be a relative path"),
     ],
 )
