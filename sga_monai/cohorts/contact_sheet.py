@@ -15,6 +15,28 @@ from sga_monai.core.files import write_whole
 THUMBNAIL = 144
 COLUMNS, MOST_THUMBNAILS = 8, 48
 
+Thumbnail = tuple[int, int, NDArray[np.uint8]]
+
+
+class EvenSample:
+    """Of the pictures of one label 48 to 96, evenly spaced however many come: all of a hundred thousand would fill the memory.
+
+    Attributes:
+        kept: row, label and picture of each.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[Thumbnail] = []
+        self._step, self._seen = 1, 0
+
+    def add(self, thumbnail: Thumbnail) -> None:
+        """Keep a picture, or leave it out."""
+        if self._seen % self._step == 0:
+            self.kept.append(thumbnail)
+        self._seen += 1
+        if len(self.kept) > 2 * MOST_THUMBNAILS:
+            self.kept, self._step = self.kept[::2], 2 * self._step
+
 
 def as_thumbnail(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """A grayscale image, ``[H, W]`` on any scale, as a square of 144 pixels with its proportions kept."""
@@ -26,7 +48,7 @@ def as_thumbnail(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.asarray(tile)
 
 
-def write_contact_sheet(path: str | Path, thumbnails: Sequence[tuple[int, int, NDArray[np.uint8]]]) -> int:
+def write_contact_sheet(path: str | Path, thumbnails: Sequence[Thumbnail]) -> int:
     """Write a PNG of small pictures with their row numbers, label 0 above label 1; nothing else is in the file.
 
     Args:

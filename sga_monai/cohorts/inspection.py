@@ -13,10 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sga_monai.cohorts.contact_sheet import as_thumbnail
+from sga_monai.cohorts.contact_sheet import EvenSample, Thumbnail, as_thumbnail
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import write_whole
 from sga_monai.data.datalist import data_rows
@@ -53,8 +50,8 @@ class Inspection:
         flow: for each of ``STEPS`` the number of rows that passed it and all before: all, label 0, label 1.
         facts: for each of ``FACTS`` how many images have which value.
         failures: ``row`` and reason ``code`` of each row that cannot be read.
-        thumbnails: ``row``, ``label`` and picture of the images that may be drawn, those with BurnedInAnnotation YES
-            left out.
+        thumbnails: ``row``, ``label`` and picture of images that may be drawn, those with BurnedInAnnotation YES left out, and
+            of more than 96 of a label some, evenly spaced.
         shortcuts: for each of ``SHORTCUTS``, when asked for, the figures of ``pixel_auroc`` over all frontal images.
         pairs: rows that show the same picture and are not accepted, in the columns of ``data.duplicates.COLUMNS``.
         warnings: what of the manifest was changed in reading, or may be wrong.
@@ -63,7 +60,7 @@ class Inspection:
     flow: dict[str, list[int]] = field(default_factory=lambda: {step: [0, 0, 0] for step in STEPS})
     facts: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in FACTS})
     failures: list[tuple[int, str]] = field(default_factory=list)
-    thumbnails: list[tuple[int, int, NDArray[np.uint8]]] = field(default_factory=list)
+    thumbnails: list[Thumbnail] = field(default_factory=list)
     shortcuts: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     pairs: list[dict[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -113,6 +110,7 @@ def inspect_manifest(
     # By their numbers, since the folds depend on the order of the keys.
     numbers = {item["row"]: item["patient"] for item in items} if shortcuts else {}
     prints: list[tuple[Row, str, bytes]] = []
+    samples: dict[int, EvenSample] = {}
     for row in listed:
         number, label = int(row["row"]), int(row["label"]) if labels else -1
         found: dict[str, Any] = {"code": "missing"} if row["row"] in missing else next(looks)
@@ -121,11 +119,14 @@ def inspect_manifest(
             if first != number:
                 copies.append(f"rows {first} and {number}")
             prints.append((row, found["sha256"], found["fingerprint"]))
-        _take(result, number, label, found)
+        _take(result, number, found)
+        if found.get("thumbnail") is not None:
+            samples.setdefault(label, EvenSample()).add((number, label, found["thumbnail"]))
         passed = _passed(row, label, found)
         _count(result, passed, label)
         if shortcuts and all(passed):
             used.append((label, numbers[number], found["pixels"]))
+    result.thumbnails = [thumbnail for sample in samples.values() for thumbnail in sample.kept]
     if copies:
         named = ", ".join(copies[:MOST_ERRORS]) + (f" (and {len(copies) - MOST_ERRORS} more)" if len(copies) > MOST_ERRORS else "")
         raise InputError(f"{named} are the same file, byte for byte; remove one{' of each' if len(copies) > 1 else ''}")
@@ -140,16 +141,14 @@ def inspect_manifest(
     return result
 
 
-def _take(result: Inspection, number: int, label: int, found: Mapping[str, Any]) -> None:
-    """Put what was found of one row among the failures, the facts and the thumbnails."""
+def _take(result: Inspection, number: int, found: Mapping[str, Any]) -> None:
+    """Put what was found of one row among the failures and the facts."""
     if "code" in found:
         result.failures.append((number, found["code"]))
         return
     for name, value in found["facts"].items():
         if name in FACTS:
             result.facts[name][value or "(absent)"] += 1
-    if found["thumbnail"] is not None:
-        result.thumbnails.append((number, label, found["thumbnail"]))
     if found["refusal"]:
         # The flow counts it out one step later than the evaluation, which would refuse to read it.
         result.failures.append((number, found["refusal"]))

@@ -11,6 +11,7 @@ from conftest import ROOT
 from fixtures import warm
 from PIL import Image
 
+from sga_monai.cohorts.contact_sheet import EvenSample
 from sga_monai.cohorts.inspection import inspect_manifest
 from sga_monai.core.errors import InputError
 from sga_monai.data.manifest import read_manifest, write_manifest
@@ -74,6 +75,17 @@ def test_all_equal_files_are_named_at_once(framed):
         (framed / f"{copy}.png").write_bytes((framed / f"{of}.png").read_bytes())
     with pytest.raises(InputError, match=r"^rows 5 and 9, rows 4 and 10 are the same file, byte for byte; remove one of each$"):
         inspect_manifest(framed / "set.csv", framed)
+
+
+@pytest.mark.parametrize("count", [1, 96, 97, 5000])
+def test_some_of_many_pictures_are_kept_evenly_spaced(count):
+    sample = EvenSample()
+    for row in range(count):
+        sample.add((row, 1, np.zeros((1, 1), np.uint8)))
+    rows = [row for row, _, _ in sample.kept]
+    assert rows[0] == 0
+    assert len(rows) == count if count <= 96 else 48 <= len(rows) <= 96
+    assert len(set(np.diff(rows))) <= 1
 
 
 def test_fewer_than_no_process_is_refused(framed):
