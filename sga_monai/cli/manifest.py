@@ -92,6 +92,7 @@ def check(
     shortcuts: Annotated[bool, typer.Option("--shortcuts", help="Read the label from frame and thumbnail, without a network.")] = False,
     pairs: Annotated[Path | None, typer.Option(help="Write a CSV of the rows that show the same picture.")] = None,
     accepted_pairs: Annotated[Path | None, typer.Option(help="Such a CSV, of the pairs that may stay.")] = None,
+    orientation: Annotated[str, typer.Option(help="header or stored, as in the evaluation.")] = "header",
 ) -> None:
     """Read every image as an evaluation would; print the flow, what the files are, and what failed."""
     from sga_monai.cohorts.contact_sheet import write_contact_sheet
@@ -102,7 +103,8 @@ def check(
         _refuse_images(option, output, file, dataset_dir, labels)
     if pairs is not None and contact_sheet is not None and is_same(pairs, contact_sheet):
         raise InputError("--pairs and --contact-sheet are one file; give two")
-    found = inspect_manifest(file, dataset_dir, labels, voi, num_workers, contact_sheet is not None, shortcuts, accepted_pairs)
+    drawn = contact_sheet is not None
+    found = inspect_manifest(file, dataset_dir, labels, voi, num_workers, drawn, shortcuts, accepted_pairs, orientation)
     console = Console()
     table = Table("flow", "rows", "label 0", "label 1", title=file.name)
     for step, counts in found.flow.items():
@@ -230,14 +232,17 @@ def parts(
     keep: Annotated[str, typer.Option(help="lungs, all else blank; outline, the mask alone; interior, without 8 % of each side.")],
     folder: Annotated[str, typer.Option(help="New folder below dataset_dir for the images.")],
     out: Annotated[Path, typer.Option(help="The new manifest.")],
+    voi: Annotated[str, typer.Option(help="dicom or none, as in the training.")] = "dicom",
+    orientation: Annotated[str, typer.Option(help="header or stored, as in the training.")] = "header",
 ) -> None:
     """Write the lungs, their outline or the interior of each image, and their manifest, to train and test without the rest."""
     from sga_monai.cohorts.parts import write_parts
     from sga_monai.data.manifest import refuse_other_file
+    from sga_monai.imaging.decoded import ReadOptions
 
     refuse_inputs("--out", out, (file,))
     refuse_other_file("--out", out)
-    counts = write_parts(file, dataset_dir, keep, folder, out)
+    counts = write_parts(file, dataset_dir, keep, folder, out, ReadOptions(voi, orientation=orientation))
     for what, number in counts.items():
         typer.echo(f"{what}: {number}")
     typer.echo(f"wrote {folder}/ and {out.name}")

@@ -75,6 +75,7 @@ def inspect_manifest(
     thumbnails: bool = False,
     shortcuts: bool = False,
     accepted_pairs: str | Path | None = None,
+    orientation: str = "header",
 ) -> Inspection:
     """Read every image of a manifest as an evaluation would, and count.
 
@@ -87,6 +88,7 @@ def inspect_manifest(
         thumbnails: keep small pictures for ``write_contact_sheet``.
         shortcuts: read the label from the frame and from a thumbnail of each frontal image.
         accepted_pairs: see ``read_accepted``.
+        orientation: see ``read_cxr``.
 
     Raises:
         InputError: see ``read_manifest`` and ``file_states``; when two rows are the same file, ``shortcuts`` has no labels, or pairs
@@ -103,7 +105,9 @@ def inspect_manifest(
     # A missing file needs no reading process, of which a million would take their time.
     there = [row for row in listed if row["row"] not in missing]
     items = data_rows(listed, there, path, dataset_dir, None, require)
-    looks = read_rows(items, partial(_look, voi=voi, thumbnail=thumbnails, shortcuts=shortcuts), num_workers)
+    # What an evaluation would leave out for its examination or view is counted and drawn all the same.
+    options = ReadOptions(voi, lateral=True, orientation=orientation, other_examinations=True)
+    looks = read_rows(items, partial(_look, options=options, thumbnail=thumbnails, shortcuts=shortcuts), num_workers)
     first_rows: dict[str, int] = {}
     copies: list[str] = []
     used: list[tuple[int, int, dict[str, Any]]] = []
@@ -214,13 +218,12 @@ def write_pairs(path: str | Path, pairs: Sequence[dict[str, str]]) -> None:
     write_whole(Path(path), lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
 
 
-def _look(row: dict[str, Any], voi: str, thumbnail: bool, shortcuts: bool) -> dict[str, Any]:
+def _look(row: dict[str, Any], options: ReadOptions, thumbnail: bool, shortcuts: bool) -> dict[str, Any]:
     data = read_bytes(row["image"])
     sha256 = sha256_of(data)
     if row["sha256"] and row["sha256"] != sha256:
         raise ReadError("hash")
-    # What an evaluation would leave out for its examination or view is counted and drawn all the same.
-    decoded = decode(data, ReadOptions(voi, lateral=True, other_examinations=True))
+    decoded = decode(data, options)
     image, facts = decoded.image, decoded.facts
     small = as_thumbnail(image) if thumbnail and facts.get("burned_in") != "YES" else None
     return {

@@ -20,13 +20,16 @@ from sga_monai.data.datalist import data_rows
 from sga_monai.data.listed_files import file_states
 from sga_monai.data.manifest import REQUIRED, Row, is_safe, read_manifest, replace_manifest
 from sga_monai.data.masks import find_lung_masks, lung_pixels
+from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.read import decode, read_bytes, sha256_of
 from sga_monai.statistics.shortcuts import FRAME_SHARE
 
 PARTS = ("lungs", "outline", "interior")
 
 
-def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder: str, out: str | Path) -> Counter[str]:
+def write_parts(
+    manifest: str | Path, dataset_dir: str | Path, keep: str, folder: str, out: str | Path, options: ReadOptions | None = None
+) -> Counter[str]:
     """Write a part of each image as a 16-bit PNG below ``dataset_dir``, and the manifest of these; all of it or nothing.
 
     Args:
@@ -37,6 +40,7 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
             each side are cut off).
         folder: new folder below ``dataset_dir`` for the images.
         out: the new manifest.
+        options: how the images are read; masks are of the image as it is read. Default ``ReadOptions()``.
 
     Returns:
         The number of images "listed", "without lung_mask" and "left out", by reason code or for BurnedInAnnotation YES.
@@ -64,7 +68,7 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
         images = Path(draft) / target.name
         images.mkdir()
         for row, item in track(list(zip(rows, items, strict=True)), f"keeping the {keep}"):
-            kept = _part(item, masks.get(item["row"]), keep, source.name)
+            kept = _part(item, masks.get(item["row"]), keep, source.name, options)
             counts[kept if isinstance(kept, str) else "listed"] += 1
             if isinstance(kept, str):
                 continue
@@ -99,7 +103,7 @@ def _place(root: Path, folder: str) -> str:
     return place
 
 
-def _part(item: Mapping[str, Any], lung_mask: Path | None, keep: str, name: str) -> NDArray[np.float32] | str:
+def _part(item: Mapping[str, Any], lung_mask: Path | None, keep: str, name: str, options: ReadOptions | None) -> NDArray[np.float32] | str:
     """The part of a row's image that is kept, or why there is none.
 
     Raises:
@@ -108,7 +112,7 @@ def _part(item: Mapping[str, Any], lung_mask: Path | None, keep: str, name: str)
     if keep != "interior" and lung_mask is None:
         return "without lung_mask"
     try:
-        image = _read(item)
+        image = _read(item, options)
         if image is None:
             return "left out: BurnedInAnnotation YES"
         if lung_mask is None:
@@ -119,12 +123,12 @@ def _part(item: Mapping[str, Any], lung_mask: Path | None, keep: str, name: str)
     return mask.astype(np.float32) if keep == "outline" else _lungs(image, mask)
 
 
-def _read(item: Mapping[str, Any]) -> NDArray[np.float32] | None:
+def _read(item: Mapping[str, Any], options: ReadOptions | None) -> NDArray[np.float32] | None:
     """The image of a row; ``None`` with BurnedInAnnotation YES, since a PNG has no header that says so, and would be drawn."""
     data = read_bytes(item["image"])
     if item["sha256"] and item["sha256"] != sha256_of(data):
         raise ReadError("hash")
-    decoded = decode(data)
+    decoded = decode(data, options)
     return None if decoded.facts.get("burned_in") == "YES" else decoded.image
 
 

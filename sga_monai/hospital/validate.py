@@ -176,17 +176,18 @@ class Validation:
         """Read every image; write ``check.json`` and the contact sheet. Not done again for the same manifest, files and bundle.
 
         Returns:
-            ``flow, facts, failed, pairs, warnings, manifest_sha256, files_sha256`` and the ``voi`` of the bundle.
+            ``flow, facts, failed, pairs, warnings, manifest_sha256, files_sha256`` and the bundle's ``voi, orientation``.
 
         Raises:
             InputError: when one file is in two rows.
         """
         out, reference = self.site.out, read_reference(self.site.bundle / "reference.json")
-        inputs = {"manifest_sha256": file_sha256(out / MANIFEST), "files_sha256": self._files_sha256(), "voi": reference["voi"]}
+        prepared = {name: reference[name] for name in ("voi", "orientation")}
+        inputs = {"manifest_sha256": file_sha256(out / MANIFEST), "files_sha256": self._files_sha256(), **prepared}
         earlier = read_earlier(out / CHECKED)
         if inputs.items() <= earlier.items():
             return earlier
-        found = inspect_manifest(out / MANIFEST, self.site.images, True, reference["voi"], self.site.num_workers, True)
+        found = inspect_manifest(out / MANIFEST, self.site.images, True, num_workers=self.site.num_workers, thumbnails=True, **prepared)
         # An earlier one shows files that are no more.
         (out / SHEET).unlink(missing_ok=True)
         if found.thumbnails:

@@ -88,6 +88,18 @@ def test_some_of_many_pictures_are_kept_evenly_spaced(count):
     assert len(set(np.diff(rows))) <= 1
 
 
+def test_the_check_reads_in_the_orientation_of_the_evaluation(drawn, dicom_file, tmp_path):
+    dicom_file(drawn[:, :160].copy(), name="a.dcm", PatientOrientation=["F", "L"])
+    (tmp_path / "m.csv").write_text("image\na.dcm\n")
+    header, stored = (
+        inspect_manifest(tmp_path / "m.csv", tmp_path, False, thumbnails=True, orientation=name).thumbnails[0][2]
+        for name in ("header", "stored")
+    )
+    # A thumbnail of 144 pixels, of which a wide image leaves the first rows free, and a high one the first columns.
+    assert (header[:30].any(), header[:, :30].any()) == (False, True)
+    assert (stored[:30].any(), stored[:, :30].any()) == (True, False)
+
+
 def test_fewer_than_no_process_is_refused(framed):
     with pytest.raises(InputError, match="num_workers must be a whole number, zero or more, got -1"):
         inspect_manifest(framed / "set.csv", framed, num_workers=-1)

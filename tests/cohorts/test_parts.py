@@ -13,6 +13,7 @@ from sga_monai.cli.main import app
 from sga_monai.cohorts.parts import write_parts
 from sga_monai.core.errors import InputError
 from sga_monai.data.manifest import read_manifest
+from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.read import read_cxr
 
 HEADER = "image,label,patient_id,site,split,lung_mask\n"
@@ -142,6 +143,15 @@ def test_an_image_with_burned_in_annotation_is_left_out(data, dicom_file, drawn)
         counts = write_parts(folder / "m.csv", folder, keep, keep, folder / "o.csv")
         assert counts == {"listed": 1, "left out: BurnedInAnnotation YES": 1}
         assert [row["patient_id"] for row in read_manifest(folder / "o.csv")] == ["p2"]
+
+
+def test_parts_are_of_the_image_as_the_training_reads_it(data, dicom_file, drawn):
+    folder = data[0]
+    dicom_file(drawn[:, :160].copy(), name="turned.dcm", PatientOrientation=["F", "L"])
+    (folder / "m.csv").write_text(HEADER + "turned.dcm,0,p1,s,test,\n")
+    for name, shape in (("header", (134, 268)), ("stored", (268, 134))):
+        write_parts(folder / "m.csv", folder, "interior", name, folder / "o.csv", ReadOptions(orientation=name))
+        assert read_cxr(folder / f"{name}/000002.png").shape == shape
 
 
 def test_the_file_of_the_row_is_read_and_no_other(data):

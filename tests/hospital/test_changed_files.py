@@ -23,7 +23,7 @@ from sga_monai.hospital import evaluate
 from sga_monai.hospital.checksums import write_sums
 from sga_monai.hospital.evaluate import evaluate_bundle
 from sga_monai.hospital.reference import make_reference
-from sga_monai.hospital.validate import Outcome, Site, Validation
+from sga_monai.hospital.validate import SHEET, Outcome, Site, Validation
 from sga_monai.model.networks import build_network
 
 N = 12
@@ -94,6 +94,25 @@ def test_a_file_that_was_exported_again_is_read_again(bundle, images, caplog):
     changed = ~np.isclose(before["score"], after["score"], atol=1e-6)
     assert changed.sum() == 1
     pd.testing.assert_frame_equal(pd.read_csv(out / "evaluation.2/predictions.csv"), before)
+
+
+def test_images_are_checked_in_the_orientation_of_the_bundle(bundle, images, dicom_file, drawn):
+    """A wide image, which its header would turn, is drawn as a high one where the model reads it as stored."""
+    shapes = {}
+    for name in ("stored", "header"):
+        other = images.with_name(name)
+        shutil.copytree(bundle, other)
+        write_json(other / "reference.json", json.loads((other / "reference.json").read_text()) | {"orientation": name})
+        write_sums(other)
+        for i in range(N):
+            shutil.move(dicom_file(drawn[:, : 160 - i].copy(), PatientOrientation=["F", "L"]), images / f"{i}.png")
+        validation = Validation(Site(other, images, images.with_name("labels.csv"), "here", images.with_name("out")))
+        validation.write_manifest()
+        validation.check_images()
+        with Image.open(images.with_name("out") / SHEET) as sheet:
+            # Of the first picture, below the title and a third of the way down, the part beside a high image is empty.
+            shapes[name] = np.asarray(sheet)[60:100, :20].any()
+    assert shapes == {"stored": False, "header": True}
 
 
 @pytest.mark.parametrize("change", ["key", "folder", "file"])
