@@ -34,22 +34,29 @@ def new_site_key(path: str | Path) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise InputError("this site key exists already; another would rename every patient") from None
-    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-        stream.write(secrets.token_hex(32) + "\n")
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(32) + "\n")
+    except OSError:
+        # Half a key would stand in the way of a whole one.
+        Path(path).unlink(missing_ok=True)
+        raise
 
 
 def read_site_key(path: str | Path) -> bytes:
     """The key in a file of ``new_site_key``.
 
     Raises:
-        InputError: when the file is missing, is no key, or can be read by others.
+        InputError: when the file is missing, cannot be opened, is no key, or can be read by others.
     """
     try:
         if os.name == "posix" and Path(path).stat().st_mode & 0o077:
             raise InputError("site_key can be read by others; restrict it to its owner with chmod 600")
         key = bytes.fromhex(Path(path).read_text(encoding="ascii").strip())
-    except OSError:
+    except FileNotFoundError:
         raise InputError("site_key: no such file; make one with sga-monai manifest key") from None
+    except OSError:
+        raise InputError("site_key cannot be opened; give its file, and ask for access where it is not yours") from None
     except UnicodeDecodeError:
         key = b""
     except InputError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hmac
 import os
 import re
@@ -304,6 +305,21 @@ def test_patients_are_named_by_the_sites_key(folder):
         read_site_key(folder / "c.key")
     with pytest.raises(InputError, match="no such file"):
         read_site_key(folder / "d.key")
+    (folder / "folder").mkdir(mode=0o700)
+    with pytest.raises(InputError, match="site_key cannot be opened"):
+        read_site_key(folder / "folder")
+
+
+def test_a_key_that_cannot_be_written_leaves_none(folder, monkeypatch):
+    def full(_: int) -> str:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sga_monai.data.pseudonyms.secrets.token_hex", full)
+        with pytest.raises(OSError, match="full"):
+            new_site_key(folder / "a.key")
+    new_site_key(folder / "a.key")
+    assert len(read_site_key(folder / "a.key")) == 32
 
 
 @pytest.mark.parametrize(("count", "most_s", "most_mb"), [(100_000, 6, 250), pytest.param(1_000_000, 60, 1000, marks=pytest.mark.slow)])
