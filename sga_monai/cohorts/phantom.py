@@ -28,12 +28,13 @@ from sga_monai.core import checks as check
 from sga_monai.core.display import track
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json
-from sga_monai.data.manifest import Row, write_manifest
+from sga_monai.core.folders import one_at_a_time
+from sga_monai.data.manifest import Row, replace_manifest
 
 SOURCE = "northgate"
 EXTERNAL = ("harbor", "lakeside", "summit")
 SPLITS = {"train": 96, "val": 32, "test": 48}
-OPTIONS = "phantom.json"
+OPTIONS, LOCK = "phantom.json", ".phantom.lock"
 MASKS = ("lung", "lesion", "marker")
 
 
@@ -114,14 +115,19 @@ def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60, con
     options = {"seed": seed, "external_images": external_images, "confounding": confounding, "scale": scale}
     write_json(out / OPTIONS, options, indent=None)
     for site, rows in reversed(plans):
-        write_manifest(out / f"{site.name}.csv", rows)
+        replace_manifest(out / f"{site.name}.csv", rows)
     return [out / f"{site.name}.csv" for site in SITES]
 
 
 def ensure_phantom(manifest: str | Path, dataset_dir: str | Path) -> None:
-    """Write the phantom when ``manifest`` is that of its source site in ``dataset_dir`` and absent; else do nothing."""
+    """Write the phantom when ``manifest`` is that of its source site in ``dataset_dir`` and absent; else do nothing.
+
+    Of processes that begin at once one draws, and the others wait: drawn again, images would be cut short while they are read.
+    """
     if is_phantom(manifest, dataset_dir) and not Path(manifest).exists():
-        write_phantom(dataset_dir)
+        with one_at_a_time(Path(dataset_dir) / LOCK):
+            if not Path(manifest).exists():
+                write_phantom(dataset_dir)
 
 
 def is_phantom(manifest: str | Path, dataset_dir: str | Path) -> bool:

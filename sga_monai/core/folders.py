@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sga_monai.core import checks as check
@@ -46,6 +46,21 @@ def lock_output_dir(output_dir: str | Path) -> None:
             raise DiskError("the lock of output_dir", error.errno or 0) from None
     if folder.is_dir():
         _hold(f"{folder.stat().st_dev}:{folder.stat().st_ino}", os.O_RDONLY, folder)
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other process is inside with the same ``path``, a file that is there meanwhile; at once where there are no locks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def is_in_use(output_dir: str | Path) -> bool:

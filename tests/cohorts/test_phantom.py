@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 
 import numpy as np
 import pydicom
@@ -52,6 +54,28 @@ def test_sites_differ_in_their_dicom(phantom_dir):
         assert len({header[keyword].value for header in headers}) == 4
     assert {header.PhotometricInterpretation for header in headers} == {"MONOCHROME1", "MONOCHROME2"}
     assert len({header.file_meta.TransferSyntaxUID for header in headers}) == 4
+
+
+def test_two_trainings_that_begin_at_once_draw_one_phantom(tmp_path, monkeypatch):
+    folder = tmp_path / "phantom"
+
+    def draw(out):
+        with (tmp_path / "drawn").open("a") as stream:
+            stream.write("x")
+        time.sleep(0.3)
+        (out / f"{SOURCE}.csv").touch()
+
+    monkeypatch.setattr("sga_monai.cohorts.phantom.write_phantom", draw)
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            ensure_phantom(folder / f"{SOURCE}.csv", folder)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert (tmp_path / "drawn").read_text() == "x"
+    assert [path.name for path in folder.iterdir()] == [f"{SOURCE}.csv"]
 
 
 def test_options_out_of_range_are_refused(tmp_path):
