@@ -20,6 +20,8 @@ from sga_monai.imaging.padding import find_padding
 
 # A block of rows fits the processor's cache.
 ROWS_AT_ONCE = 32
+# Not the standard's words, but who wrote one of them meant that names may be seen.
+BURNED_IN = ("Y", "T", "TRUE", "1")
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
 
@@ -146,6 +148,7 @@ def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
     try:
         for name, (keyword, vocabulary) in vocabularies.items():
             value = str(dataset.get(keyword) or "").strip().upper()
+            value = "YES" if name == "burned_in" and value in BURNED_IN else value
             facts[name] = value if value in vocabulary or not value else "other"
         facts["view"] = examination.view_of(dataset)
         facts["orientation"] = geometry.orientation_of(dataset)

@@ -420,6 +420,14 @@ def test_facts_keep_to_the_standards_words(dicom_file):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("given", "fact"), [("YES", "YES"), ("yes", "YES"), ("Y", "YES"), ("True", "YES"), ("1", "YES"), ("NO", "NO"), ("N", "other"), ("", "")]
+)
+def test_whoever_says_in_other_words_that_names_are_burned_in_is_heard(dicom_file, given, fact):
+    data = dicom_file(picture(), BurnedInAnnotation=given).read_bytes()
+    assert read_facts(data)["burned_in"] == fact
+
+
 def test_results_do_not_depend_on_other_packages(dicom_file, tmp_path):
     pixels = picture(np.uint8, 255)
     files = {}
