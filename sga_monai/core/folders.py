@@ -52,7 +52,7 @@ def lock_output_dir(output_dir: str | Path) -> None:
 def one_at_a_time(path: Path) -> Iterator[None]:
     """Wait until no other process is inside with the same ``path``, a file that is there meanwhile; at once where there are no locks."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
+    with path.open("ab") as stream:
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 

@@ -25,7 +25,7 @@ def text_calls(tree: ast.AST) -> list[ast.Call]:
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         owner = getattr(getattr(node.func, "value", None), "id", "")
-        if name == "open" and owner in ("os", "Image", "gzip", "webbrowser"):
+        if name == "open" and owner in ("os", "Image", "gzip", "tarfile", "webbrowser"):
             continue
         strings = [arg.value for arg in (*node.args, *(k.value for k in node.keywords if k.arg == "mode")) if isinstance(arg, ast.Constant)]
         binary = any(isinstance(text, str) and len(text) <= 3 and "b" in text for text in strings)
