@@ -19,7 +19,7 @@ from sga_monai.core.files import file_sha256, write_whole
 from sga_monai.data.datalist import data_rows
 from sga_monai.data.listed_files import file_states
 from sga_monai.data.manifest import REQUIRED, read_manifest, write_manifest
-from sga_monai.data.masks import find_lung_masks, mask_pixels
+from sga_monai.data.masks import check_turned, find_lung_masks, mask_pixels
 from sga_monai.imaging.read import decode, read_bytes, sha256_of
 from sga_monai.statistics.shortcuts import FRAME_SHARE
 
@@ -43,7 +43,7 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
 
     Raises:
         InputError: when the manifest is refused, an image leads outside ``dataset_dir`` through a link, a mask marks nothing
-            or everything (naming its row), or the folder is there.
+            or everything or does not lie as its image is shown (naming its row), or the folder is there.
     """
     check.choice("keep", keep, PARTS)
     root, source = Path(dataset_dir), Path(manifest)
@@ -55,6 +55,7 @@ def write_parts(manifest: str | Path, dataset_dir: str | Path, keep: str, folder
     file_states(rows, root, source.name)
     items = data_rows(rows, rows, source, root, None, REQUIRED)
     masks = find_lung_masks(rows, root, source.name) if keep != "interior" else {}
+    check_turned(items, masks, f"{source.name}: the lung_mask")
     counts: Counter[str] = Counter()
     written = []
     target.parent.mkdir(parents=True, exist_ok=True)

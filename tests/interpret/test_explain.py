@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -90,6 +91,35 @@ def test_several_seeds_of_a_model_and_differences_paired_by_image(explained, pha
         explain_checkpoints({"A": [models["NT"]], "B": given["B"]}, phantom_dir / "northgate.csv", phantom_dir, tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["A=nt/0", "A=nt/1", "B=sga/1", "B=sga/0"], "checkpoint 1 of B is of seed 1, the first model's of seed 0"),
+        (["A=nt/0", "A=nt/0"], "A: two checkpoints are of seed 0; give each seed once"),
+        (["A=nt/0", "A=sga/1"], "A: checkpoint 2 is of other settings than the first (kl_weight: was 0, is 1.0); give its seeds"),
+        (["A=nt/0", "A=nt/1", "B=sga/0", "B=sga/1"], ""), (["A=nt/0", "B=nt/1"], ""),
+        (["A=nt/0", "A=old/1"], ""), (["A=bare/0", "A=bare/1"], ""),
+    ],
+)  # fmt: skip
+def test_the_checkpoints_of_a_model_are_its_seeds_and_those_of_the_others(explained, phantom_dir, tmp_path, given, message):
+    models, _, _, _ = explained
+    both = {"image_size": 32, "voi": "dicom", "orientation": "header"}
+    for name, settings in (("nt", {"kl_weight": 0}), ("sga", {"kl_weight": 1.0}), ("old", {}), ("bare", None)):
+        for seed in (0, 1):
+            folder = tmp_path / name / str(seed)
+            folder.mkdir(parents=True)
+            shutil.copy(models["NT"], folder / "model.pt")
+            if settings is not None:
+                (folder / "run.json").write_text(json.dumps({"identity": {"settings": both | settings | {"seed": seed}}}))
+    paths = [text.replace("=", f"={tmp_path}/") + "/model.pt" for text in given]
+    # Damaged, so that a call which is not refused before ends here.
+    (tmp_path / "bad.csv").write_text("")
+    rest = ["--manifest", str(tmp_path / "bad.csv"), "--dataset-dir", str(phantom_dir), "--output-dir", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, ["explain", *paths, *rest])
+    assert isinstance(refused.exception, InputError)
+    assert (message and message in str(refused.exception)) or (not message and "bad.csv" in str(refused.exception))
+
+
 def test_what_explain_would_take_for_its_own_is_refused(explained, phantom_dir, tmp_path):
     models, _, _, _ = explained
     for name in ("predictions.csv", "audit.json", "run.json"):
@@ -161,6 +191,33 @@ def test_boxes_are_of_the_image_as_the_training_read_it(drawn, dicom_file, tmp_p
     # 320 rows and 160 columns become 32 and 32.
     assert (int(columns.min()), int(columns.max())) == (4, 11)
     assert (int(rows.min()), int(rows.max())) == (4, 13)
+
+
+@pytest.mark.parametrize(
+    ("pair", "mask", "message"),
+    [
+        (["F", "L"], (320, 160), "refused"), (["H", "R"], (64, 32), "refused"), (["F", "L"], (160, 320), "told"),
+        (["F", "L"], (64, 64), "told"), (["R", "F"], (320, 160), "told"), (["L", "F"], (320, 160), ""), (["F", "L"], (320, 160), "stored"),
+    ],
+)  # fmt: skip
+def test_a_mask_that_lies_as_the_pixels_of_a_turned_image_are_stored_is_refused(drawn, dicom_file, tmp_path, caplog, pair, mask, message):
+    """Of an image that its header turns, a mask is turned too; where its sides cannot tell, a line says that it must be."""
+    path = dicom_file(drawn[:, :160].copy(), PatientOrientation=pair)
+    (tmp_path / "masks").mkdir()
+    pixels = np.zeros(mask, dtype=np.uint8)
+    pixels[: mask[0] // 2] = 255
+    Image.fromarray(pixels).save(tmp_path / "masks/a.png")
+    row = {"image": path.name, "label": "1", "patient_id": "p", "site": "s", "split": "test"}
+    preparation = Preparation(32, "dicom", "stored" if message == "stored" else "header")
+    lung, region = (row | {"lung_mask": "masks/a.png"}, {}, "m: the lung_mask"), (row, {"x": "masks"}, "region x: the picture")
+    for content, regions, name in (lung, region):
+        caplog.clear()
+        pd.DataFrame([content]).to_csv(tmp_path / "m.csv", index=False)
+        cohort = list_cohort(tmp_path / "m.csv", tmp_path, preparation)
+        with pytest.raises(InputError, match=f"{name} of row 2 lies as the pixels are stored") if message == "refused" else nullcontext():
+            (dataset,) = read_cohorts([cohort])
+            assert len(read_regions(dataset, cohort, tmp_path, regions)) == 1
+        assert (f"{name}: 1 images are shown turned by their PatientOrientation (row 2)" in caplog.text) == (message == "told")
 
 
 def test_picture_and_tensorboard(explained):
