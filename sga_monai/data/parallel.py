@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from monai.data import DataLoader
 
+from sga_monai.core import checks as check
 from sga_monai.core.display import track
 from sga_monai.core.errors import ReadError, WorkerError, input_error
 
@@ -57,10 +58,11 @@ def read_rows(
         What ``read`` returned, or ``{"code": reason}`` where it raised a ``ReadError``.
 
     Raises:
-        InputError: what ``read`` raised other than a ``ReadError``.
+        InputError: what ``read`` raised other than a ``ReadError``, or ``num_workers`` is no number of processes.
         WorkerError: when a process died, or a row took longer than 45 s.
         RuntimeError: on any other exception, with its kind and place but not its text.
     """
+    check.whole("num_workers", num_workers, low=0)
     options: dict[str, Any] = {"batch_size": None, "collate_fn": _as_it_is, "generator": torch.Generator()}
     timeout = SECONDS_AN_IMAGE if num_workers else 0
     loader = DataLoader(_Rows(rows, read), num_workers=num_workers, timeout=timeout, **options)

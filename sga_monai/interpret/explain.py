@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sga_monai.core.display import estimate_text, figure_text, table_text, track
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_csv, write_json
+from sga_monai.core.folders import refuse_other_results
 from sga_monai.core.provenance import differences
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.interpret.measures import BATCH, Cases, Measured, measure_maps
@@ -79,7 +80,8 @@ def explain_checkpoints(
             ``run.json`` beside several checkpoints of a model says that they are not its seeds, or others than the first model's.
     """
     out, regions = Path(output_dir), regions or {}
-    _refuse_names(out, (*checkpoints, *regions))
+    refuse_other_results(out, "saliency.json")
+    _refuse_names((*checkpoints, *regions))
     seeds = {name: [path] if isinstance(path, str | Path) else list(path) for name, path in checkpoints.items()}
     if len({len(paths) for paths in seeds.values()}) > 1:
         raise InputError("the models have different numbers of checkpoints; give the same seeds of each")
@@ -158,10 +160,8 @@ def _recorded_settings(checkpoint: str | Path) -> dict[str, Any]:
     return dict(settings) if isinstance(settings, Mapping) else {}
 
 
-def _refuse_names(out: Path, names: Sequence[str]) -> None:
-    """Refuse the folder of a run, and names of models and regions that cannot be shown."""
-    if any((out / name).exists() for name in ("run.json", "records.jsonl", "model.pt", "predictions.csv", "audit.json")):
-        raise InputError("output_dir is the folder of a run, an experiment, an evaluation or an audit; give a folder of its own inside it")
+def _refuse_names(names: Sequence[str]) -> None:
+    """Refuse names of models and regions that cannot be shown."""
     for name in names:
         if not re.fullmatch(r"[\w][\w .,=()-]*", name) or name in ("lung", "boxes", "image"):
             raise InputError(

@@ -465,6 +465,32 @@ def test_an_archive_without_models_goes_on_at_another_machine(fake, tmp_path):
     assert rounded(again) == rounded(records)
 
 
+def test_an_archive_has_the_runs_that_its_records_are_of(fake, tmp_path):
+    plan, out = fake
+    docs, cell = tmp_path / "docs", out / plan.cells[0].folder
+    collect.collect_experiment(plan, out)
+    # Moved aside when its command was given by hand, and a method that the plan had before.
+    shutil.copytree(cell, cell.with_name("seed_0.1"))
+    shutil.copytree(cell, out / "earlier/all/seed_0")
+    collect.write_page([out], docs)
+    archive = docs / "fake_runs.tar.xz"
+    with tarfile.open(archive) as packed:
+        assert {name.rpartition("/")[0] for name in packed.getnames() if name.endswith(".csv")} == {cell.folder for cell in plan.cells}
+    card = json.loads((cell / "run.json").read_text())
+    for finished in ("later", None):
+        (cell / "run.json").write_text(json.dumps(card | {"finished": finished}))
+        with pytest.raises(
+            InputError, match=r"the run nt/all/seed_0 is not the one that records\.jsonl is of; give sga-monai experiment again"
+        ):
+            collect.write_page([out], docs)
+    shutil.rmtree(cell)
+    collect.write_page([out], docs)
+    assert "Predictions of 5 cells" in (docs / "README.md").read_text()
+    archive.write_bytes(archive.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"fake_runs\.tar\.xz is damaged; restore it, or give the folder of its experiment"):
+        collect.write_page([docs], docs)
+
+
 def rounded(value):
     """Records with numbers of six digits."""
     if isinstance(value, dict):

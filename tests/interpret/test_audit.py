@@ -375,12 +375,16 @@ def test_the_files_of_an_audit(audited, phantom_dir):
 
 def test_what_an_audit_refuses(audited, phantom_dir, tmp_path):
     folder, _ = audited
+    (folder / "other").mkdir()
+    (folder / "other/run.json").write_text("of another training, which an audit must not move aside")
     for change, message in (
         ({"manifests": []}, "no manifest"),
         ({"manifests": [phantom_dir / "harbor.csv"] * 2}, "same name"),
         ({"manifests": [phantom_dir / "harbor.csv"], "split": "train"}, "no row with split train"),
         ({"manifests": [phantom_dir / "harbor.csv"], "image_size": 0}, "image_size must be"),
-        ({"manifests": [phantom_dir / "harbor.csv"], "output_dir": folder / "run"}, "the checkpoint is in"),
+        ({"manifests": [phantom_dir / "harbor.csv"], "num_workers": -1}, "num_workers must be a whole number, zero or more, got -1"),
+        ({"manifests": [phantom_dir / "harbor.csv"], "output_dir": folder / "run"}, "give a folder of its own inside it"),
+        ({"manifests": [phantom_dir / "harbor.csv"], "output_dir": folder / "other"}, "give a folder of its own inside it"),
     ):
         given = {"checkpoint": folder / "run/model.pt", "dataset_dir": phantom_dir, "output_dir": tmp_path / "out"} | change
         with pytest.raises(InputError, match=message):
