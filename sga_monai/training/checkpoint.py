@@ -120,7 +120,7 @@ def load_checkpoint(folder: str | Path) -> dict[str, Any]:
             # Whatever a damaged file makes of torch's reader, the answer is the same: the one before it.
             logger.warning("the checkpoint of epoch %d is damaged; trying the one before it", epoch)
     if found:
-        raise InputError("every checkpoint in output_dir is damaged; restore one, or start again without resume")
+        raise InputError("every checkpoint in output_dir is damaged; restore one, or remove them and start again without resume")
     raise InputError("resume: output_dir holds no checkpoint; check output_dir, or start without resume")
 
 

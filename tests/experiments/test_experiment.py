@@ -94,6 +94,8 @@ def test_pooled_sets_have_no_common_patients_but_for_42_of_two_views(path):
         ({"axis": "r", "conditions": {"-1": {}}}, "must be a number, zero or more"),
         ({"methods": {"+ mask": {}}}, "'\\+ mask' begins with '\\+'"),
         ({"settings": {"output_dir": "x"}}, "output_dir"),
+        ({"settings": {"seed": 1}}, "a seed in settings, conditions or methods is not used; list all in seeds"),
+        ({"conditions": {"a": {}, "b": {"seed": 1}}}, "a seed in settings, conditions or methods is not used"),
         ({"methods": {"TensorBoard": {}}}, "must not be tensorboard"),
         ({"config_file": "nowhere.json"}, "no JSON file here"),
         ({"colour": 1}, "colour"),

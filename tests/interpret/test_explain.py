@@ -154,6 +154,9 @@ def test_one_name_for_two_models_is_refused_unless_they_are_named_as_seeds(expla
     rest = ["--manifest", str(phantom_dir / "northgate.csv"), "--dataset-dir", str(phantom_dir), "--image-size", "32", "--limit", "2"]
     refused = CliRunner().invoke(app, ["explain", *paths, *rest, "--output-dir", str(tmp_path / "out")])
     assert "two models have the same name" in str(refused.exception)
+    regions = ["--region", "x=masks/marker/northgate", "--region", "x=masks/lesion/northgate"]
+    refused = CliRunner().invoke(app, ["explain", "NT=" + paths[0], *rest, *regions, "--output-dir", str(tmp_path / "out")])
+    assert "two regions have the same name" in str(refused.exception)
     done = CliRunner().invoke(app, ["explain", *(f"NT={path}" for path in paths), *rest, "--output-dir", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert pd.read_csv(tmp_path / "out/saliency.csv")["n_seeds"].unique().tolist() == [2]
