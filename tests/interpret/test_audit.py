@@ -189,6 +189,25 @@ def test_site_probe():
     assert confounded["within_label"] == {0: None, 1: None}
 
 
+def test_a_patient_of_two_sites_is_one_however_the_id_was_typed():
+    """Otherwise the site probe would train on one half of a patient and be tested on the other."""
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.fc(nn.functional.adaptive_avg_pool2d(image, 2).flatten(1))
+
+    sets = {}
+    for name, form in (("a", "MRN {:02d}"), ("b", "mrn\u00a0 {:02d}")):
+        given = site(tagged=True, diseased=True, name=name)
+        sets[name] = AuditSet(given.dataset, given.lung, {i + 2: {"patient_id": form.format(i)} for i in range(40)})
+    probe = by_control(audit_model(Small(), sets), "all sets")["site_probe"]
+    assert (probe["n"], probe["n_patients"]) == (80, 40)
+
+
 def test_a_probe_of_noise_holds_its_level():
     rng = np.random.default_rng(1)
     place, patient = np.repeat(["a", "b"], 40), np.repeat(np.arange(40), 2)
