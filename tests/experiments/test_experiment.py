@@ -550,6 +550,14 @@ def test_the_page_in_a_browser(fake, browser):
     assert (np.abs(picture - (0x00, 0x72, 0xB2)).sum(axis=2) < 30).any()
 
 
+def test_a_comparison_of_few_common_seeds_says_so(fake):
+    """Of three seeds each method lacks another one: the difference is of one seed, and its interval over patients alone."""
+    plan, out = fake
+    runs = {cell: out / cell.folder for cell in plan.cells if (cell.method, cell.seed) not in (("NT", 0), ("SGA", 2))}
+    ((_, _, _), (_, _, (row,))) = tables.tables(experiment_records(plan, runs))[:2]
+    assert row[2].endswith("] (1 of 2 seeds)")
+
+
 def test_an_unfinished_experiment_says_so(fake):
     plan, out = fake
     (out / plan.cells[-1].folder / "predictions.csv").unlink()
