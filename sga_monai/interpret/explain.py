@@ -181,7 +181,8 @@ def render(table: Sequence[Mapping[str, Any]]) -> str:
     for key in dict.fromkeys((line["model"], line["map"], line["region"]) for line in table):
         lines = {line["measure"]: line for line in table if (line["model"], line["map"], line["region"]) == key}
         first = next(iter(lines.values()))
-        counts = [str(first[name]) for name in ("n_images", "n_patients", "n_seeds")]
+        # A flat map has no energy, and the pointing game and IoU of chance.
+        counts = [" to ".join(map(str, sorted({line[name] for line in lines.values()}))) for name in ("n_images", "n_patients", "n_seeds")]
         chances = (figure_text(line["chance"]) for line in (first, lines.get("iou_at_area", first)))
         shown.add_row(*key, *counts, *chances, *(estimate_text(lines.get(measure)) for measure in measures))
         if first["difference"] is not None:

@@ -162,6 +162,14 @@ def test_one_name_for_two_models_is_refused_unless_they_are_named_as_seeds(expla
     assert pd.read_csv(tmp_path / "out/saliency.csv")["n_seeds"].unique().tolist() == [2]
 
 
+def test_the_counts_of_measures_that_some_images_have_not_are_both_shown():
+    facts = {"model": "NT", "map": "grad_cam", "region": "lung", "chance": 0.3, "n_seeds": 1, "difference": None}
+    line = {"value": 0.3, "low": 0.2, "high": 0.4}
+    flat = [facts | {"measure": "energy_inside", "value": np.nan, "low": np.nan, "high": np.nan, "n_images": 0, "n_patients": 0}]
+    text = render([*flat, facts | line | {"measure": "pointing_game", "n_images": 9, "n_patients": 8}])
+    assert "0 to 9     0 to 8" in text
+
+
 def measured(measure: str, values: np.ndarray) -> dict:
     """The line of a measure of ten or eleven patients, one image each."""
     patient = np.arange(values.shape[-1])
