@@ -91,6 +91,8 @@ def explain(
     if any("=" not in text for text in region or ()):
         raise InputError("a region is NAME=FOLDER, as marker=masks/marker/northgate")
     regions = dict(text.split("=", 1) for text in region or ())
+    if len(regions) < len(region or ()):
+        raise InputError("two regions have the same name; give every one its own")
     table = explain_checkpoints(models, manifest, dataset_dir, output_dir, regions, split, image_size, None, n_cases, limit)
     typer.echo(render_saliency(table))
     typer.echo(f"wrote saliency.csv, saliency_images.csv, saliency.json, cases.png and tensorboard/ in {output_dir.name}/")

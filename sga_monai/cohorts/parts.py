@@ -19,7 +19,7 @@ from sga_monai.core.files import FORMULA, file_sha256
 from sga_monai.data.datalist import data_rows
 from sga_monai.data.listed_files import file_states
 from sga_monai.data.manifest import REQUIRED, Row, is_safe, read_manifest, replace_manifest
-from sga_monai.data.masks import find_lung_masks, lung_pixels
+from sga_monai.data.masks import check_turned, find_lung_masks, lung_pixels
 from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.read import decode, read_bytes, sha256_of
 from sga_monai.statistics.shortcuts import FRAME_SHARE
@@ -46,9 +46,9 @@ def write_parts(
         The number of images "listed", "without lung_mask" and "left out", by reason code or for BurnedInAnnotation YES.
 
     Raises:
-        InputError: when the manifest is refused, an image leads outside ``dataset_dir`` through a link, a mask cannot be read, or
-            marks nothing or everything (naming its row), two rows give the same part, none gives one, the folder is there or
-            cannot stand in a manifest, or ``out`` lies in it.
+        InputError: when the manifest is refused, an image leads outside ``dataset_dir`` through a link, a mask cannot be read,
+            marks nothing or everything, or does not lie as its image is shown (naming its row), two rows give the same part, none
+            gives one, the folder is there or cannot stand in a manifest, or ``out`` lies in it.
     """
     check.choice("keep", keep, PARTS)
     root, source = Path(dataset_dir), Path(manifest)
@@ -60,6 +60,8 @@ def write_parts(
     file_states(rows, root, source.name)
     items = data_rows(rows, rows, source, root, None, REQUIRED)
     masks = find_lung_masks(rows, root, source.name) if keep != "interior" else {}
+    if (options or ReadOptions()).orientation == "header":
+        check_turned(items, masks, f"{source.name}: the lung_mask")
     counts: Counter[str] = Counter()
     written: dict[str, Row] = {}
     target.parent.mkdir(parents=True, exist_ok=True)

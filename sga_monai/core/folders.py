@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 _held: dict[str, int] = {}
 # What a run's last test writes.
 RESULTS = ("predictions.csv", "results.csv", "embedding.json")
+# The files by which a run, an experiment, an evaluation, an audit and saliency maps are known.
+MARKS = ("run.json", "model.pt", "records.jsonl", "predictions.csv", "audit.json", "saliency.json")
 IN_USE = "another run is writing this output_dir; wait for it, stop it, or give another folder"
 
 
@@ -180,6 +182,23 @@ def move_results_aside(output_dir: str | Path, names: Iterable[str]) -> None:
         logger.info("earlier results were in output_dir; they are now in %s", aside.name)
     folder.mkdir(parents=True, exist_ok=True)
     lock_output_dir(folder)
+
+
+def refuse_other_results(output_dir: str | Path, own: str) -> None:
+    """Refuse a folder in which another command has left what ``own`` would be mixed with.
+
+    Args:
+        output_dir: a command's folder.
+        own: of ``MARKS``, the file by which results of this command are known.
+
+    Raises:
+        InputError: when there is another one of ``MARKS``.
+    """
+    if any((Path(output_dir) / name).exists() for name in MARKS if name != own):
+        raise InputError(
+            "output_dir is the folder of a run, an experiment, an evaluation, an audit or of saliency maps; "
+            "give a folder of its own inside it"
+        )
 
 
 def _first_free(folder: Path) -> Path:

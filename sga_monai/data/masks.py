@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +14,14 @@ from torch import Tensor
 
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.listed_files import on_disk
+from sga_monai.imaging.dicom import is_dicom, read_facts, read_header, turned_from
+from sga_monai.imaging.geometry import STANDARD
+from sga_monai.imaging.head import read_head
 from sga_monai.imaging.raster import read_picture
 from sga_monai.imaging.read import read_bytes
+
+logger = logging.getLogger(__name__)
+SOME = 5
 
 
 def find_lung_masks(rows: Iterable[Mapping[str, str]], dataset_dir: str | Path, name: str) -> dict[int, Path]:
@@ -108,3 +116,62 @@ def mask_pixels(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     index = [((np.arange(wanted) + 0.5) * size / wanted).astype(np.int64) for wanted, size in zip(shape, mask.shape, strict=True)]
     found: NDArray[np.bool_] = mask[np.ix_(*index)]
     return found
+
+
+def check_turned(items: Iterable[Mapping[str, Any]], masks: Mapping[int, Path], name: str) -> None:
+    """Masks lie as an image is shown: say whose images their PatientOrientation turns, and refuse a mask that is stored unturned.
+
+    Whether a mask was turned too can be seen of its sides alone, where a turn by a quarter exchanges unequal ones.
+
+    Args:
+        items: data dictionaries of ``load_manifest``; an image that cannot be read is left to who reads it.
+        masks: path of the mask by row number.
+        name: of manifest and mask, for messages.
+
+    Raises:
+        InputError: naming the first row whose mask has the sides of the stored pixels, and not of the image that is shown.
+    """
+    turned = []
+    for item in items:
+        if item["row"] not in masks:
+            continue
+        try:
+            stored = _sides_before_turn(item["image"])
+            sides = None if stored is None else read_picture(read_bytes(masks[item["row"]])).shape
+        except ReadError:
+            continue
+        if stored is None or sides is None:
+            continue
+        turned.append(item["row"])
+        (rows, columns), quarter = stored
+        if quarter and _are_alike(sides, (rows, columns)) and not _are_alike(sides, (columns, rows)):
+            raise InputError(
+                f"{name} of row {item['row']} lies as the pixels are stored, and the image is shown turned by its PatientOrientation; "
+                "turn the mask, too"
+            )
+    if turned:
+        listed = ", ".join(map(str, turned[:SOME])) + (", ..." if len(turned) > SOME else "")
+        logger.warning(
+            "%s: %d images are shown turned by their PatientOrientation (row %s); their masks must lie as the images are shown",
+            name, len(turned), listed,
+        )  # fmt: skip
+
+
+def _sides_before_turn(image: str | Path) -> tuple[tuple[int, int], bool] | None:
+    """Stored rows and columns of an image that is shown turned, and whether by a quarter; ``None`` for all others."""
+    data = read_head(image)
+    if not is_dicom(data):
+        return None
+    orientation = turned_from(read_facts(data))
+    if orientation == STANDARD:
+        return None
+    found = read_header(data, ("Rows", "Columns"))
+    try:
+        return (int(found["Rows"]), int(found["Columns"])), orientation[0] in "FH"
+    except (KeyError, ValueError):
+        return None
+
+
+def _are_alike(sides: tuple[int, ...], others: tuple[int, int]) -> bool:
+    """Whether two pictures have the same proportions, but for the rounding of a side."""
+    return abs(sides[0] * others[1] - sides[1] * others[0]) <= 0.01 * sides[1] * others[1]

@@ -15,7 +15,7 @@ from sga_monai.data.datalist import load_manifest
 from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
 from sga_monai.data.listed_files import FileState, files_sha256
 from sga_monai.data.manifest import read_manifest
-from sga_monai.data.masks import find_lung_masks, lung_reader
+from sga_monai.data.masks import check_turned, find_lung_masks, lung_reader
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.predictions import GROUPS
 from sga_monai.evaluation.scoring import LungReader
@@ -35,6 +35,7 @@ class Cohort:
         lung: from a row number to the lung mask, bool ``[1, H, W]``, or to ``None``; ``None`` itself where no row has a mask.
         preparation: of the images; the masks have their size.
         files_sha256: of the items' patients and files; see ``files_sha256``.
+        masks: path of the lung mask by row number.
     """
 
     name: str
@@ -43,6 +44,16 @@ class Cohort:
     lung: LungReader | None
     preparation: Preparation
     files_sha256: str
+    masks: Mapping[int, Path]
+
+    def check_masks(self) -> None:
+        """See ``check_turned``; headers alone are read.
+
+        Raises:
+            InputError: when a mask lies as the pixels of a turned image are stored (naming its row).
+        """
+        if self.preparation.orientation == "header":
+            check_turned(self.items, self.masks, f"{self.name}: the lung_mask")
 
     def groups(self) -> pd.DataFrame:
         """The manifest's columns ``GROUPS`` by row number, empty text where a cell is empty: a few texts, kept as numbers."""
@@ -80,7 +91,7 @@ def list_cohort(
     cells = {item["row"]: listed[item["row"]] for item in items}
     masks = find_lung_masks(cells.values(), dataset_dir, path.name)
     lung = lung_reader(masks, path.name, preparation.image_size)
-    return Cohort(path.stem, items, cells, lung, preparation, files_sha256(items, states, dataset_dir, masks))
+    return Cohort(path.stem, items, cells, lung, preparation, files_sha256(items, states, dataset_dir, masks), masks)
 
 
 def read_cohorts(cohorts: Sequence[Cohort], cache_dir: str | Path | None = None, num_workers: int = 0) -> list[CXRDataset]:
@@ -92,8 +103,11 @@ def read_cohorts(cohorts: Sequence[Cohort], cache_dir: str | Path | None = None,
         num_workers: processes that read.
 
     Raises:
-        InputError: when one file is in two rows, byte for byte, or no image of a cohort can be read.
+        InputError: when one file is in two rows, byte for byte, no image of a cohort can be read, or a lung mask does not lie as its
+            image is shown (see ``check_turned``).
     """
+    for cohort in cohorts:
+        cohort.check_masks()
     cache = None if cache_dir is None else str(cache_dir)
     datasets = []
     for cohort in cohorts:

@@ -3,41 +3,53 @@
 from __future__ import annotations
 
 import io
+import lzma
 import tarfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from sga_monai.core.files import write_whole
+from sga_monai.core.errors import InputError
+from sga_monai.core.files import read_earlier, write_whole
 from sga_monai.core.folders import is_finished
 from sga_monai.evaluation.predictions import FILE, ROW, read_predictions
+from sga_monai.experiments.plan import Cell
+from sga_monai.experiments.selection import Record
 
 RUN = "run.json"
 # Of a run's folder, beside the predictions; and beside the folder, what the cell was given.
 KEPT = (RUN, "results.csv", "curves.csv")
-# A score is a float32 number: nine digits name it.
+# Of a difference of two float32 numbers, which have seven.
 DIGITS = "%.9g"
 
 
-def write_archive(path: Path, folder: Path) -> None:
-    """Write the finished runs of an experiment, without models, as a ``.tar.xz``; equal runs make equal bytes.
+def write_archive(path: Path, folder: Path, records: Sequence[Record]) -> None:
+    """Write the runs that an experiment's records are of, without models, as a ``.tar.xz``; equal runs make equal bytes.
 
     Unpacked into an ``output_dir``, they are finished cells there: ``sga-monai experiment`` goes on with the others. Of the
     predictions it has the columns ``ROW``, ``score`` and ``probability``, with nine digits.
 
     Args:
         path: the archive.
-        folder: ``output_dir`` of ``sga-monai experiment``.
+        folder: ``output_dir`` of ``sga-monai experiment``; a run that is not there any more is left out.
+        records: of ``records.jsonl`` there.
 
     Raises:
-        InputError: when the predictions of a run are damaged.
+        InputError: when a run was begun or ended anew after the records were written, or its predictions are damaged.
         DiskError: see ``write_whole``.
 
     Example:
-        >>> write_archive(Path("docs/results/norms_real_runs.tar.xz"), Path("runs/norms_real"))  # doctest: +SKIP
+        >>> folder = Path("runs/norms_real")
+        >>> records = read_records(folder / "records.jsonl")  # doctest: +SKIP
+        >>> write_archive(Path("docs/results/norms_real_runs.tar.xz"), folder, records)  # doctest: +SKIP
     """
     contents: dict[str, bytes] = {}
-    for run in sorted(card.parent for card in folder.glob(f"*/*/seed_*/{RUN}") if is_finished(card.parent)):
-        name = run.relative_to(folder).as_posix()
+    for name, finished in sorted((_folder(record), record["finished"]) for record in records if record["kind"] == "cell"):
+        run = folder / name
+        if not (run / RUN).is_file():
+            continue
+        if not is_finished(run) or read_earlier(run / RUN)["finished"] != finished:
+            raise InputError(f"the run {name} is not the one that records.jsonl is of; give sga-monai experiment again, then collect")
         files = {f"{name}/{kept}": run / kept for kept in KEPT} | {f"{name}.json": run.with_name(f"{run.name}.json")}
         contents |= {inside: file.read_bytes() for inside, file in files.items() if file.is_file()}
         table = read_predictions(run / FILE)[[*ROW, "score", "probability"]]
@@ -46,9 +58,20 @@ def write_archive(path: Path, folder: Path) -> None:
 
 
 def archived_runs(path: Path) -> int:
-    """How many runs an archive has."""
-    with tarfile.open(path) as archive:
-        return sum(Path(name).name == RUN for name in archive.getnames())
+    """How many runs an archive has.
+
+    Raises:
+        InputError: when it is damaged.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            return sum(Path(name).name == RUN for name in archive.getnames())
+    except (OSError, EOFError, lzma.LZMAError, tarfile.TarError):
+        raise InputError(f"{path.name} is damaged; restore it, or give the folder of its experiment") from None
+
+
+def _folder(record: Record) -> str:
+    return Cell(record["method"], record["condition"], record["seed"], {}).folder
 
 
 def _write(contents: dict[str, bytes], path: Path) -> None:

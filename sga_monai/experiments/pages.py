@@ -68,7 +68,8 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
         Names of the experiments on the page: all whose records are in ``out`` afterwards.
 
     Raises:
-        InputError: when there are no records, two sources are of one plan, or ``out`` has another ``README.md``.
+        InputError: when there are no records, two sources are of one plan, the runs of a folder are others than its records' (see
+            ``write_archive``), an archive in ``out`` is damaged, or ``out`` has another ``README.md``.
     """
     out = Path(out)
     if (out / "README.md").is_file() and not (out / "README.md").read_text(encoding="utf-8").startswith(PAGE):
@@ -83,7 +84,7 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
         write_whole(out / f"{records[0]['name']}.jsonl", partial(write_records, records=records))
     for records, source in zip(given, others, strict=True):
         if source.is_dir():
-            write_archive(out / f"{records[0]['name']}{ARCHIVE}", source)
+            write_archive(out / f"{records[0]['name']}{ARCHIVE}", source, records)
     found = [read_records(path) for path in sorted(out.glob("*.jsonl"))]
     if not found:
         raise InputError("no records in this folder; give the folders of sga-monai experiment")

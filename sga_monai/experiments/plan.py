@@ -128,7 +128,7 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
 
     Raises:
         InputError: when the file is missing, not JSON or not a plan, the baseline is no method, the selection set or a pooled set
-            no external set, two cells have one folder, or a table could not show a name.
+            no external set, a seed is not in ``seeds``, two cells have one folder, or a table could not show a name.
     """
     name, content = Path(path).name, _read_content(path)
     methods, conditions = content["methods"], content.get("conditions", {ALL: {}})
@@ -137,6 +137,8 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
         raise InputError(f"{name}: baseline {baseline!r} is none of the methods {', '.join(methods)}")
     if axis and not all(re.fullmatch(r"\d+(\.\d+)?", condition) for condition in conditions):
         raise InputError(f"{name}: with an axis every condition must be a number, zero or more")
+    if any("seed" in given for given in (content["settings"], *conditions.values(), *methods.values())):
+        raise InputError(f"{name}: a seed in settings, conditions or methods is not used; list all in seeds")
     cells = tuple(
         Cell(
             method,

@@ -87,7 +87,8 @@ def tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[st
             for name in outside:
                 other = of[name]["against_baseline"] if name in of else None
                 if other:
-                    compared.append([*start, name, estimate_text(other, signed=True), p_text(other["p"]), p_text(other.get("p_holm"))])
+                    minus = estimate_text(other, signed=True) + _common_seeds(other["n_seeds"], of[name]["auroc"]["n_seeds"])
+                    compared.append([*start, name, minus, p_text(other["p"]), p_text(other.get("p_holm"))])
     for method, areas in (head.get("published") or {}).items():
         row = [f"{method}, the paper", *([""] if conditions else []), "-"]
         row += [f"{areas[name]:.2f}" if name in areas else "-" for name in sets]
@@ -142,7 +143,12 @@ def _mean(figures: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
     known = [one[key] for one in figures if one[key] is not None]
     if not known:
         return "-"
-    return f"{sum(known) / len(known):{form}}" + (f" ({len(known)} of {len(figures)} seeds)" if len(known) < len(figures) else "")
+    return f"{sum(known) / len(known):{form}}" + _common_seeds(len(known), len(figures))
+
+
+def _common_seeds(used: int, seeds: int) -> str:
+    """Of how many seeds a figure is, where it is not all; one of a single seed says nothing of another training."""
+    return f" ({used} of {seeds} seeds)" if used < seeds else ""
 
 
 def rows_of(records: Sequence[Record]) -> list[str]:

@@ -95,6 +95,7 @@ def evaluate_bundle(
     networks = {role: to_device(network, device) for role, network in load_models(bundle, reference).items()}
     lock_output_dir(out)
     cohort = list_cohort(manifest, dataset_dir, _preparation(reference), site_key=site_key)
+    cohort.check_masks()
     # Of a million rows all cells would take a gigabyte.
     groups, cohort = cohort.groups(), replace(cohort, cells={})
     facts = _facts(bundle, manifest, reference, public_key, failure_limit, device)

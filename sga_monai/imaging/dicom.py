@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pydicom
@@ -64,12 +64,17 @@ def read_dicom(data: bytes, options: ReadOptions) -> Decoded:
         shape = geometry.square_shape(image.shape, aspect, MAX_PIXELS)
         padding = None if padding is None else geometry.resample(padding.astype(np.float32), shape) > 0
         image = geometry.resample(image, shape)
+    if options.orientation == "header":
+        image = geometry.turn(image, turned_from(facts))
+        padding = None if padding is None else geometry.turn(padding, turned_from(facts))
+    return Decoded(image, facts, padding, refusal)
+
+
+def turned_from(facts: Mapping[str, str]) -> str:
+    """The PatientOrientation, one of ``geometry.FRONTAL``, from which ``orientation`` "header" turns an image with these facts."""
     # What calls itself lateral has no frontal plane.
     frontal = facts["orientation"] in geometry.FRONTAL and facts["view"] not in examination.LATERAL_VIEWS
-    if options.orientation == "header" and frontal:
-        image = geometry.turn(image, facts["orientation"])
-        padding = None if padding is None else geometry.turn(padding, facts["orientation"])
-    return Decoded(image, facts, padding, refusal)
+    return facts["orientation"] if frontal else geometry.STANDARD
 
 
 def _gray(dataset: pydicom.Dataset, options: ReadOptions) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
+from sga_monai.data.identity import same_id
 from sga_monai.evaluation.predictions import control_column
 from sga_monai.evaluation.scoring import Control, LungReader, score_dataset
 from sga_monai.interpret.controls import BORDER_BLANK, BORDER_CROP, CENTER_BLANK, LUNGS_BLANK, ONLY_LUNGS, TAG
@@ -74,7 +75,7 @@ def audit_model(network: nn.Module, sets: Mapping[str, AuditSet], batch_size: in
         table += _shortcut_lines(name, given.dataset, scores)
         # Numbers of patients are a manifest's own; one who is at two sites must be in one fold of the probe.
         people = [
-            given.cells.get(row, {}).get("patient_id", f"{name}/{patient}").casefold()
+            same_id(given.cells.get(row, {}).get("patient_id", f"{name}/{patient}"))
             for row, patient in zip(scores["row"], scores["patient"], strict=True)
         ]
         every.append((scores.assign(site=name, patient=people), scored.features))

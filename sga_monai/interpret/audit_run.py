@@ -13,14 +13,17 @@ from rich import box
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
+from sga_monai.core import checks as check
 from sga_monai.core.display import figure_text, interval_text, table_text
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, write_csv, write_json
-from sga_monai.core.folders import archive_previous_run, lock_output_dir
+from sga_monai.core.folders import lock_output_dir, move_results_aside, refuse_other_results
 from sga_monai.core.provenance import code_digest, versions
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.interpret.audit import COLUMNS, AuditSet, audit_model
 from sga_monai.model.weights import load_trained_models
+
+WRITTEN = ("audit.json", "audit.csv", "tensorboard")
 
 
 def audit_checkpoint(
@@ -52,14 +55,17 @@ def audit_checkpoint(
         The table of ``audit_model``.
 
     Raises:
-        InputError: when the checkpoint, a manifest, or a lung mask (naming its row) is refused, or a file is in two sets.
+        InputError: when the checkpoint, a manifest, or a lung mask (naming its row) is refused, a file is in two sets, or
+            ``output_dir`` holds the results of another command.
     """
     out = Path(output_dir)
+    refuse_other_results(out, WRITTEN[0])
+    check.whole("num_workers", num_workers, low=0)
     models = load_trained_models({"model": checkpoint}, image_size=image_size, voi=voi)
     paths = _named(manifests)
     lock_output_dir(out)
     cohorts = [list_cohort(path, dataset_dir, models.preparation, split) for path in paths.values()]
-    archive_previous_run(str(out), str(checkpoint))
+    move_results_aside(out, WRITTEN)
     datasets = read_cohorts(cohorts, num_workers=num_workers)
     sets = {cohort.name: AuditSet(dataset, cohort.lung, cohort.cells) for cohort, dataset in zip(cohorts, datasets, strict=True)}
     table = audit_model(models.networks["model"], sets)
@@ -104,9 +110,9 @@ def render(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _write(out: Path, table: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
-    write_json(out / "audit.json", {**facts, "table": list(table)}, sort_keys=True)
-    write_csv(out / "audit.csv", pd.DataFrame(table, columns=list(COLUMNS)))
-    writer = SummaryWriter(str(out / "tensorboard"))
+    write_json(out / WRITTEN[0], {**facts, "table": list(table)}, sort_keys=True)
+    write_csv(out / WRITTEN[1], pd.DataFrame(table, columns=list(COLUMNS)))
+    writer = SummaryWriter(str(out / WRITTEN[2]))
     for line in table:
         if not math.isnan(line["auroc"]):
             writer.add_scalar(f"audit/{line['control']}/{line['set']}", line["auroc"])

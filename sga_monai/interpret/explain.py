@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from sga_monai.core.display import estimate_text, figure_text, table_text, track
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_csv, write_json
+from sga_monai.core.folders import refuse_other_results
+from sga_monai.core.provenance import differences
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.interpret.measures import BATCH, Cases, Measured, measure_maps
 from sga_monai.interpret.pictures import draw_first_cases, write_pictures
 from sga_monai.interpret.regions import read_regions
 from sga_monai.interpret.saliency import METHODS, curved_layer
+from sga_monai.model.preparation import run_identity
 from sga_monai.model.weights import load_trained_models
 
 logger = logging.getLogger(__name__)
@@ -73,13 +76,16 @@ def explain_checkpoints(
         n_images, n_patients, n_missing, n_seeds, chance, difference, difference_low, difference_high``.
 
     Raises:
-        InputError: when a checkpoint, the manifest or a region is refused, or the models have different numbers of checkpoints.
+        InputError: when a checkpoint, the manifest or a region is refused, the models have different numbers of checkpoints, or
+            ``run.json`` beside several checkpoints of a model says that they are not its seeds, or others than the first model's.
     """
     out, regions = Path(output_dir), regions or {}
-    _refuse_names(out, (*checkpoints, *regions))
+    refuse_other_results(out, "saliency.json")
+    _refuse_names((*checkpoints, *regions))
     seeds = {name: [path] if isinstance(path, str | Path) else list(path) for name, path in checkpoints.items()}
     if len({len(paths) for paths in seeds.values()}) > 1:
         raise InputError("the models have different numbers of checkpoints; give the same seeds of each")
+    _refuse_other_seeds(seeds)
     keys = {name: [f"{name}, checkpoint {i}" for i in range(1, len(paths) + 1)] for name, paths in seeds.items()}
     models = load_trained_models(
         {key: path for name in seeds for key, path in zip(keys[name], seeds[name], strict=True)}, image_size=image_size, voi=voi
@@ -128,10 +134,34 @@ def _by_image(model: str, measured: Measured) -> pd.DataFrame:
     )
 
 
-def _refuse_names(out: Path, names: Sequence[str]) -> None:
-    """Refuse the folder of a run, and names of models and regions that cannot be shown."""
-    if any((out / name).exists() for name in ("run.json", "records.jsonl", "model.pt", "predictions.csv", "audit.json")):
-        raise InputError("output_dir is the folder of a run, an experiment, an evaluation or an audit; give a folder of its own inside it")
+def _refuse_other_seeds(checkpoints: Mapping[str, Sequence[str | Path]]) -> None:
+    """Refuse several checkpoints of a model that are not its seeds, or not those of the first model in its order: see ``run.json``."""
+    first: list[Any] = []
+    for name, paths in checkpoints.items():
+        settings = [_recorded_settings(path) for path in paths if len(paths) > 1]
+        seeds = [one.pop("seed", None) for one in settings]
+        for i, (own, seed) in enumerate(zip(settings, seeds, strict=True), 1):
+            # A run of an earlier version does not name every setting.
+            changed = differences(*({key: one[key] for key in own.keys() & settings[0].keys()} for one in (settings[0], own)))
+            if changed:
+                raise InputError(f"{name}: checkpoint {i} is of other settings than the first ({'; '.join(changed[:3])}); give its seeds")
+            if seed is not None and seed in seeds[: i - 1]:
+                raise InputError(f"{name}: two checkpoints are of seed {seed}; give each seed once")
+        first = first or seeds
+        for i, (one, other) in enumerate(zip(seeds, first, strict=True), 1):
+            if None not in (one, other) and one != other:
+                raise InputError(
+                    f"checkpoint {i} of {name} is of seed {one}, the first model's of seed {other}; give the same in one order"
+                )
+
+
+def _recorded_settings(checkpoint: str | Path) -> dict[str, Any]:
+    settings: Any = (run_identity(checkpoint) or {}).get("settings")
+    return dict(settings) if isinstance(settings, Mapping) else {}
+
+
+def _refuse_names(names: Sequence[str]) -> None:
+    """Refuse names of models and regions that cannot be shown."""
     for name in names:
         if not re.fullmatch(r"[\w][\w .,=()-]*", name) or name in ("lung", "boxes", "image"):
             raise InputError(
@@ -151,7 +181,8 @@ def render(table: Sequence[Mapping[str, Any]]) -> str:
     for key in dict.fromkeys((line["model"], line["map"], line["region"]) for line in table):
         lines = {line["measure"]: line for line in table if (line["model"], line["map"], line["region"]) == key}
         first = next(iter(lines.values()))
-        counts = [str(first[name]) for name in ("n_images", "n_patients", "n_seeds")]
+        # A flat map has no energy, and the pointing game and IoU of chance.
+        counts = [" to ".join(map(str, sorted({line[name] for line in lines.values()}))) for name in ("n_images", "n_patients", "n_seeds")]
         chances = (figure_text(line["chance"]) for line in (first, lines.get("iou_at_area", first)))
         shown.add_row(*key, *counts, *chances, *(estimate_text(lines.get(measure)) for measure in measures))
         if first["difference"] is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.data.listed_files import on_disk
-from sga_monai.data.masks import read_mask
+from sga_monai.data.masks import check_turned, read_mask
 from sga_monai.evaluation.cohort import Cohort
 from sga_monai.imaging.read import read_cxr
 from sga_monai.interpret.localization import boxes_to_mask
@@ -28,15 +28,17 @@ def read_regions(dataset: CXRDataset, cohort: Cohort, root: Path, regions: Mappi
         regions: folders below ``root`` by name, which hold ``<image's name>.png``.
 
     Raises:
-        InputError: when two images have one name, a picture lies outside ``root`` or cannot be read, or a folder has none for any image.
+        InputError: when two images have one name, a picture lies outside ``root``, cannot be read or does not lie as its image is shown
+            (see ``check_turned``), or a folder has none for any image.
     """
     root, size = root.resolve(), cohort.preparation.image_size
     if regions:
         _refuse_equal_names(dataset, cohort)
+    pictures = {name: _find_pictures(root, folder, dataset, cohort, name) for name, folder in regions.items()}
     found: dict[str, list[Tensor]] = {}
     for item in dataset.data:
         row = cohort.cells[item["row"]]
-        masks = {name: _read_mask(root, f"{folder}/{Path(row['image']).stem}.png", row, name, size) for name, folder in regions.items()}
+        masks = {name: _read_picture(paths[item["row"]], row, name, size) for name, paths in pictures.items() if item["row"] in paths}
         lung = None if cohort.lung is None else cohort.lung(item["row"])
         if lung is not None:
             masks["lung"] = lung[0]
@@ -62,14 +64,23 @@ def _refuse_equal_names(dataset: CXRDataset, cohort: Cohort) -> None:
             raise InputError(f"rows {other} and {item['row']} have images of one name, which a region's pictures go by; rename one")
 
 
-def _read_mask(root: Path, path: str, row: Mapping[str, str], name: str, size: int) -> Tensor:
-    """The mask of a row; empty where there is no file."""
-    full = (root / on_disk(str(root), path)).resolve()
-    if not full.is_relative_to(root):
-        raise InputError(f"region {name}: the picture of row {row['row']} lies outside dataset_dir; correct the folder")
-    if not full.is_file():
-        return torch.zeros((size, size), dtype=torch.bool)
+def _find_pictures(root: Path, folder: str, dataset: CXRDataset, cohort: Cohort, name: str) -> dict[int, Path]:
+    """The picture of each row that has one, by row number."""
+    found = {}
+    for item in dataset.data:
+        picture = f"{folder}/{Path(cohort.cells[item['row']]['image']).stem}.png"
+        path = (root / on_disk(str(root), picture)).resolve()
+        if not path.is_relative_to(root):
+            raise InputError(f"region {name}: the picture of row {item['row']} lies outside dataset_dir; correct the folder")
+        if path.is_file():
+            found[item["row"]] = path
+    if cohort.preparation.orientation == "header":
+        check_turned(cohort.items, found, f"region {name}: the picture")
+    return found
+
+
+def _read_picture(path: Path, row: Mapping[str, str], name: str, size: int) -> Tensor:
     try:
-        return read_mask(full, size)
+        return read_mask(path, size)
     except ReadError:
         raise InputError(f"region {name}: the picture of row {row['row']} cannot be read as a PNG; restore or remove it") from None

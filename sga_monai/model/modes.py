@@ -20,10 +20,14 @@ def to_device(network: nn.Module, device: torch.device | str, memory_format: str
     """``network`` on ``device`` with its weights in ``memory_format``: "contiguous_format", or "channels_last", which is faster.
 
     Raises:
-        InputError: when this machine has no such device.
+        InputError: when it is no device, or this machine has no such device.
     """
     chosen = check.choice("memory_format", memory_format, MEMORY_FORMATS)
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        raise InputError(f"device must be one of torch, as cpu, cuda or cuda:1, got {device!r}") from None
+    if kind == "cuda" and not torch.cuda.is_available():
         raise InputError("device: this machine has no CUDA device; leave --device out")
     return network.to(device=device, memory_format=MEMORY_FORMATS[chosen])  # type: ignore[call-overload]
 

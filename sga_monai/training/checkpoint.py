@@ -23,6 +23,7 @@ from sga_monai.core import checks as check
 from sga_monai.core.errors import DISK, DiskError, InputError
 from sga_monai.core.files import sync_folder
 from sga_monai.core.provenance import differences
+from sga_monai.training.best_model import BestModelSaver
 from sga_monai.training.progress import count_on, optimizer_steps
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ def load_checkpoint(folder: str | Path) -> dict[str, Any]:
             # Whatever a damaged file makes of torch's reader, the answer is the same: the one before it.
             logger.warning("the checkpoint of epoch %d is damaged; trying the one before it", epoch)
     if found:
-        raise InputError("every checkpoint in output_dir is damaged; restore one, or start again without resume")
+        raise InputError("every checkpoint in output_dir is damaged; restore one, or remove them and start again without resume")
     raise InputError("resume: output_dir holds no checkpoint; check output_dir, or start without resume")
 
 
@@ -206,7 +207,18 @@ class Checkpoints:
             best.best_metric, best.best_metric_epoch = (state["evaluator"][key] for key in ("best_metric", "best_metric_epoch"))
             if "best_mean_score" in state["evaluator"]:
                 best.best_mean_score = state["evaluator"]["best_mean_score"]
+            self._take_kept_model(best, engine.state.epoch, bool(serious))
         logger.info("resumed after epoch %d of %s", engine.state.epoch, engine.state.max_epochs)
+
+    def _take_kept_model(self, best: Any, epoch: int, forced: bool) -> None:
+        """Let the evaluator's best be that of a better ``model.pt`` from an epoch after the checkpoint, which stays."""
+        kept = self.parts.get("best_model")
+        if not isinstance(kept, BestModelSaver) or not kept.best > best.best_metric:
+            return
+        best.best_metric, best.best_metric_epoch = kept.best, kept.epoch
+        if forced and kept.epoch > epoch:
+            text = "model.pt is of epoch %d of the run before, val_auroc %.4f; it stays until a later validation is better"
+            logger.warning(text, kept.epoch, kept.best)
 
     def _apply_new_settings(self, before: Mapping[str, Any], iteration: int) -> None:
         """Where a forced resume changed the optimizer's settings or the length of an epoch, the loaded ones give way."""

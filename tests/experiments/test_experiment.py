@@ -94,6 +94,8 @@ def test_pooled_sets_have_no_common_patients_but_for_42_of_two_views(path):
         ({"axis": "r", "conditions": {"-1": {}}}, "must be a number, zero or more"),
         ({"methods": {"+ mask": {}}}, "'\\+ mask' begins with '\\+'"),
         ({"settings": {"output_dir": "x"}}, "output_dir"),
+        ({"settings": {"seed": 1}}, "a seed in settings, conditions or methods is not used; list all in seeds"),
+        ({"conditions": {"a": {}, "b": {"seed": 1}}}, "a seed in settings, conditions or methods is not used"),
         ({"methods": {"TensorBoard": {}}}, "must not be tensorboard"),
         ({"config_file": "nowhere.json"}, "no JSON file here"),
         ({"colour": 1}, "colour"),
@@ -465,6 +467,32 @@ def test_an_archive_without_models_goes_on_at_another_machine(fake, tmp_path):
     assert rounded(again) == rounded(records)
 
 
+def test_an_archive_has_the_runs_that_its_records_are_of(fake, tmp_path):
+    plan, out = fake
+    docs, cell = tmp_path / "docs", out / plan.cells[0].folder
+    collect.collect_experiment(plan, out)
+    # Moved aside when its command was given by hand, and a method that the plan had before.
+    shutil.copytree(cell, cell.with_name("seed_0.1"))
+    shutil.copytree(cell, out / "earlier/all/seed_0")
+    collect.write_page([out], docs)
+    archive = docs / "fake_runs.tar.xz"
+    with tarfile.open(archive) as packed:
+        assert {name.rpartition("/")[0] for name in packed.getnames() if name.endswith(".csv")} == {cell.folder for cell in plan.cells}
+    card = json.loads((cell / "run.json").read_text())
+    for finished in ("later", None):
+        (cell / "run.json").write_text(json.dumps(card | {"finished": finished}))
+        with pytest.raises(
+            InputError, match=r"the run nt/all/seed_0 is not the one that records\.jsonl is of; give sga-monai experiment again"
+        ):
+            collect.write_page([out], docs)
+    shutil.rmtree(cell)
+    collect.write_page([out], docs)
+    assert "Predictions of 5 cells" in (docs / "README.md").read_text()
+    archive.write_bytes(archive.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"fake_runs\.tar\.xz is damaged; restore it, or give the folder of its experiment"):
+        collect.write_page([docs], docs)
+
+
 def rounded(value):
     """Records with numbers of six digits."""
     if isinstance(value, dict):
@@ -520,6 +548,14 @@ def test_the_page_in_a_browser(fake, browser):
     assert 0.005 < (picture.sum(axis=2) < 300).mean() < 0.5
     # The second method's color in the figure.
     assert (np.abs(picture - (0x00, 0x72, 0xB2)).sum(axis=2) < 30).any()
+
+
+def test_a_comparison_of_few_common_seeds_says_so(fake):
+    """Of three seeds each method lacks another one: the difference is of one seed, and its interval over patients alone."""
+    plan, out = fake
+    runs = {cell: out / cell.folder for cell in plan.cells if (cell.method, cell.seed) not in (("NT", 0), ("SGA", 2))}
+    ((_, _, _), (_, _, (row,))) = tables.tables(experiment_records(plan, runs))[:2]
+    assert row[2].endswith("] (1 of 2 seeds)")
 
 
 def test_an_unfinished_experiment_says_so(fake):

@@ -189,6 +189,25 @@ def test_site_probe():
     assert confounded["within_label"] == {0: None, 1: None}
 
 
+def test_a_patient_of_two_sites_is_one_however_the_id_was_typed():
+    """Otherwise the site probe would train on one half of a patient and be tested on the other."""
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.fc(nn.functional.adaptive_avg_pool2d(image, 2).flatten(1))
+
+    sets = {}
+    for name, form in (("a", "MRN {:02d}"), ("b", "mrn\u00a0 {:02d}")):
+        given = site(tagged=True, diseased=True, name=name)
+        sets[name] = AuditSet(given.dataset, given.lung, {i + 2: {"patient_id": form.format(i)} for i in range(40)})
+    probe = by_control(audit_model(Small(), sets), "all sets")["site_probe"]
+    assert (probe["n"], probe["n_patients"]) == (80, 40)
+
+
 def test_a_probe_of_noise_holds_its_level():
     rng = np.random.default_rng(1)
     place, patient = np.repeat(["a", "b"], 40), np.repeat(np.arange(40), 2)
@@ -375,12 +394,16 @@ def test_the_files_of_an_audit(audited, phantom_dir):
 
 def test_what_an_audit_refuses(audited, phantom_dir, tmp_path):
     folder, _ = audited
+    (folder / "other").mkdir()
+    (folder / "other/run.json").write_text("of another training, which an audit must not move aside")
     for change, message in (
         ({"manifests": []}, "no manifest"),
         ({"manifests": [phantom_dir / "harbor.csv"] * 2}, "same name"),
         ({"manifests": [phantom_dir / "harbor.csv"], "split": "train"}, "no row with split train"),
         ({"manifests": [phantom_dir / "harbor.csv"], "image_size": 0}, "image_size must be"),
-        ({"manifests": [phantom_dir / "harbor.csv"], "output_dir": folder / "run"}, "the checkpoint is in"),
+        ({"manifests": [phantom_dir / "harbor.csv"], "num_workers": -1}, "num_workers must be a whole number, zero or more, got -1"),
+        ({"manifests": [phantom_dir / "harbor.csv"], "output_dir": folder / "run"}, "give a folder of its own inside it"),
+        ({"manifests": [phantom_dir / "harbor.csv"], "output_dir": folder / "other"}, "give a folder of its own inside it"),
     ):
         given = {"checkpoint": folder / "run/model.pt", "dataset_dir": phantom_dir, "output_dir": tmp_path / "out"} | change
         with pytest.raises(InputError, match=message):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import unicodedata
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -91,6 +92,35 @@ def test_several_seeds_of_a_model_and_differences_paired_by_image(explained, pha
         explain_checkpoints({"A": [models["NT"]], "B": given["B"]}, phantom_dir / "northgate.csv", phantom_dir, tmp_path / "x")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["A=nt/0", "A=nt/1", "B=sga/1", "B=sga/0"], "checkpoint 1 of B is of seed 1, the first model's of seed 0"),
+        (["A=nt/0", "A=nt/0"], "A: two checkpoints are of seed 0; give each seed once"),
+        (["A=nt/0", "A=sga/1"], "A: checkpoint 2 is of other settings than the first (kl_weight: was 0, is 1.0); give its seeds"),
+        (["A=nt/0", "A=nt/1", "B=sga/0", "B=sga/1"], ""), (["A=nt/0", "B=nt/1"], ""),
+        (["A=nt/0", "A=old/1"], ""), (["A=bare/0", "A=bare/1"], ""),
+    ],
+)  # fmt: skip
+def test_the_checkpoints_of_a_model_are_its_seeds_and_those_of_the_others(explained, phantom_dir, tmp_path, given, message):
+    models, _, _, _ = explained
+    both = {"image_size": 32, "voi": "dicom", "orientation": "header"}
+    for name, settings in (("nt", {"kl_weight": 0}), ("sga", {"kl_weight": 1.0}), ("old", {}), ("bare", None)):
+        for seed in (0, 1):
+            folder = tmp_path / name / str(seed)
+            folder.mkdir(parents=True)
+            shutil.copy(models["NT"], folder / "model.pt")
+            if settings is not None:
+                (folder / "run.json").write_text(json.dumps({"identity": {"settings": both | settings | {"seed": seed}}}))
+    paths = [text.replace("=", f"={tmp_path}/") + "/model.pt" for text in given]
+    # Damaged, so that a call which is not refused before ends here.
+    (tmp_path / "bad.csv").write_text("")
+    rest = ["--manifest", str(tmp_path / "bad.csv"), "--dataset-dir", str(phantom_dir), "--output-dir", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, ["explain", *paths, *rest])
+    assert isinstance(refused.exception, InputError)
+    assert (message and message in str(refused.exception)) or (not message and "bad.csv" in str(refused.exception))
+
+
 def test_what_explain_would_take_for_its_own_is_refused(explained, phantom_dir, tmp_path):
     models, _, _, _ = explained
     for name in ("predictions.csv", "audit.json", "run.json"):
@@ -125,9 +155,20 @@ def test_one_name_for_two_models_is_refused_unless_they_are_named_as_seeds(expla
     rest = ["--manifest", str(phantom_dir / "northgate.csv"), "--dataset-dir", str(phantom_dir), "--image-size", "32", "--limit", "2"]
     refused = CliRunner().invoke(app, ["explain", *paths, *rest, "--output-dir", str(tmp_path / "out")])
     assert "two models have the same name" in str(refused.exception)
+    regions = ["--region", "x=masks/marker/northgate", "--region", "x=masks/lesion/northgate"]
+    refused = CliRunner().invoke(app, ["explain", "NT=" + paths[0], *rest, *regions, "--output-dir", str(tmp_path / "out")])
+    assert "two regions have the same name" in str(refused.exception)
     done = CliRunner().invoke(app, ["explain", *(f"NT={path}" for path in paths), *rest, "--output-dir", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert pd.read_csv(tmp_path / "out/saliency.csv")["n_seeds"].unique().tolist() == [2]
+
+
+def test_the_counts_of_measures_that_some_images_have_not_are_both_shown():
+    facts = {"model": "NT", "map": "grad_cam", "region": "lung", "chance": 0.3, "n_seeds": 1, "difference": None}
+    line = {"value": 0.3, "low": 0.2, "high": 0.4}
+    flat = [facts | {"measure": "energy_inside", "value": np.nan, "low": np.nan, "high": np.nan, "n_images": 0, "n_patients": 0}]
+    text = render([*flat, facts | line | {"measure": "pointing_game", "n_images": 9, "n_patients": 8}])
+    assert "0 to 9     0 to 8" in text
 
 
 def measured(measure: str, values: np.ndarray) -> dict:
@@ -176,6 +217,33 @@ def test_masks_and_regions_of_an_accented_name_are_found_where_accents_are_decom
     regions = read_regions(dataset, cohort, tmp_path, {"x": "masks"})
     assert set(regions) == {"boxes", "lung", "x"}
     assert all(torch.equal(regions[name][0], torch.eye(32, dtype=torch.bool)) for name in ("lung", "x"))
+
+
+@pytest.mark.parametrize(
+    ("pair", "mask", "message"),
+    [
+        (["F", "L"], (320, 160), "refused"), (["H", "R"], (64, 32), "refused"), (["F", "L"], (160, 320), "told"),
+        (["F", "L"], (64, 64), "told"), (["R", "F"], (320, 160), "told"), (["L", "F"], (320, 160), ""), (["F", "L"], (320, 160), "stored"),
+    ],
+)  # fmt: skip
+def test_a_mask_that_lies_as_the_pixels_of_a_turned_image_are_stored_is_refused(drawn, dicom_file, tmp_path, caplog, pair, mask, message):
+    """Of an image that its header turns, a mask is turned too; where its sides cannot tell, a line says that it must be."""
+    path = dicom_file(drawn[:, :160].copy(), PatientOrientation=pair)
+    (tmp_path / "masks").mkdir()
+    pixels = np.zeros(mask, dtype=np.uint8)
+    pixels[: mask[0] // 2] = 255
+    Image.fromarray(pixels).save(tmp_path / "masks/a.png")
+    row = {"image": path.name, "label": "1", "patient_id": "p", "site": "s", "split": "test"}
+    preparation = Preparation(32, "dicom", "stored" if message == "stored" else "header")
+    lung, region = (row | {"lung_mask": "masks/a.png"}, {}, "m: the lung_mask"), (row, {"x": "masks"}, "region x: the picture")
+    for content, regions, name in (lung, region):
+        caplog.clear()
+        pd.DataFrame([content]).to_csv(tmp_path / "m.csv", index=False)
+        cohort = list_cohort(tmp_path / "m.csv", tmp_path, preparation)
+        with pytest.raises(InputError, match=f"{name} of row 2 lies as the pixels are stored") if message == "refused" else nullcontext():
+            (dataset,) = read_cohorts([cohort])
+            assert len(read_regions(dataset, cohort, tmp_path, regions)) == 1
+        assert (f"{name}: 1 images are shown turned by their PatientOrientation (row 2)" in caplog.text) == (message == "told")
 
 
 def test_picture_and_tensorboard(explained):

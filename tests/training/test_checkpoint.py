@@ -323,6 +323,31 @@ def test_a_forced_resume_uses_the_new_settings(tmp_path):
     assert rates == [0.001]
 
 
+def test_a_kept_model_of_a_lost_epoch_is_the_evaluators_best(tmp_path, caplog):
+    """Killed after the validation of an epoch and before its checkpoint; what follows is no better than the model that was saved."""
+    build(tmp_path, 2, identity={"settings": {"a": 1}}).trainer.run()
+    facts = json.loads((tmp_path / "model.json").read_text()) | {"val_auroc": 2.0, "epoch": 2}
+    (tmp_path / "model.json").write_text(json.dumps(facts))
+    next((tmp_path / "checkpoints").glob("epoch_000002*")).unlink()
+    resumed = build(tmp_path, 3, resume=True, identity={"settings": {"a": 2}})
+    saver = Checkpoints(
+        str(tmp_path),
+        resumed.network,
+        resumed.optimizer,
+        {"best_model": resumed.best},
+        resumed.evaluator,
+        {"settings": {"a": 2}},
+        True,
+        True,
+    )
+    saver.start(resumed.trainer)
+    assert "model.pt is of epoch 2 of the run before, val_auroc 2.0000; it stays" in caplog.text
+    for epoch in (2, 3):
+        resumed.evaluator.run(epoch)
+    state = resumed.evaluator.state
+    assert (state.best_metric, state.best_metric_epoch) == (resumed.best.best, resumed.best.epoch) == (2.0, 2)
+
+
 @pytest.mark.parametrize(("batch_size", "rate"), [(8, 0.1), (8, 0.01), (16, 0.1)])
 def test_a_forced_resume_goes_on_in_the_new_schedule(tmp_path, batch_size, rate):
     """The rates of the epochs that are left are those that a training with the new settings has there."""

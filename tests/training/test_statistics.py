@@ -63,6 +63,9 @@ def test_the_images_are_an_eighth_within_limits_and_whole_batches():
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(InputError, match="this machine has no CUDA device"):
         to_device(TinyNet(), "cuda")
+    for nonsense in ("gpu", "cpu,cuda", None):
+        with pytest.raises(InputError, match="device must be one of torch, as cpu, cuda or cuda:1, got"):
+            to_device(TinyNet(), nonsense)
     for name in ("train", "evaluate", "inference"):
         text = (ROOT / f"bundles/sga/{name}.json").read_text()
         assert "sga_monai.model.to_device" in text
