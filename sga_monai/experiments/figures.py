@@ -41,6 +41,7 @@ def learning_curves(records: Sequence[Record]) -> Markup | None:
     run = {(cell["method"], cell["condition"]) for cell in cells}
     curves = [(method, condition) for condition in head["condition"] for method in head["method"] if (method, condition) in run]
     columns, lines = _grid(names)
+    lowest = 0.22
     with figure_style(text=True):
         figure, axes = subplots(lines, columns, size=(2.5 * columns + 1.2, 2.4 * lines), sharey=True)
         for axis, name in zip(axes.flat, names, strict=False):
@@ -52,18 +53,25 @@ def learning_curves(records: Sequence[Record]) -> Markup | None:
                 # Up to where the first seed was stopped: a mean of those that are left would jump.
                 seeds = max(map(len, values.values()), default=0)
                 steps = sorted(step for step in values if len(values[step]) == seeds)
-                color = COLORS[head["method"].index(method) % len(COLORS)]
-                dashes = DASHES[head["condition"].index(condition) % len(DASHES)]
+                color, dashes = _look(head, method, condition)
                 mean = [sum(values[step]) / len(values[step]) for step in steps]
                 axis.plot(steps, mean, dashes, lw=1.3, color=color, label=_label(method, condition))
+                lowest = min([lowest, *mean])
             axis.axhline(0.5, color="#dddddd", lw=1, zorder=0)
-            axis.set(title=name, xlabel="optimizer steps", ylim=(0.2, 1.02))
+            axis.set(title=name, xlabel="optimizer steps")
+        axes[0, 0].set_ylim(lowest - 0.02, 1.02)
         for axis in axes.flat[len(names) :]:
             axis.set_axis_off()
         axes[0, 0].set_ylabel("AUROC")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
         return inline_svg(figure)
+
+
+def _look(head: Record, method: str, condition: str) -> tuple[str, str]:
+    """Color and dashes of a line: of another method with the same color, and of another condition, the dashes are others."""
+    i, rounds = head["method"].index(method), -(-len(head["method"]) // len(COLORS))
+    return COLORS[i % len(COLORS)], DASHES[(head["condition"].index(condition) * rounds + i // len(COLORS)) % len(DASHES)]
 
 
 def _grid(names: Sequence[str]) -> tuple[int, int]:
@@ -84,8 +92,8 @@ def _curves(records: Sequence[Record]) -> Figure:
             line = [mean for mean in means if mean["set"] == name and mean["method"] == method and mean["auroc"]["value"] is not None]
             line.sort(key=lambda mean: float(mean["condition"]))
             x = [float(mean["condition"]) + step * (i - len(head["method"]) / 2) for mean in line]
-            color = COLORS[i % len(COLORS)]
-            axis.plot(x, [mean["auroc"]["value"] for mean in line], "o-", ms=3, lw=1.3, color=color, label=method)
+            color, dashes = COLORS[i % len(COLORS)], DASHES[i // len(COLORS) % len(DASHES)]
+            axis.plot(x, [mean["auroc"]["value"] for mean in line], dashes, marker="o", ms=3, lw=1.3, color=color, label=method)
             for place, mean in zip(x, line, strict=True):
                 if mean["auroc"]["low"] is not None:
                     axis.plot([place, place], [max(mean["auroc"]["low"], 0), min(mean["auroc"]["high"], 1)], lw=0.7, color=color)

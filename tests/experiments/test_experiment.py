@@ -390,6 +390,21 @@ def test_a_learning_curve_is_of_one_condition(monkeypatch):
     assert "of b" in picture
 
 
+def test_thirteen_learning_curves_are_told_apart_and_none_is_cut_off(monkeypatch):
+    """Colors come round after eight methods: natural training and the ninth were one black line."""
+    looks, limits, plot, limit = [], [], matplotlib.axes.Axes.plot, matplotlib.axes.Axes.set_ylim
+    monkeypatch.setattr(
+        matplotlib.axes.Axes, "plot", lambda self, *given, **k: looks.append((given[2], k["color"])) or plot(self, *given, **k)
+    )
+    monkeypatch.setattr(matplotlib.axes.Axes, "set_ylim", lambda self, *given, **k: limits.append(given) or limit(self, *given, **k))
+    methods = [f"m{i}" for i in range(13)]
+    curves = [{"set": "far", "optimizer_steps": 10, "auroc": 0.1}, {"set": "far", "optimizer_steps": 20, "auroc": 0.9}]
+    cells = [{"kind": "cell", "method": method, "condition": "all", "curves": curves} for method in methods]
+    learning_curves([{"kind": "experiment", "method": methods, "condition": ["all"]}, *cells])
+    assert len(set(looks)) == 13
+    assert limits[-1] == (pytest.approx(0.08), 1.02)
+
+
 def test_a_held_out_source_chooses_and_is_no_result(fake, tmp_path):
     _, out = fake
     settings = TINY | {"external_manifests": ["m/near.csv", "m/far.csv"]}
