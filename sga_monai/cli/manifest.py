@@ -12,7 +12,7 @@ from rich.table import Table
 
 from sga_monai import __version__
 from sga_monai.core.checks import whole
-from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, REASONS, InputError
+from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, REASONS, InputError, first_of
 from sga_monai.core.outputs import is_same, refuse_inputs
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ def check(
         table = Table("failed", "rows", "reason")
         for code in dict.fromkeys(code for _, code in found.failures):
             rows = [str(row) for row, reason in found.failures if reason == code]
-            listed = ", ".join(rows[:5]) + (", ..." if len(rows) > 5 else "")
-            table.add_row(str(len(rows)), listed, f"{code}: {REASONS[code]}")
+            table.add_row(str(len(rows)), first_of(rows, 5), f"{code}: {REASONS[code]}")
         console.print(table)
     if pairs is not None:
         write_pairs(pairs, found.pairs)

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from sga_monai.cohorts.header_values import is_possible, parse_date
-from sga_monai.core.errors import InputError
+from sga_monai.core.errors import InputError, first_of
 from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
 from sga_monai.data.identity import damaged_ids, same_id, same_name
 from sga_monai.data.tables import read_cells
@@ -110,8 +110,7 @@ class Labels:
             keys: of every image.
         """
         rows = [self.rows[key] for key in self.table if not self.fit.get(key, False)]
-        more = ", ..." if len(rows) > MOST_ROWS else ""
-        sentences = [f"labels that no listed image has are in row {', '.join(map(str, rows[:MOST_ROWS]))}{more}"] if rows else []
+        sentences = [f"labels that no listed image has are in row {first_of(rows, MOST_ROWS)}"] if rows else []
         known = {kind: {file[kind] for file in keys if file.get(kind)} for kind in KEYS}
         for kind in KEYS:
             mine = {key for of, key in self.table if of == kind}

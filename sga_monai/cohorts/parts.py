@@ -51,7 +51,7 @@ def write_parts(
             gives one, the folder is there or cannot stand in a manifest, or ``out`` lies in it.
     """
     check.choice("keep", keep, PARTS)
-    root, source = Path(dataset_dir), Path(manifest)
+    root, source, options = Path(dataset_dir), Path(manifest), options or ReadOptions()
     target, place = root / folder, _place(root, folder)
     if Path(out).resolve().is_relative_to(target.resolve()):
         raise InputError("out lies inside the new folder, which holds the images alone; give a path elsewhere")
@@ -60,8 +60,7 @@ def write_parts(
     file_states(rows, root, source.name)
     items = data_rows(rows, rows, source, root, None, REQUIRED)
     masks = find_lung_masks(rows, root, source.name) if keep != "interior" else {}
-    if (options or ReadOptions()).orientation == "header":
-        check_turned(items, masks, f"{source.name}: the lung_mask")
+    check_turned(items, masks, f"{source.name}: the lung_mask", options.orientation)
     counts: Counter[str] = Counter()
     written: dict[str, Row] = {}
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +104,7 @@ def _place(root: Path, folder: str) -> str:
     return place
 
 
-def _part(item: Mapping[str, Any], lung_mask: Path | None, keep: str, name: str, options: ReadOptions | None) -> NDArray[np.float32] | str:
+def _part(item: Mapping[str, Any], lung_mask: Path | None, keep: str, name: str, options: ReadOptions) -> NDArray[np.float32] | str:
     """The part of a row's image that is kept, or why there is none.
 
     Raises:
@@ -125,7 +124,7 @@ def _part(item: Mapping[str, Any], lung_mask: Path | None, keep: str, name: str,
     return mask.astype(np.float32) if keep == "outline" else _lungs(image, mask)
 
 
-def _read(item: Mapping[str, Any], options: ReadOptions | None) -> NDArray[np.float32] | None:
+def _read(item: Mapping[str, Any], options: ReadOptions) -> NDArray[np.float32] | None:
     """The image of a row; ``None`` with BurnedInAnnotation YES, since a PNG has no header that says so, and would be drawn."""
     data = read_bytes(item["image"])
     if item["sha256"] and item["sha256"] != sha256_of(data):

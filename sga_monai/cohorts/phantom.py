@@ -120,14 +120,25 @@ def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60, con
 
 
 def ensure_phantom(manifest: str | Path, dataset_dir: str | Path) -> None:
-    """Write the phantom when ``manifest`` is that of its source site in ``dataset_dir`` and absent; else do nothing.
+    """Write the phantom when ``manifest`` is that of its source site in ``dataset_dir`` and absent; else do nothing."""
+    if is_phantom(manifest, dataset_dir):
+        draw_once(dataset_dir)
+
+
+def draw_once(out: str | Path, **options: Any) -> None:
+    """Write the phantom where there is none.
 
     Of processes that begin at once one draws, and the others wait: drawn again, images would be cut short while they are read.
+
+    Args:
+        out: the folder.
+        options: of ``write_phantom``.
     """
-    if is_phantom(manifest, dataset_dir) and not Path(manifest).exists():
-        with one_at_a_time(Path(dataset_dir) / LOCK):
-            if not Path(manifest).exists():
-                write_phantom(dataset_dir)
+    manifest = Path(out) / f"{SOURCE}.csv"
+    if not manifest.exists():
+        with one_at_a_time(Path(out) / LOCK):
+            if not manifest.exists():
+                write_phantom(out, **options)
 
 
 def is_phantom(manifest: str | Path, dataset_dir: str | Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 EXIT_SOME_ROWS_FAILED = 2
 EXIT_ALARM = 2
@@ -126,3 +127,13 @@ def input_error(error: BaseException | None) -> InputError | None:
             return DiskError("a file", error.errno, action="read or write")
         error = error.__cause__ or error.__context__
     return None
+
+
+def first_of(rows: Sequence[object], most: int) -> str:
+    """The rows that a sentence names: the first ``most`` of them, and dots where there are more.
+
+    Example:
+        >>> first_of([2, 5, 9], 2)
+        '2, 5, ...'
+    """
+    return ", ".join(map(str, rows[:most])) + (", ..." if len(rows) > most else "")

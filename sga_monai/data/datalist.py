@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sga_monai.core.errors import REASONS, InputError
+from sga_monai.core.errors import REASONS, InputError, first_of
 from sga_monai.core.files import FORMULA
 from sga_monai.data.identity import same_id
 from sga_monai.data.listed_files import FileState, file_states, on_disk
@@ -67,7 +67,7 @@ def load_manifest(
         states.update(found)
     missing = [row for row, state in found.items() if state is None]
     if missing and not allow_missing:
-        listed = ", ".join(missing[:MOST_ERRORS]) + (", ..." if len(missing) > MOST_ERRORS else "")
+        listed = first_of(missing, MOST_ERRORS)
         raise InputError(f"{name}: no image inside dataset_dir for {len(missing)} rows (row {listed}): {REASONS['missing']}")
     return data_rows(rows, chosen, path, root, key, require)
 

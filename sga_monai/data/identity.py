@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from sga_monai.core.errors import first_of
+
 MONTH = "(jan|feb|mar|mrz|mär|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez)[a-z]*"
 # Invisible characters that Unicode does not call format characters: joiners, fillers, variation selectors.
 INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u3164\ufe00-\ufe0f\uffa0]")
@@ -78,7 +80,7 @@ def damaged_ids(ids: Iterable[tuple[int, str]], column: str) -> list[str]:
             rows.setdefault(name, []).append(number)
     sentences = []
     for name, numbers in rows.items():
-        listed = ", ".join(map(str, numbers[:SOME])) + (", ..." if len(numbers) > SOME else "")
+        listed = first_of(numbers, SOME)
         sentences.append(f"{column} looks like {name}, in {len(numbers)} rows (row {listed}); different patients may have become one")
     short = {text for text in (same_id(text).lstrip("0") for text in known if text.startswith("0")) if text}
     alike = sum(text in short for text in known)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sga_monai.core.errors import InputError
+from sga_monai.core.errors import InputError, first_of
 from sga_monai.core.files import FORMULA, write_whole
 from sga_monai.core.text import ALPHABET_IN_WORDS, is_plain, plain_text
 from sga_monai.data.identity import damaged_ids, same_id
@@ -130,8 +130,7 @@ class _Texts:
 
 
 def _rows(numbers: Sequence[str]) -> str:
-    listed = ", ".join(numbers[:MOST_ERRORS]) + (", ..." if len(numbers) > MOST_ERRORS else "")
-    return f" in {len(numbers)} rows (row {listed})"
+    return f" in {len(numbers)} rows (row {first_of(numbers, MOST_ERRORS)})"
 
 
 def several_sites(rows: Iterable[Row]) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sga_monai.core.errors import InputError, ReadError
+from sga_monai.core.errors import InputError, ReadError, first_of
 from sga_monai.data.listed_files import on_disk
 from sga_monai.imaging.dicom import is_dicom, read_facts, read_header, turned_from
 from sga_monai.imaging.geometry import STANDARD
@@ -118,7 +118,7 @@ def mask_pixels(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     return found
 
 
-def check_turned(items: Iterable[Mapping[str, Any]], masks: Mapping[int, Path], name: str) -> None:
+def check_turned(items: Iterable[Mapping[str, Any]], masks: Mapping[int, Path], name: str, orientation: str) -> None:
     """Masks lie as an image is shown: say whose images their PatientOrientation turns, and refuse a mask that is stored unturned.
 
     Whether a mask was turned too can be seen of its sides alone, where a turn by a quarter exchanges unequal ones.
@@ -127,12 +127,13 @@ def check_turned(items: Iterable[Mapping[str, Any]], masks: Mapping[int, Path], 
         items: data dictionaries of ``load_manifest``; an image that cannot be read is left to who reads it.
         masks: path of the mask by row number.
         name: of manifest and mask, for messages.
+        orientation: with which the images are read; "stored" turns none.
 
     Raises:
         InputError: naming the first row whose mask has the sides of the stored pixels, and not of the image that is shown.
     """
     turned = []
-    for item in items:
+    for item in items if orientation == "header" else ():
         if item["row"] not in masks:
             continue
         try:
@@ -150,10 +151,9 @@ def check_turned(items: Iterable[Mapping[str, Any]], masks: Mapping[int, Path], 
                 "turn the mask, too"
             )
     if turned:
-        listed = ", ".join(map(str, turned[:SOME])) + (", ..." if len(turned) > SOME else "")
         logger.warning(
             "%s: %d images are shown turned by their PatientOrientation (row %s); their masks must lie as the images are shown",
-            name, len(turned), listed,
+            name, len(turned), first_of(turned, SOME),
         )  # fmt: skip
 
 

@@ -52,8 +52,7 @@ class Cohort:
         Raises:
             InputError: when a mask lies as the pixels of a turned image are stored (naming its row).
         """
-        if self.preparation.orientation == "header":
-            check_turned(self.items, self.masks, f"{self.name}: the lung_mask")
+        check_turned(self.items, self.masks, f"{self.name}: the lung_mask", self.preparation.orientation)
 
     def groups(self) -> pd.DataFrame:
         """The manifest's columns ``GROUPS`` by row number, empty text where a cell is empty: a few texts, kept as numbers."""

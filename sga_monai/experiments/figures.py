@@ -92,7 +92,7 @@ def _curves(records: Sequence[Record]) -> Figure:
             line = [mean for mean in means if mean["set"] == name and mean["method"] == method and mean["auroc"]["value"] is not None]
             line.sort(key=lambda mean: float(mean["condition"]))
             x = [float(mean["condition"]) + step * (i - len(head["method"]) / 2) for mean in line]
-            color, dashes = COLORS[i % len(COLORS)], DASHES[i // len(COLORS) % len(DASHES)]
+            color, dashes = _look(head, method, head["condition"][0])
             axis.plot(x, [mean["auroc"]["value"] for mean in line], dashes, marker="o", ms=3, lw=1.3, color=color, label=method)
             for place, mean in zip(x, line, strict=True):
                 if mean["auroc"]["low"] is not None:
@@ -115,7 +115,7 @@ def _intervals(records: Sequence[Record]) -> Figure:
     for axis, name in zip(axes.flat, names, strict=False):
         for mean in (mean for mean in means if mean["set"] == name and mean["auroc"]["value"] is not None):
             y = len(rows) - rows.index((mean["method"], mean["condition"]))
-            color = COLORS[head["method"].index(mean["method"]) % len(COLORS)]
+            color, _ = _look(head, mean["method"], mean["condition"])
             area = mean["auroc"]
             if area["low"] is not None:
                 axis.plot([max(area["low"], 0), min(area["high"], 1)], [y, y], lw=1.3, color=color)

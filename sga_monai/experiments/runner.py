@@ -12,12 +12,11 @@ from typing import Any
 
 from rich.console import Console
 
-from sga_monai.cohorts.phantom import LOCK as PHANTOM_LOCK
 from sga_monai.cohorts.phantom import OPTIONS as PHANTOM_OPTIONS
-from sga_monai.cohorts.phantom import SOURCE, ensure_phantom, write_phantom
+from sga_monai.cohorts.phantom import draw_once, ensure_phantom, write_phantom
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, write_json
-from sga_monai.core.folders import is_finished, lock_output_dir, one_at_a_time
+from sga_monai.core.folders import is_finished, lock_output_dir
 from sga_monai.core.provenance import code_digest, differences, versions
 from sga_monai.experiments.cell import CellRun, Ended, Launcher, last_words
 from sga_monai.experiments.launch_local import LocalLauncher
@@ -123,10 +122,7 @@ def command(plan: Plan, cell: Cell, folder: Path) -> list[str]:
 
 def _ensure_phantom(folder: Path, options: Mapping[str, Any]) -> None:
     """Draw a phantom where there is none; one that was drawn with other options is another experiment's."""
-    if not (folder / f"{SOURCE}.csv").is_file():
-        with one_at_a_time(folder / PHANTOM_LOCK):
-            if not (folder / f"{SOURCE}.csv").is_file():
-                write_phantom(folder, **options)
+    draw_once(folder, **options)
     drawn = json.loads((folder / PHANTOM_OPTIONS).read_text(encoding="utf-8-sig")) if (folder / PHANTOM_OPTIONS).is_file() else {}
     defaults = {name: parameter.default for name, parameter in inspect.signature(write_phantom).parameters.items() if name != "out"}
     changed = differences(drawn, defaults | dict(options))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sga_monai.core.errors import InputError
+from sga_monai.core.errors import InputError, first_of
 from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
 from sga_monai.data.identity import same_id
 from sga_monai.data.manifest import AGE, is_age
@@ -157,5 +157,4 @@ def _refuse(table: pd.DataFrame, name: str) -> None:
 
 
 def _in_rows(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:MOST_ERRORS])) + (", ..." if len(numbers) > MOST_ERRORS else "")
-    return f" ({'row' if len(numbers) == 1 else 'rows'} {shown})"
+    return f" ({'row' if len(numbers) == 1 else 'rows'} {first_of(numbers, MOST_ERRORS)})"

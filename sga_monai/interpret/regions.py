@@ -74,8 +74,7 @@ def _find_pictures(root: Path, folder: str, dataset: CXRDataset, cohort: Cohort,
             raise InputError(f"region {name}: the picture of row {item['row']} lies outside dataset_dir; correct the folder")
         if path.is_file():
             found[item["row"]] = path
-    if cohort.preparation.orientation == "header":
-        check_turned(cohort.items, found, f"region {name}: the picture")
+    check_turned(cohort.items, found, f"region {name}: the picture", cohort.preparation.orientation)
     return found
 
 

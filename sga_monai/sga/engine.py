@@ -17,7 +17,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sga_monai.core.errors import InputError, NumericError
+from sga_monai.core.errors import InputError, NumericError, first_of
 from sga_monai.sga.options import Domain, Terms
 from sga_monai.sga.precision import GradientScale
 
@@ -164,7 +164,7 @@ class Step:
         rows = [int(row) for row in self.batchdata.get("row", [])]
         if tensor.ndim == 4 and rows:
             rows = [row for row, good in zip(rows, tensor.isfinite().flatten(1).all(dim=1).tolist(), strict=True) if not good]
-        listed = ", ".join(str(row) for row in sorted(rows)[:8]) + (", ..." if len(rows) > 8 else "")
+        listed = first_of(sorted(rows), 8)
         state = self.engine.state
         where = f"epoch {state.epoch}, iteration {state.iteration}" + (f", rows {listed}" if rows else "")
         remedy = "check these images" if name == "image" else "lower learning_rate, or look at these images"
