@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from sga_monai.core.display import track
 from sga_monai.evaluation.predictions import control_column, image_features, row_columns
 from sga_monai.model.features import forward_with_features
-from sga_monai.model.modes import frozen_statistics
+from sga_monai.model.modes import device_of, frozen_statistics
 from sga_monai.model.networks import last_layer
 from sga_monai.model.scores import logit_difference
 
@@ -111,7 +111,7 @@ def score_batch(
     Raises:
         NumericError: when a logit is NaN or infinite.
     """
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     image = batch["image"].to(device)
     rows = row_columns(batch)["row"]
     lungs = [None] * len(rows) if lung is None else [lung(row) for row in rows]

@@ -21,6 +21,7 @@ from sga_monai.core.folders import lock_output_dir, move_results_aside, refuse_o
 from sga_monai.core.provenance import code_digest, versions
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.interpret.audit import COLUMNS, AuditSet, audit_model
+from sga_monai.model.modes import default_device
 from sga_monai.model.weights import load_trained_models
 
 WRITTEN = ("audit.json", "audit.csv", "tensorboard")
@@ -68,7 +69,7 @@ def audit_checkpoint(
     move_results_aside(out, WRITTEN)
     datasets = read_cohorts(cohorts, num_workers=num_workers)
     sets = {cohort.name: AuditSet(dataset, cohort.lung, cohort.cells) for cohort, dataset in zip(cohorts, datasets, strict=True)}
-    table = audit_model(models.networks["model"], sets)
+    table = audit_model(models.networks["model"].to(default_device()), sets)
     facts = {
         "schema": "sga_monai audit 1",
         "checkpoint_sha256": file_sha256(checkpoint),

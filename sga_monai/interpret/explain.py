@@ -26,6 +26,7 @@ from sga_monai.interpret.measures import BATCH, Cases, Measured, measure_maps
 from sga_monai.interpret.pictures import draw_first_cases, write_pictures
 from sga_monai.interpret.regions import read_regions
 from sga_monai.interpret.saliency import METHODS, curved_layer
+from sga_monai.model.modes import default_device, device_of
 from sga_monai.model.preparation import run_identity
 from sga_monai.model.weights import load_trained_models
 
@@ -90,6 +91,8 @@ def explain_checkpoints(
     models = load_trained_models(
         {key: path for name in seeds for key, path in zip(keys[name], seeds[name], strict=True)}, image_size=image_size, voi=voi
     )
+    for network in models.networks.values():
+        network.to(default_device())
     cohort = list_cohort(manifest, dataset_dir, models.preparation, split, limit=limit)
     (dataset,) = read_cohorts([cohort])
     cases = Cases.of(dataset, read_regions(dataset, cohort, Path(dataset_dir), regions))
@@ -195,8 +198,9 @@ def _difference_text(line: Mapping[str, Any] | None) -> str:
 
 
 def _maps(network: nn.Module, image: Tensor, kinds: Sequence[str], name: str) -> dict[str, Tensor]:
+    device = device_of(network)
     return {
-        kind: torch.cat([METHODS[kind](network, part) for part in track(image.split(BATCH), f"{name}: {kind}")])
+        kind: torch.cat([METHODS[kind](network, part.to(device)).cpu() for part in track(image.split(BATCH), f"{name}: {kind}")])
         for kind in dict.fromkeys(kinds)
     }
 

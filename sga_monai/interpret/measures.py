@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.interpret.localization import deletion_auc, energy_inside, insertion_auc, iou_at_area, pointing_game
 from sga_monai.interpret.saliency import log_odds
+from sga_monai.model.modes import device_of
 from sga_monai.statistics.estimates import Estimate, patient_mean, share
 from sga_monai.statistics.seeds import mean_over_seeds
 
@@ -153,12 +154,13 @@ def _plain_mean(values: NDArray[np.float64], patient: NDArray[Any]) -> Estimate:
 
 def _areas(curve: Callable[..., Tensor], maps: Tensor, cases: Cases, network: nn.Module) -> Tensor:
     """Insertion or deletion AUC of the probability of each image's label, ``[N]``."""
-    sign = torch.where(cases.label == 1, 1.0, -1.0)
+    device = device_of(network)
+    sign = torch.where(cases.label == 1, 1.0, -1.0).to(device)
     values = []
     for image, found, signs in zip(cases.image.split(BATCH), maps.split(BATCH), sign.split(BATCH), strict=True):
 
         def probability(x: Tensor, signs: Tensor = signs) -> Tensor:
             return torch.sigmoid(signs * log_odds(network(x)))
 
-        values.append(curve(probability, image, found[:, 0], STEPS))
+        values.append(curve(probability, image.to(device), found[:, 0].to(device), STEPS).cpu())
     return torch.cat(values)

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from sga_monai.core.figures import figure_image, subplots
 from sga_monai.core.files import write_whole
 from sga_monai.interpret.measures import Cases
+from sga_monai.model.modes import device_of
 
 logger = logging.getLogger(__name__)
 OUTLINES = ("#00e5ff", "#ffd400", "#7cff6b", "#ff66c4")
@@ -38,7 +39,9 @@ def draw_first_cases(cases: Cases, maps: Mapping[str, Tensor], networks: Mapping
         logger.warning("every image has BurnedInAnnotation YES: no picture is drawn")
         return None
     with torch.no_grad():
-        probability = {name: network(cases.image[chosen]).softmax(1)[:, 1] for name, network in networks.items()}
+        probability = {
+            name: network(cases.image[chosen].to(device_of(network))).softmax(1)[:, 1].cpu() for name, network in networks.items()
+        }
     return draw_cases(
         cases.image[chosen],
         cases.label[chosen],

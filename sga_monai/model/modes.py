@@ -32,6 +32,16 @@ def to_device(network: nn.Module, device: torch.device | str, memory_format: str
     return network.to(device=device, memory_format=MEMORY_FORMATS[chosen])  # type: ignore[call-overload]
 
 
+def default_device() -> torch.device:
+    """The GPU where there is one, otherwise the CPU: as ``train.json`` chooses."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the weights of ``network`` are; the CPU where it has none."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Forward passes inside in ``precision``: "fp32" as they are, "bf16" and "fp16" by torch's autocast."""
     dtype = PRECISIONS[check.choice("precision", precision, PRECISIONS)]
@@ -47,7 +57,7 @@ def frozen_statistics(network: nn.Module, attack_mode: str = "eval") -> Iterator
     """
     training = {module: module.training for module in network.modules()}
     tracking = {module: bool(module.track_running_stats) for module in training if hasattr(module, "track_running_stats")}
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     devices = [device] if device.type == "cuda" else []
     try:
         network.train(attack_mode == "train")

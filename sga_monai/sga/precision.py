@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sga_monai.core import checks as check
-from sga_monai.model.modes import PRECISIONS
+from sga_monai.model.modes import PRECISIONS, device_of
 
 # A sum of logits, whose gradient is the saliency, begins its backward pass with the scale itself: it must be far below 65,504,
 # the largest number of float16. The scale grows by itself where there is room.
@@ -46,7 +46,7 @@ class GradientScale:
         """``network`` with scaled gradients inside."""
         if self.precision != "fp16":
             return network
-        device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+        device = device_of(network)
         # Multiplying one by the scale gives it as a tensor, without waiting for the device.
         return _Scaled(network, self._on(device).scale(torch.ones((), device=device)))
 

@@ -17,7 +17,7 @@ from torch import nn
 from sga_monai.core import checks as check
 from sga_monai.core.files import write_csv
 from sga_monai.evaluation.predictions import read_sets
-from sga_monai.model.modes import autocast, frozen_statistics
+from sga_monai.model.modes import autocast, device_of, frozen_statistics
 from sga_monai.model.scores import logit_difference
 from sga_monai.training.progress import optimizer_steps
 
@@ -86,7 +86,7 @@ class LearningCurves:
     def _score(self) -> tuple[np.ndarray, np.ndarray]:
         """Scores and labels of all chosen images, in the order of the sets."""
         indices = [i for chosen in self.chosen.values() for i in chosen]
-        device = next(self.network.parameters()).device
+        device = device_of(self.network)
         scores: list[np.ndarray] = []
         with frozen_statistics(self.network), torch.no_grad(), autocast(device, self.precision):
             for first in range(0, len(indices), self.batch_size):

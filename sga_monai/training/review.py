@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.figures import figure_image, subplots
-from sga_monai.model.modes import frozen_statistics
+from sga_monai.model.modes import device_of, frozen_statistics
 from sga_monai.sga.iteration import SGAIteration, Views
 from sga_monai.sga.steps import input_gradient
 
@@ -68,7 +68,7 @@ class ReviewPanel:
         epoch = engine.state.epoch
         if epoch % self.interval and epoch != engine.state.max_epochs:
             return
-        device = next(self.network.parameters()).device
+        device = device_of(self.network)
         image, label = self.image.to(device), self.label.to(device)
         # The same random values each time, so that pictures of two epochs differ by the network alone.
         generator = torch.Generator(device).manual_seed(self.iteration.seed)

@@ -13,7 +13,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
 from sga_monai.core import checks as check
-from sga_monai.model.modes import autocast, norms, recalibrate
+from sga_monai.model.modes import autocast, device_of, norms, recalibrate
 
 CHOICES = ("recalibrated", "running")
 # Of the training images an eighth is enough, within these limits: the cost stays below 5 % of an epoch of SGA.
@@ -70,7 +70,7 @@ class BatchNormStatistics:
 
     def __call__(self, engine: Engine | None = None) -> None:
         """Estimate the statistics of the network as it is; ``engine`` is the trainer where it calls."""
-        device = next(self.network.parameters()).device
+        device = device_of(self.network)
         with autocast(device, self.precision):
             recalibrate(self.network, self._batches(device))
         # The same images in every process; a GPU may differ in the last bits.

@@ -15,7 +15,7 @@ from torch import nn
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.model.modes import frozen_statistics
+from sga_monai.model.modes import device_of, frozen_statistics
 from sga_monai.sga.iteration import SGAIteration
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class RobustOverfitting:
 
     def accuracy(self) -> float:
         """Share of validation images that are right under attack; the same in all processes, of which none may go on alone."""
-        device = next(self.network.parameters()).device
+        device = device_of(self.network)
         right = 0
         attack = self.iteration.attack.strongest()
         for first in range(0, len(self.dataset), self.batch_size):
