@@ -3,15 +3,15 @@
     python docs/results/comparisons.py RUNS
 
 RUNS holds the output folders of ``sga-monai experiment`` by the names of their plans, and of ``recipes.md`` the control with
-outlines (``tb_outline`` and ``tb_outline_montgomery``). What is not finished is left out. Everything is paired by image and, where
-both sides have them, by seed.
+outlines (``tb_outline`` and ``tb_outline_montgomery``). What is not there keeps its earlier line. Everything is paired by image and,
+where both sides have them, by seed.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -24,9 +24,11 @@ from sga_monai.statistics.seeds import holm, mean_difference
 
 SIX = ("cohen", "montgomery", "shenzhen_external", "nih_pa", "nih_ap", "kermany")
 BOTH_VIEWS = ("montgomery", "nih_pa", "nih_ap")
-PAPER, TB, PARTS = "paper_figure3/{}/all", "shenzhen_montgomery/{}/all", "shenzhen_parts/{}/{}"
+PAPER, FULL = "paper_figure3/{}/all", "paper_figure3_224/{}/all"
+TB, PARTS = "shenzhen_montgomery/{}/all", "shenzhen_parts/{}/{}"
 LONGER = "lungs_for_55_epochs"
 NORM = "batch_norm_siim/{}/{}"
+KEY = ["first", "second", "sets", "seeds", "family"]
 ALL = ("sg", "at", "sga", "standard", "sga_and_standard", "nt")
 
 
@@ -47,6 +49,11 @@ class Comparison:
     sets: tuple[str, ...]
     seeds: tuple[int, ...]
     family: str = ""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Its line in ``comparisons.csv``."""
+        return self.first, self.second, " ".join(self.sets), " ".join(map(str, self.seeds)), self.family
 
 
 def scores(folder: Path, name: str, seeds: Sequence[int]) -> tuple[NDArray[np.float64], pd.DataFrame]:
@@ -78,12 +85,20 @@ def line(runs: Path, given: Comparison) -> dict[str, object]:
     one = sets[0]
     figure = mean_difference(one.first, one.second, one.label, one.patient) if len(sets) == 1 else pooled_effect(sets)
     numbers = {"auroc_difference": figure.value, "low": figure.low, "high": figure.high, "p": figure.p}
-    return asdict(given) | {"sets": " ".join(given.sets), "seeds": " ".join(map(str, given.seeds))} | numbers
+    return dict(zip(KEY, given.key, strict=True)) | numbers
 
 
 def comparisons() -> Iterable[Comparison]:
     """What ``analysis.md`` speaks of."""
     three, five = (0, 1, 2), (0, 1, 2, 3, 4)
+    for a, b in combinations(("sg", "at", "sga", "standard", "nt"), 2):
+        yield Comparison(FULL.format(a), FULL.format(b), ("cohen_nih",), three, "224 pixels: cohen_nih, 10 pairs")
+    for method, seeds in (("sg", five), ("at", three), ("sga", three), ("standard", five)):
+        yield Comparison(FULL.format(method), FULL.format("nt"), ("internal",), seeds, "224 pixels: internal, 4 methods against NT")
+        yield Comparison(FULL.format(method), FULL.format("nt"), SIX, seeds, "224 pixels: six sets, 4 methods against NT")
+        yield Comparison(FULL.format(method), FULL.format("nt"), SIX[:-1], seeds)
+    yield Comparison(FULL.format("sga"), FULL.format("standard"), ("internal",), three)
+    yield Comparison(FULL.format("sga"), FULL.format("sg"), SIX, three)
     for a, b in combinations(ALL, 2):
         yield Comparison(PAPER.format(a), PAPER.format(b), ("cohen_nih",), three, "cohen_nih, 15 pairs")
     for other in ("sg", "at", "sga", "standard", "sga_and_standard"):
@@ -119,7 +134,13 @@ def comparisons() -> Iterable[Comparison]:
 
 
 if __name__ == "__main__":
-    table = pd.DataFrame([line(Path(sys.argv[1]), given) for given in comparisons() if is_finished(Path(sys.argv[1]), given)])
+    path, runs = Path(__file__).with_name("comparisons.csv"), Path(sys.argv[1])
+    before = {
+        tuple(row[key] for key in KEY): row
+        for row in pd.read_csv(path, keep_default_na=False, na_values=[""]).fillna({"family": ""}).to_dict("records")
+    }
+    lines = [line(runs, given) if is_finished(runs, given) else before.get(given.key) for given in comparisons()]
+    table = pd.DataFrame([one for one in lines if one is not None])
     for rows in table[table["family"] != ""].groupby("family").groups.values():
         table.loc[rows, "p_holm"] = holm(table.loc[rows, "p"].tolist())
-    table.to_csv(Path(__file__).with_name("comparisons.csv"), index=False)
+    table.to_csv(path, index=False)
