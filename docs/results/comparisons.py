@@ -99,6 +99,7 @@ def comparisons() -> Iterable[Comparison]:
         yield Comparison(FULL.format(method), FULL.format("nt"), SIX[:-1], seeds)
     yield Comparison(FULL.format("sga"), FULL.format("standard"), ("internal",), three)
     yield Comparison(FULL.format("sga"), FULL.format("sg"), SIX, three)
+    yield Comparison(FULL.format("standard"), "shenzhen_family/standard/all", ("montgomery",), five)
     for a, b in combinations(ALL, 2):
         yield Comparison(PAPER.format(a), PAPER.format(b), ("cohen_nih",), three, "cohen_nih, 15 pairs")
     for other in ("sg", "at", "sga", "standard", "sga_and_standard"):
