@@ -9,7 +9,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ import torch
 from sga_monai.core import checks as check
 from sga_monai.core.display import track
 from sga_monai.core.errors import InputError
-from sga_monai.core.provenance import versions
+from sga_monai.core.provenance import processor, versions
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,9 @@ class Machine:
 
     def describe(self) -> dict[str, Any]:
         """What was measured where, for the record."""
-        gpu = torch.cuda.get_device_name() if self.device == "cuda" else None
+        gpu = processor(self.device) if self.device == "cuda" else None
         return {
-            "processor": _processor(), "gpu": gpu, "cores": os.cpu_count(), "load": _load(),
+            "processor": processor(), "gpu": gpu, "cores": os.cpu_count(), "load": _load(),
             "threads": torch.get_num_threads(), "clock": self.clock_name, "rounds": self.rounds, "image_size": self.image_size,
             "batch_size": self.batch_size, "bf16_instructions": has_bf16(), "python": platform.python_version(), **versions(),
         }  # fmt: skip
@@ -197,14 +196,6 @@ def has_bf16() -> bool:
     """Whether the processor multiplies in bfloat16; without such instructions bf16 is emulated and slow."""
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def _processor() -> str:
-    try:
-        with Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as stream:
-            return next(line.split(":", 1)[1].strip() for line in stream if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def _load() -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import math
+import platform
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -46,6 +47,23 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return output[0] + ("+" if output[1] else "")
+
+
+def processor(device: torch.device | str = "cpu") -> str:
+    """Name of the GPU or CPU that ``device`` is: another may give other bits.
+
+    Example:
+        >>> bool(processor("cpu"))
+        True
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as stream:
+            return next(line.split(":", 1)[1].strip() for line in stream if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def describe(thing: Any) -> Any:

@@ -138,6 +138,12 @@ def _calibration_table(records: Sequence[Record], conditions: bool) -> list[tupl
     ]
 
 
+def _machine(machine: Mapping[str, Any]) -> str:
+    """Where a cell was trained; earlier versions did not record the processor."""
+    parts = [machine["platform"], machine["device"], machine.get("processor"), f"{machine['threads']} threads"]
+    return ", ".join(str(part) for part in parts if part)
+
+
 def _mean(figures: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
     """A mean over the seeds in which the figure can be estimated, and how many they are where it is not all."""
     known = [one[key] for one in figures if one[key] is not None]
@@ -190,9 +196,7 @@ def rows_of(records: Sequence[Record]) -> list[str]:
         lines.append(f"Epochs {', '.join(map(str, epochs))}; " + ", ".join(f"{key} {value}" for key, value in same.items()) + ".")
         codes = sorted({f"{cell['git_revision'] or 'no revision'} (code {cell['code']['digest']})" for cell in cells})
         packages = sorted({", ".join(f"{name} {number}" for name, number in cell["code"]["versions"].items()) for cell in cells})
-        machines = sorted(
-            {f"{cell['machine']['platform']}, {cell['machine']['device']}, {cell['machine']['threads']} threads" for cell in cells}
-        )
+        machines = sorted({_machine(cell["machine"]) for cell in cells})
         lines.append(f"Code: {'; '.join(codes)}. Versions: {'; '.join(packages)}. Machine: {'; '.join(machines)}.")
     file = f"{head['name']}.json"
     # A plan of one's own lies elsewhere, and records do not say where.

@@ -187,7 +187,7 @@ class Checkpoints:
         for line in serious:
             logger.warning("resumed in spite of a difference: %s", line)
         for line in harmless:
-            logger.warning("the result will not be identical to the bit: %s", line)
+            logger.warning("the result may not be identical to the bit: %s", line)
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])

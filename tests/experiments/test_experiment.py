@@ -256,7 +256,7 @@ def fake_run(folder: Path, seed: int, shift: float) -> None:
     pd.DataFrame(lines).to_csv(folder / "results.csv", index=False)
     identity = {
         "settings": {"kl_weight": shift, "seed": seed}, "data": {}, "code": {"digest": "d", "versions": {"torch": "2"}},
-        "machine": {"platform": "Linux", "device": "cpu", "threads": 1},
+        "machine": {"platform": "Linux", "device": "cpu", "processor": "AMD EPYC", "threads": 1},
     }  # fmt: skip
     card = {"identity": identity, "epoch": 2, "best": {"epoch": 1}, "model_sha256": "0", "git_revision": "g", "duration_s": 6.0}
     card["finished"] = "now"
@@ -328,6 +328,7 @@ def test_pooled_effects_calibration_steps_and_curves_are_in_the_records(fake, tm
     assert "Effect pooled over far" in text
     assert "| NT, the paper | - |" in text
     assert "Optimizer steps of a training: 20 (the paper: about 1,700); with fewer than 500 results are preliminary." in text
+    assert "Machine: Linux, cpu, AMD EPYC, 1 threads." in text
     assert "Learning curves" in (out / "results.html").read_text()
     collect.write_page([out], tmp_path / "docs")
     assert "(pooled_curves.svg)" in (tmp_path / "docs/README.md").read_text()
