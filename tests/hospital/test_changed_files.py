@@ -14,7 +14,10 @@ import torch
 from fixtures.evaluations import FACTS, predictions
 from PIL import Image
 
+from sga_monai.cohorts import inspection
+from sga_monai.core.errors import ReadError
 from sga_monai.core.files import file_sha256, write_json
+from sga_monai.data import cxr_reader
 from sga_monai.data.manifest import write_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation import stream
@@ -24,6 +27,7 @@ from sga_monai.hospital.checksums import write_sums
 from sga_monai.hospital.evaluate import evaluate_bundle
 from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.validate import SHEET, Outcome, Site, Validation
+from sga_monai.imaging.read import read_bytes
 from sga_monai.model.networks import build_network
 
 N = 12
@@ -94,6 +98,36 @@ def test_a_file_that_was_exported_again_is_read_again(bundle, images, caplog):
     changed = ~np.isclose(before["score"], after["score"], atol=1e-6)
     assert changed.sum() == 1
     pd.testing.assert_frame_equal(pd.read_csv(out / "evaluation.2/predictions.csv"), before)
+
+
+def test_files_that_are_there_again_are_read_again(bundle, images, caplog, monkeypatch):
+    """A share that was away for a while: nothing of the files has changed, and the same command gives them a score."""
+    out = images.with_name("out")
+    validation = Validation(Site(bundle, images, images.with_name("labels.csv"), "here", out))
+    validation.write_manifest()
+    away = {str(images / "3.png")}
+
+    def unsteady(path: str | Path) -> bytes:
+        if str(path) in away:
+            raise ReadError("missing")
+        return read_bytes(path)
+
+    for module in (cxr_reader, inspection):
+        monkeypatch.setattr(module, "read_bytes", unsteady)
+    assert validation.check_images()["failed"] == {"missing": [7]}
+    assert validation.evaluate() == {"rows": N, "scored": N - 1, "failed": 1}
+    away.clear()
+    assert validation.check_images()["failed"] == {}
+    assert validation.evaluate() == {"rows": N, "scored": N, "failed": 0}
+    assert "can be opened that could not be" in caplog.text
+    assert (out / "evaluation.1").is_dir()
+    # One that is not there stays a failure, and nothing is done again.
+    away.add(str(images / "3.png"))
+    (images / "3.png").unlink()
+    for _ in range(2):
+        assert validation.check_images()["failed"] == {"missing": [7]}
+        assert validation.evaluate()["failed"] == 1
+    assert not (out / "evaluation.3").exists()
 
 
 def test_images_are_checked_in_the_orientation_of_the_bundle(bundle, images, dicom_file, drawn):
