@@ -42,8 +42,8 @@ def read_scores(path: str | Path) -> pd.DataFrame:
             ``probability`` or both; ``case`` is compared for duplicates. A second model's are ``score_baseline`` and
             ``probability_baseline``. Columns of ``GROUPS`` divide the report. A case without a score counts as failed,
             with the reason in ``error``. Decimal commas are read where no decimal point is in the column. The columns of
-            our own ``predictions.csv`` are known. Columns ``reader_<name>`` have ratings of readers, on any scale on which
-            higher is more likely positive, and are empty where a reader did not rate the case.
+            our own ``predictions.csv`` are known; its rows must be of one set. Columns ``reader_<name>`` have ratings of
+            readers, on any scale on which higher is more likely positive, and are empty where a reader did not rate the case.
 
     Returns:
         ``set, patient, label, score, error``, and the other columns that there are; ``score`` is the probability where
@@ -134,6 +134,8 @@ def _number(text: str) -> float:
 
 def _refuse(table: pd.DataFrame, name: str) -> None:
     """Refuse rows that cannot be counted."""
+    if "set" in table and table["set"].nunique() > 1:
+        raise InputError(f"{name}: column set names several sets, and a patient's number is of one; give the rows of one set alone")
     problems = {
         "label must be 0 or 1": ~table["label"].isin(["0", "1"]),
         "patient is empty; give the case's own number where it is unknown": table["patient"] == "",

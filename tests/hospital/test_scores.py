@@ -125,6 +125,8 @@ def test_what_a_table_must_have(vendor, tmp_path):
         (vendor.drop(columns=["probability", "probability_baseline"]), "column score or probability is missing"),
         (vendor.rename(columns={"sex": "name"}), "the header of column 6 is unknown; known are case, label"),
         (vendor.head(0), "has no rows"),
+        # Of a training: patients are numbered in each set.
+        (vendor.assign(set=["internal", "harbor"] * (len(vendor) // 2)), "column set names several sets"),
     ):
         with pytest.raises(InputError, match=message):
             read_scores(write(table, tmp_path))
