@@ -72,7 +72,7 @@ def evaluate_bundle(
         output_dir: an earlier evaluation there that is finished, or of other inputs, is moved to ``output_dir.1``.
         public_key: of the bundle's sender; the signature is checked with it.
         site_key: see ``load_manifest``.
-        failure_limit: see ``summarize``; recorded for the report.
+        failure_limit: see ``summarize``, in [0, 1]; recorded for the report.
         num_workers: processes that read.
         batch_size: images at once; changes no score.
         device: "cpu" or "cuda", where images are scored.
@@ -85,6 +85,8 @@ def evaluate_bundle(
         InputError: when the bundle is not what was packaged, ``output_dir`` lies inside it, or the manifest or a lung mask is refused.
     """
     bundle, out = Path(bundle), Path(output_dir)
+    check.number("failure_limit", failure_limit, low=0, high=1)
+    check.whole("batch_size", batch_size, low=1)
     refuse_inside("output_dir", out, bundle, "the bundle")
     verify_bundle(bundle)
     if public_key is not None:

@@ -15,7 +15,7 @@ from fixtures.evaluations import FACTS, predictions
 from PIL import Image
 
 from sga_monai.cohorts import inspection
-from sga_monai.core.errors import ReadError
+from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import file_sha256, write_json
 from sga_monai.data import cxr_reader
 from sga_monai.data.manifest import write_manifest
@@ -147,6 +147,13 @@ def test_images_are_checked_in_the_orientation_of_the_bundle(bundle, images, dic
             # Of the first picture, below the title and a third of the way down, the part beside a high image is empty.
             shapes[name] = np.asarray(sheet)[60:100, :20].any()
     assert shapes == {"stored": False, "header": True}
+
+
+@pytest.mark.parametrize("wrong", [{"failure_limit": 5}, {"failure_limit": -0.01}, {"batch_size": 0}])
+def test_numbers_out_of_their_range_are_refused_before_scoring(bundle, images, tmp_path, wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        evaluate_bundle(bundle, tmp_path / "site.csv", images, tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("change", ["key", "folder", "file"])
