@@ -91,6 +91,8 @@ def _read(folder: Path, number: int) -> tuple[dict[str, Any], pd.DataFrame]:
         predictions = read_predictions(folder / FILE)
     except (OSError, ValueError):
         raise InputError(f"folder {number} holds no evaluation; run sga-monai evaluate first") from None
+    if "bundle" not in run:
+        raise InputError(f"folder {number} holds a training, and no evaluation of a bundle; run sga-monai evaluate first")
     if run.get("finished") is None:
         raise InputError(f"the evaluation in folder {number} is not finished; give its command again")
     return run, predictions

@@ -54,6 +54,8 @@ def make_report(output_dir: str | Path, prevalence: float | None = None, protoco
         predictions = read_predictions(out / FILE)
     except (OSError, ValueError):
         raise InputError("no evaluation in this folder; run sga-monai evaluate first") from None
+    if "bundle" not in run:
+        raise InputError("this is the folder of a training, and no evaluation of a bundle; run sga-monai evaluate first")
     if run.get("finished") is None:
         raise InputError("the evaluation is not finished; give the same command again")
     if prevalence is not None:

@@ -206,7 +206,10 @@ def test_the_command_says_with_its_exit_code_whether_something_changed(evaluatio
 def test_what_cannot_be_compared_is_refused(evaluation, tmp_path) -> None:
     first, second = (evaluation(name, images(i).assign(period=f"{name}H1")) for i, name in enumerate(("2020", "2021")))
     other = json.loads((first / "run.json").read_text())["bundle"] | {"sha256sums": "1" * 64}
+    training = evaluation("training", images(5))
+    (training / "run.json").write_text(json.dumps({"finished": "now", "identity": {}}))
     cases = {
+        "folder 2 holds a training": [first, training],
         "needs two values of period": [first],
         "not in the order of time": [second, first],
         "of the same manifest": [first, first],
