@@ -46,7 +46,7 @@ def make_report(output_dir: str | Path, prevalence: float | None = None, protoco
         protocol: file of ``write_protocol``; the copy that the evaluation recorded when ``None``.
 
     Raises:
-        InputError: when the evaluation is missing, unfinished or damaged, or ``prevalence`` is not in (0, 1).
+        InputError: when the evaluation is missing, unfinished or damaged, its protocol is gone, or ``prevalence`` is not in (0, 1).
     """
     out = Path(output_dir)
     try:
@@ -60,7 +60,7 @@ def make_report(output_dir: str | Path, prevalence: float | None = None, protoco
         raise InputError("the evaluation is not finished; give the same command again")
     if prevalence is not None:
         check.number("prevalence", prevalence, above=0, below=1)
-    plan = _protocol(out, protocol)
+    plan = _protocol(out, protocol, run.get("protocol"))
     if prevalence is None and plan is not None:
         prevalence = plan.content["prevalence"]
     reference = read_reference(out / "reference.json")
@@ -98,9 +98,11 @@ def make_report(output_dir: str | Path, prevalence: float | None = None, protoco
     return report
 
 
-def _protocol(out: Path, given: str | Path | None) -> Protocol | None:
-    """The protocol that is given, or the one that lies in the evaluation's folder."""
+def _protocol(out: Path, given: str | Path | None, recorded: str | None) -> Protocol | None:
+    """The protocol that is given, or the one that lies in the evaluation's folder, where there must be one if one was recorded."""
     if given is None and not (out / PROTOCOL_FILE).exists():
+        if recorded is not None:
+            raise InputError(f"the evaluation recorded a protocol, and its copy {PROTOCOL_FILE} is gone; give the file with --protocol")
         return None
     return read_protocol(out / PROTOCOL_FILE if given is None else given)
 

@@ -200,6 +200,10 @@ def test_a_report_says_whether_its_protocol_came_first(tmp_path):
     # A copy that was edited is another protocol, too.
     (out / "protocol.json").write_text(first.data.decode().replace("0.7", "0.6"))
     assert make_report(out)["protocol"]["status"] == "changed"
+    # Without it its limits would be gone in silence.
+    (out / "protocol.json").unlink()
+    with pytest.raises(InputError, match=r"its copy protocol\.json is gone; give the file with --protocol"):
+        make_report(out)
 
 
 def test_a_validation_passes_its_protocol_on(tmp_path, monkeypatch):
