@@ -107,9 +107,10 @@ def evaluate_bundle(
         archive_previous_run(str(out))
     # An evaluation that goes on began when it first began.
     facts["started"] = started or _now()
+    # First: a folder without it is no evaluation's, and would be refused when the same command is given again.
+    write_json(out / "run.json", facts | {"finished": None}, sort_keys=True)
     if plan is not None:
         write_whole(out / PROTOCOL_FILE, lambda path: path.write_bytes(plan.data))
-    write_json(out / "run.json", facts | {"finished": None}, sort_keys=True)
     scored = _score(networks, cohort, out / PARTS, num_workers, batch_size, reference)
     predictions = _predictions(scored, groups, reference)
     write_csv(out / FILE, predictions)

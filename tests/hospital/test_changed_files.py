@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from fixtures.evaluations import FACTS, predictions
 from PIL import Image
 
 from sga_monai.cohorts import inspection
-from sga_monai.core.errors import InputError, ReadError
+from sga_monai.core.errors import DiskError, InputError, ReadError
 from sga_monai.core.files import file_sha256, write_json
 from sga_monai.data import cxr_reader
 from sga_monai.data.manifest import write_manifest
@@ -25,6 +27,7 @@ from sga_monai.evaluation.predictions import INTERNAL, VALIDATION
 from sga_monai.hospital import evaluate
 from sga_monai.hospital.checksums import write_sums
 from sga_monai.hospital.evaluate import evaluate_bundle
+from sga_monai.hospital.protocol import Plan, write_protocol
 from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.validate import SHEET, Outcome, Site, Validation
 from sga_monai.imaging.read import read_bytes
@@ -154,6 +157,29 @@ def test_numbers_out_of_their_range_are_refused_before_scoring(bundle, images, t
     with pytest.raises(InputError, match=next(iter(wrong))):
         evaluate_bundle(bundle, tmp_path / "site.csv", images, tmp_path / "out", **wrong)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_that_a_full_disk_stopped_at_its_beginning_goes_on(bundle, images, tmp_path, monkeypatch):
+    write_protocol(Plan("Does it work?", "1: disease", "drawn"), tmp_path / "plan.json")
+    given = (bundle, tmp_path / "site.csv", images, tmp_path / "out")
+    with monkeypatch.context() as full:
+        for name in ("write_json", "write_whole"):
+            full.setattr(evaluate, name, unwritable(getattr(evaluate, name), "run.json"))
+        with pytest.raises(DiskError):
+            evaluate_bundle(*given, protocol=tmp_path / "plan.json")
+    assert len(evaluate_bundle(*given, protocol=tmp_path / "plan.json")) == N
+    assert json.loads((tmp_path / "out/run.json").read_text())["protocol"] == file_sha256(tmp_path / "out/protocol.json")
+
+
+def unwritable(write: Callable[..., None], name: str) -> Callable[..., None]:
+    """A function that writes all but the file of one name."""
+
+    def writes(path: Path, *arguments: object, **options: object) -> None:
+        if path.name == name:
+            raise DiskError(name, errno.ENOSPC)
+        write(path, *arguments, **options)
+
+    return writes
 
 
 @pytest.mark.parametrize("change", ["key", "folder", "file"])
