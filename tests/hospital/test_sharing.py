@@ -120,9 +120,15 @@ def test_what_is_not_the_packaged_model_is_not_loaded(bundle, tmp_path):
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.writestr("a/b.txt", "x")
         archive.writestr("c/b.txt", "x")
+    with zipfile.ZipFile(tmp_path / "cut.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/b.txt", bytes(range(256)) * 9)
+    damaged = bytearray((tmp_path / "cut.zip").read_bytes())
+    damaged[40:80] = bytes(40)
+    (tmp_path / "cut.zip").write_bytes(damaged)
     for name, message in (
-        ("no.zip", "missing or no zip"),
-        ("absent.zip", "missing or no zip"),
+        ("cut.zip", "missing, damaged or no zip"),
+        ("no.zip", "missing, damaged or no zip"),
+        ("absent.zip", "missing, damaged or no zip"),
         ("out.zip", "is not the zip"),
         ("two.zip", "is not the zip"),
         ("root.zip", "is not the zip"),
