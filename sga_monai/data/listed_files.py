@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sga_monai.core.errors import InputError, ReadError
-from sga_monai.imaging.read import read_from
+from sga_monai.imaging.read import read_bytes
 
 MOST_NAMED = 5
 # Reasons that lie outside of a file: it is the same when it can be opened later.
@@ -102,7 +102,7 @@ def is_back(path: str, code: str) -> bool:
     if code not in OUTSIDE:
         return False
     try:
-        read_from(path, lambda stream: stream.read(1))
+        read_bytes(path)
     except ReadError as error:
         return error.code not in OUTSIDE
     return True
