@@ -40,6 +40,10 @@ def test_a_protocol_is_written_once_hashed_and_read_strictly(tmp_path):
     assert "<script" not in path.with_suffix(".html").read_text()
     with pytest.raises(InputError, match=r"plan\.json exists, and a protocol is not overwritten"):
         write_protocol(plan, path)
+    (tmp_path / "study.html").write_text("somebody's page")
+    with pytest.raises(InputError, match=r"study\.html exists"):
+        write_protocol(plan, tmp_path / "study.json")
+    assert not (tmp_path / "study.json").exists()
     with pytest.raises(InputError, match=r"must end in \.json"):
         write_protocol(plan, tmp_path / "plan.txt")
     content = json.loads(path.read_text())
