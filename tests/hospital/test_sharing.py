@@ -255,6 +255,10 @@ def test_refusals_say_what_to_give(bundle, tmp_path):
             write_model_zoo(bundle, tmp_path / "a", NAME, url)
     with pytest.raises(InputError, match="3 files are larger than 25 MB; say with --url"):
         write_model_zoo(bundle, tmp_path / "a", NAME)
+    (tmp_path / "zoo/upload/models").mkdir(parents=True)
+    (tmp_path / "zoo/upload/models/model.pt").write_text("of another model, not uploaded yet")
+    with pytest.raises(InputError, match="with files of another model; give a new folder as out"):
+        write_model_zoo(bundle, tmp_path / "zoo", NAME, "https://example.org")
     with pytest.raises(InputError, match="must be an identifier"):
         write_hugging_face(bundle, tmp_path / "a", "Apache License")
     with pytest.raises(InputError, match="is there already"):
