@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -35,6 +36,8 @@ from sga_monai.model.weights import load_best_model, trained_network
 
 # The network that the source's documents name.
 SOURCE_NETWORK = "ResNet-18"
+# As ``reference.json`` and the folder in a zip may be called.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
 
 
@@ -68,9 +71,14 @@ def package_bundle(
         The bundle's folder.
 
     Raises:
-        InputError: when a run is not finished, does not belong to its weights, or has weights that are not finite; when the
-            baseline is of other data or images prepared differently; when no temperature fits; when the bundle is there already.
+        InputError: when ``name`` is none that a bundle may have; when a run is not finished, does not belong to its weights, or
+            has weights that are not finite; when the baseline is of other data or images prepared differently; when no
+            temperature fits; when the bundle is there already.
     """
+    if not NAME.fullmatch(name):
+        raise InputError(
+            "name must be of letters A to Z, digits, _ . and -, begin with none of the last two, and have 64 characters at most"
+        )
     source = source_bundle() if source is None else Path(source)
     if not (source / "train.json").is_file():
         raise InputError("source is no bundle; give the folder that sga-monai bundle wrote, or leave it out")
