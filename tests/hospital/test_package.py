@@ -1,4 +1,4 @@
-"""What a bundle may be called."""
+"""What a bundle and the manifests in it may be called."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ def test_a_name_that_no_hospital_could_read_is_refused_before_packaging(tmp_path
     with pytest.raises(InputError, match="name must be of letters A to Z, digits"):
         package_bundle(tmp_path / "model.pt", tmp_path / "dist", name=name)
     assert not (tmp_path / "dist").exists()
+
+
+@pytest.mark.parametrize(
+    ("manifests", "message"),
+    [
+        (["a/site.csv", "b/Site.csv"], "two site manifests have the same name"),
+        (["a/template.csv"], r"or one is called template\.csv"),
+        (["a/our site.csv"], "the name of a site manifest must be of letters"),
+    ],
+)
+def test_site_manifests_that_cannot_go_along_are_refused(tmp_path, manifests, message):
+    with pytest.raises(InputError, match=message):
+        package_bundle(tmp_path / "model.pt", tmp_path / "dist", site_manifests=manifests)
 
 
 def test_a_name_that_is_taken_can_be_read(tmp_path):
