@@ -22,7 +22,7 @@ from sga_monai.core.errors import REASONS, InputError
 from sga_monai.core.files import file_sha256, read_earlier, write_json, write_whole
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.outputs import refuse_inputs, refuse_inside
-from sga_monai.data.listed_files import any_is_back
+from sga_monai.data.listed_files import OUTSIDE, any_is_back
 from sga_monai.data.manifest import read_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation.predictions import FILE, read_predictions
@@ -265,7 +265,9 @@ class Validation:
 
     def _any_is_back(self, failed: Mapping[str, Iterable[int]]) -> bool:
         """Whether an image that could not be opened can be now; nothing else of the files tells."""
-        return any_is_back(failed, read_manifest(self.site.out / MANIFEST), self.site.images) if failed else False
+        if not any(failed.get(code) for code in OUTSIDE):
+            return False
+        return any_is_back(failed, read_manifest(self.site.out / MANIFEST), self.site.images)
 
     def _site_key(self) -> Path:
         """The key that was given, or the folder's own. It also names patients in the predictions, for ``monitor``."""
