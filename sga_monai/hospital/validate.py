@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import tempfile
 import time
@@ -162,7 +163,7 @@ class Validation:
         return count
 
     def write_manifest(self) -> Listing:
-        """Write ``site.csv``, and ``site.key`` before it where there is none.
+        """Write ``site.csv``, and ``site.key`` before it where there is none. One that was edited is kept as ``site.1.csv``.
 
         Raises:
             InputError: see ``manifest_from_dicom``.
@@ -173,6 +174,7 @@ class Validation:
         key = self._site_key()
         if site.site_key is None and not key.exists():
             new_site_key(key)
+        _keep_edited(site.out)
         return manifest_from_dicom(site.images, site.labels, site.name, key, site.out / MANIFEST)
 
     def check_images(self) -> dict[str, Any]:
@@ -287,6 +289,17 @@ class Validation:
                 network(blank)
         # Beside the plain image each control is one more pass of the model: center, border, planted tag.
         return 4 * (time.perf_counter() - began) / TRIAL
+
+
+def _keep_edited(out: Path) -> None:
+    """Move a manifest that is not the one that was checked to ``site.1.csv``, or the next free number, since it is written anew."""
+    manifest, checked = out / MANIFEST, read_earlier(out / CHECKED).get("manifest_sha256")
+    if checked is None or not manifest.is_file() or file_sha256(manifest) == checked:
+        return
+    names = (manifest.with_name(f"{manifest.stem}.{number}{manifest.suffix}") for number in itertools.count(1))
+    kept = manifest.rename(next(path for path in names if not path.exists()))
+    remedy = "it is written anew from the files and labels; sga-monai evaluate takes an edited one"
+    logger.warning("%s was edited and is kept as %s; %s", MANIFEST, kept.name, remedy)
 
 
 def _failed_rows(path: Path) -> dict[str, list[int]]:

@@ -133,6 +133,23 @@ def test_files_that_are_there_again_are_read_again(bundle, images, caplog, monke
     assert not (out / "evaluation.3").exists()
 
 
+def test_a_manifest_that_was_edited_is_not_lost(bundle, images, caplog):
+    out = images.with_name("out")
+    validation = Validation(Site(bundle, images, images.with_name("labels.csv"), "here", out))
+    for _ in range(2):
+        validation.write_manifest()
+        validation.check_images()
+        assert sorted(path.name for path in out.glob("site*.csv")) == ["site.csv"]
+    written = (out / "site.csv").read_bytes()
+    for number in (1, 2):
+        edited = b"".join(written.splitlines(keepends=True)[:-number])
+        (out / "site.csv").write_bytes(edited)
+        validation.write_manifest()
+        assert (out / f"site.{number}.csv").read_bytes() == edited
+        assert (out / "site.csv").read_bytes() == written
+        assert f"site.csv was edited and is kept as site.{number}.csv" in caplog.text
+
+
 def test_images_are_checked_in_the_orientation_of_the_bundle(bundle, images, dicom_file, drawn):
     """A wide image, which its header would turn, is drawn as a high one where the model reads it as stored."""
     shapes = {}
