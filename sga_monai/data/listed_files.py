@@ -104,7 +104,8 @@ def is_back(path: str, code: str) -> bool:
     try:
         read_bytes(path)
     except ReadError as error:
-        return error.code not in OUTSIDE
+        # A folder of that name is listed as missing, too.
+        return error.code not in (*OUTSIDE, "not_a_file")
     return True
 
 

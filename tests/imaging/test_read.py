@@ -590,6 +590,7 @@ def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path, mo
         assert caught.value.code == "no_access"
         assert not is_back(str(tmp_path / "b.png"), "missing")
     assert is_back(str(path), "no_access")
+    assert not is_back(str(tmp_path), "missing")
 
 
 def test_other_refusals(tmp_path):
