@@ -250,6 +250,14 @@ def test_patients_who_come_again_are_counted(evaluation, tmp_path) -> None:
         assert make_monitor([evaluation(f"r{shared}", rows)], tmp_path / "out")["notes"] == expected
 
 
+def test_without_a_site_key_nobody_is_known_to_return(evaluation, tmp_path) -> None:
+    folders = [evaluation(f"202{i}", images(i).assign(period=f"202{i}")) for i in range(2)]
+    table = pd.read_csv(folders[1] / "predictions.csv")
+    table.assign(patient=pd.factorize(table["patient"])[0]).to_csv(folders[1] / "predictions.csv", index=False)
+    (note,) = make_monitor(folders, tmp_path / "out")["notes"]
+    assert note.startswith("Patients who are in more than one period are not known, since an evaluation was made without a site key")
+
+
 def test_charts_show_every_point_and_the_alarms_in_red() -> None:
     content = monitored([images(i, scanner=1.0 * (i >= 4)) for i in range(6)])
     content = json.loads(json.dumps(content).replace("NaN", "null"))
