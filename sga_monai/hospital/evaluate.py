@@ -76,7 +76,8 @@ def evaluate_bundle(
         num_workers: processes that read.
         batch_size: images at once; changes no score.
         device: "cpu" or "cuda", where images are scored.
-        protocol: of ``write_protocol``; its hash is recorded with the time when scoring began, and a copy is kept.
+        protocol: of ``write_protocol``; its hash is recorded with the time when scoring began, and a copy is kept; so are those of an
+            earlier scoring of the same images in ``output_dir`` that had another protocol, or none.
 
     Returns:
         The predictions.
@@ -102,11 +103,13 @@ def evaluate_bundle(
     groups, cohort = cohort.groups(), replace(cohort, cells={})
     facts = _facts(bundle, manifest, reference, public_key, failure_limit, device)
     facts |= {"files_sha256": cohort.files_sha256, "protocol": plan.sha256 if plan else None}
-    started = _start_of_same(out / "run.json", facts)
+    started, first = _start_of_same(out / "run.json", facts), _first_scoring(out / "run.json", facts)
     if started is None:
         archive_previous_run(str(out))
     # An evaluation that goes on began when it first began.
     facts["started"] = started or _now()
+    if first is not None:
+        facts["first"] = first
     # First: a folder without it is no evaluation's, and would be refused when the same command is given again.
     write_json(out / "run.json", facts | {"finished": None}, sort_keys=True)
     if plan is not None:
@@ -210,6 +213,15 @@ def _start_of_same(path: Path, facts: Mapping[str, Any]) -> str | None:
     earlier = read_earlier(path)
     same = earlier.get("finished") is None and all(earlier.get(key) == value for key, value in facts.items())
     return str(earlier["started"]) if same and "started" in earlier else None
+
+
+def _first_scoring(path: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Protocol and beginning of the first scoring of these images here; ``None`` where it had the same protocol, or there was none."""
+    earlier = read_earlier(path)
+    same = "started" in earlier and earlier.get("manifest_sha256") == facts["manifest_sha256"]
+    same = same and earlier.get("bundle", {}).get("sha256sums") == facts["bundle"]["sha256sums"]
+    first: dict[str, Any] = earlier.get("first") or {key: earlier.get(key) for key in ("protocol", "started")}
+    return first if same and first["protocol"] != facts["protocol"] else None
 
 
 def _now() -> str:

@@ -90,8 +90,10 @@ def make_report(output_dir: str | Path, prevalence: float | None = None, protoco
         "planning": {"half_width_at_0.8": planning_half_width(summary)},
     }
     report["recalibration"] = local_recalibration(scored, report["models"][MODEL])
-    status = status_of_evaluation(plan, run.get("protocol"))
-    report["protocol"] = compare_with_protocol(report, plan, status, run.get("started"))
+    # Scores that were known before do not become unknown when they are made again.
+    first = run.get("first") or run
+    status = status_of_evaluation(plan, first.get("protocol"))
+    report["protocol"] = compare_with_protocol(report, plan, status, first.get("started"))
     report |= draw_conclusions(report)
     report = plain(report)
     write_json(out / "report.json", report, sort_keys=True)

@@ -29,6 +29,7 @@ from sga_monai.hospital.checksums import write_sums
 from sga_monai.hospital.evaluate import evaluate_bundle
 from sga_monai.hospital.protocol import Plan, write_protocol
 from sga_monai.hospital.reference import make_reference
+from sga_monai.hospital.report import make_report
 from sga_monai.hospital.validate import SHEET, Outcome, Site, Validation
 from sga_monai.imaging.read import read_bytes
 from sga_monai.model.networks import build_network
@@ -186,6 +187,25 @@ def test_an_evaluation_that_a_full_disk_stopped_at_its_beginning_goes_on(bundle,
             evaluate_bundle(*given, protocol=tmp_path / "plan.json")
     assert len(evaluate_bundle(*given, protocol=tmp_path / "plan.json")) == N
     assert json.loads((tmp_path / "out/run.json").read_text())["protocol"] == file_sha256(tmp_path / "out/protocol.json")
+
+
+@pytest.mark.usefixtures("few_samples")
+def test_a_protocol_that_came_after_the_scores_stays_late_when_they_are_made_again(bundle, images, tmp_path):
+    plans = [tmp_path / f"{name}.json" for name in "ab"]
+    for plan in plans:
+        write_protocol(Plan("Does it work?", "1: disease", plan.stem), plan)
+    found, began = [], set()
+    for plan in (None, *plans):
+        evaluate_bundle(bundle, tmp_path / "site.csv", images, tmp_path / "out", protocol=plan)
+        protocol = make_report(tmp_path / "out")["protocol"]
+        found.append(protocol["status"])
+        began.add(protocol["began"])
+    assert found == ["none", "after", "after"]
+    assert len(began) == 1
+    # In a folder of its own it was first.
+    for plan, status in zip(plans, ("before", "changed"), strict=True):
+        evaluate_bundle(bundle, tmp_path / "site.csv", images, tmp_path / "other", protocol=plan)
+        assert make_report(tmp_path / "other")["protocol"]["status"] == status
 
 
 def unwritable(write: Callable[..., None], name: str) -> Callable[..., None]:
