@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 # What each step writes to the folder of the validation.
 SITE_KEY, MANIFEST, SHEET, CHECKED, EVALUATION, INDEX = "site.key", "site.csv", "sheet.png", "check.json", "evaluation", "index.html"
+# In CHECKED: SHA-256 of the manifest as it was written, by which one that was edited is known.
+WRITTEN = "written_sha256"
 STEPS = (
     ("verify", "compare every file of the bundle with SHA256SUMS; run its self-test"),
     ("manifest", f"read headers, join the labels, write {MANIFEST}"),
@@ -174,8 +176,13 @@ class Validation:
         key = self._site_key()
         if site.site_key is None and not key.exists():
             new_site_key(key)
-        _keep_edited(site.out)
-        return manifest_from_dicom(site.images, site.labels, site.name, key, site.out / MANIFEST)
+        earlier = read_earlier(site.out / CHECKED)
+        _keep_edited(site.out / MANIFEST, earlier.get(WRITTEN))
+        listing = manifest_from_dicom(site.images, site.labels, site.name, key, site.out / MANIFEST)
+        written = file_sha256(site.out / MANIFEST)
+        if earlier.get(WRITTEN) != written:
+            write_json(site.out / CHECKED, earlier | {WRITTEN: written})
+        return listing
 
     def check_images(self) -> dict[str, Any]:
         """Read every image; write ``check.json`` and the contact sheet. Not done again for the same manifest, files and bundle.
@@ -197,7 +204,7 @@ class Validation:
         (out / SHEET).unlink(missing_ok=True)
         if found.thumbnails:
             write_contact_sheet(out / SHEET, found.thumbnails)
-        checked = inputs | _summary(found)
+        checked = inputs | {WRITTEN: earlier.get(WRITTEN)} | _summary(found)
         write_json(out / CHECKED, checked)
         return checked
 
@@ -291,10 +298,14 @@ class Validation:
         return 4 * (time.perf_counter() - began) / TRIAL
 
 
-def _keep_edited(out: Path) -> None:
-    """Move a manifest that is not the one that was checked to ``site.1.csv``, or the next free number, since it is written anew."""
-    manifest, checked = out / MANIFEST, read_earlier(out / CHECKED).get("manifest_sha256")
-    if checked is None or not manifest.is_file() or file_sha256(manifest) == checked:
+def _keep_edited(manifest: Path, written: str | None) -> None:
+    """Move a manifest that is not the one that was written to ``site.1.csv``, or the next free number, since it is written anew.
+
+    Args:
+        manifest: of an earlier call.
+        written: SHA-256 of what that call wrote; ``None`` where it is not known.
+    """
+    if written is None or not manifest.is_file() or file_sha256(manifest) == written:
         return
     names = (manifest.with_name(f"{manifest.stem}.{number}{manifest.suffix}") for number in itertools.count(1))
     kept = manifest.rename(next(path for path in names if not path.exists()))

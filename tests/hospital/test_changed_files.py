@@ -149,6 +149,12 @@ def test_a_manifest_that_was_edited_is_not_lost(bundle, images, caplog):
         assert (out / f"site.{number}.csv").read_bytes() == edited
         assert (out / "site.csv").read_bytes() == written
         assert f"site.csv was edited and is kept as site.{number}.csv" in caplog.text
+    # One that changed with the labels, before it was checked, was not edited.
+    for _ in range(2):
+        labels = images.with_name("labels.csv")
+        labels.write_text("\n".join(labels.read_text().splitlines()[:-1]) + "\n")
+        validation.write_manifest()
+    assert not (out / "site.3.csv").exists()
 
 
 def test_images_are_checked_in_the_orientation_of_the_bundle(bundle, images, dicom_file, drawn):
