@@ -32,7 +32,7 @@ DISK = {
 REASONS = {
     "missing": "the file does not exist; check image and dataset_dir",
     "not_a_file": "not a regular file; give the path of an image file",
-    "no_access": "permission to read the file is denied; ask for access",
+    "no_access": "the system does not give the file: no permission, or its disk or share does not answer; ask for access, or try again",
     "too_large": "larger than a radiograph can be; export the single image again",
     "unknown_format": "not a DICOM, PNG, JPEG or NIfTI-1 file; check the export",
     "unreadable": "the file is damaged; export it again",

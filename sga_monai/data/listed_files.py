@@ -1,4 +1,7 @@
-"""The files that a manifest lists: where each is, whether it is inside its folder, and whether it is the one of before. None is opened."""
+"""The files that a manifest lists: where each is, whether it is inside its folder, and whether it is the one of before.
+
+None is opened but those that could not be opened before.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sga_monai.core.errors import InputError
+from sga_monai.core.errors import InputError, ReadError
+from sga_monai.imaging.read import read_bytes
 
 MOST_NAMED = 5
+# Reasons that lie outside of a file: it is the same when it can be opened later.
+OUTSIDE = ("missing", "no_access")
 
 
 class FileState(NamedTuple):
@@ -84,6 +90,37 @@ def on_disk(root: str, image: str) -> str:
         wanted = unicodedata.normalize("NFC", part)
         found = posixpath.join(found, next((name for name in names if unicodedata.normalize("NFC", name) == wanted), part))
     return found
+
+
+def is_back(path: str, code: str) -> bool:
+    """Whether an image that could not be opened can be now: a share was away, or access has been given since.
+
+    Args:
+        path: of the image.
+        code: the reason of its failure, a key of ``REASONS``.
+    """
+    if code not in OUTSIDE:
+        return False
+    try:
+        read_bytes(path)
+    except ReadError as error:
+        # A folder of that name is listed as missing, too.
+        return error.code not in (*OUTSIDE, "not_a_file")
+    return True
+
+
+def any_is_back(failed: Mapping[str, Iterable[int]], rows: Iterable[Mapping[str, str]], dataset_dir: str | Path) -> bool:
+    """Whether any of the rows that failed ``is_back``.
+
+    Args:
+        failed: numbers of rows by the reason of their failure.
+        rows: of ``read_manifest``.
+        dataset_dir: the folder that ``image`` is relative to.
+    """
+    codes = {number: code for code in OUTSIDE for number in failed.get(code, ())}
+    start = os.path.join(Path(dataset_dir).resolve(), "")
+    listed = ((row["image"], codes[int(row["row"])]) for row in rows if int(row["row"]) in codes)
+    return any(is_back(start + on_disk(start, image), code) for image, code in listed)
 
 
 def files_sha256(

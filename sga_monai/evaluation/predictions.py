@@ -93,4 +93,9 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     absent = [name for name in (*ROW, "score", "probability") if name not in table]
     if absent:
         raise InputError(f"{FILE} has no column {absent[0]}; run again what writes it")
+    # pandas takes a kind of negative called None, and a vendor called NA, for empty cells.
+    doubtful = [name for name in GROUPS if name in table and table[name].isna().any()]
+    if doubtful:
+        cells = pd.read_csv(path, usecols=doubtful, dtype=str, na_filter=False)
+        table[doubtful] = cells.where(cells != "")[doubtful]
     return table

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain, write_json
 from sga_monai.data.dataset import RowReader, refuse_unreadable
+from sga_monai.data.listed_files import is_back
 from sga_monai.data.parallel import read_rows
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.cohort import Cohort
@@ -95,7 +96,7 @@ def stream_cohort(
     num_workers: int = 0,
     batch_size: int = 32,
 ) -> Streamed:
-    """Score every row of a cohort; rows whose part lies in ``folder`` already are not read again.
+    """Score every row of a cohort; rows whose part lies in ``folder`` already are not read again, but for files that are there now.
 
     Args:
         cohort: of ``list_cohort``.
@@ -207,14 +208,16 @@ def _batches(
 
 
 def _kept(folder: Path, cohort: Cohort) -> Iterator[dict[str, Any]]:
-    """Parts that an earlier call has written, in order, up to the first that is missing or damaged."""
+    """Parts that an earlier call has written, in order, up to the first that is missing, damaged or has a failure that ``is_back``."""
     for number in range(-(-len(cohort.items) // PART)):
         try:
             part = json.loads((folder / _name(number)).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return
-        rows = [item["row"] for item in cohort.items[number * PART : (number + 1) * PART]]
-        if sorted(line["row"] for line in (*part["data"], *part["failures"])) != sorted(rows):
+        images = {item["row"]: item["image"] for item in cohort.items[number * PART : (number + 1) * PART]}
+        if sorted(line["row"] for line in (*part["data"], *part["failures"])) != sorted(images):
+            return
+        if any(is_back(images[line["row"]], line["code"]) for line in part["failures"]):
             return
         yield part
 

@@ -72,11 +72,12 @@ def evaluate_bundle(
         output_dir: an earlier evaluation there that is finished, or of other inputs, is moved to ``output_dir.1``.
         public_key: of the bundle's sender; the signature is checked with it.
         site_key: see ``load_manifest``.
-        failure_limit: see ``summarize``; recorded for the report.
+        failure_limit: see ``summarize``, in [0, 1]; recorded for the report.
         num_workers: processes that read.
         batch_size: images at once; changes no score.
         device: "cpu" or "cuda", where images are scored.
-        protocol: of ``write_protocol``; its hash is recorded with the time when scoring began, and a copy is kept.
+        protocol: of ``write_protocol``; its hash is recorded with the time when scoring began, and a copy is kept; so are those of an
+            earlier scoring of the same images in ``output_dir`` that had another protocol, or none.
 
     Returns:
         The predictions.
@@ -85,6 +86,8 @@ def evaluate_bundle(
         InputError: when the bundle is not what was packaged, ``output_dir`` lies inside it, or the manifest or a lung mask is refused.
     """
     bundle, out = Path(bundle), Path(output_dir)
+    check.number("failure_limit", failure_limit, low=0, high=1)
+    check.whole("batch_size", batch_size, low=1)
     refuse_inside("output_dir", out, bundle, "the bundle")
     verify_bundle(bundle)
     if public_key is not None:
@@ -100,14 +103,17 @@ def evaluate_bundle(
     groups, cohort = cohort.groups(), replace(cohort, cells={})
     facts = _facts(bundle, manifest, reference, public_key, failure_limit, device)
     facts |= {"files_sha256": cohort.files_sha256, "protocol": plan.sha256 if plan else None}
-    started = _start_of_same(out / "run.json", facts)
+    started, first = _start_of_same(out / "run.json", facts), _first_scoring(out / "run.json", facts)
     if started is None:
         archive_previous_run(str(out))
     # An evaluation that goes on began when it first began.
     facts["started"] = started or _now()
+    if first is not None:
+        facts["first"] = first
+    # First: a folder without it is no evaluation's, and would be refused when the same command is given again.
+    write_json(out / "run.json", facts | {"finished": None}, sort_keys=True)
     if plan is not None:
         write_whole(out / PROTOCOL_FILE, lambda path: path.write_bytes(plan.data))
-    write_json(out / "run.json", facts | {"finished": None}, sort_keys=True)
     scored = _score(networks, cohort, out / PARTS, num_workers, batch_size, reference)
     predictions = _predictions(scored, groups, reference)
     write_csv(out / FILE, predictions)
@@ -207,6 +213,15 @@ def _start_of_same(path: Path, facts: Mapping[str, Any]) -> str | None:
     earlier = read_earlier(path)
     same = earlier.get("finished") is None and all(earlier.get(key) == value for key, value in facts.items())
     return str(earlier["started"]) if same and "started" in earlier else None
+
+
+def _first_scoring(path: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Protocol and beginning of the first scoring of these images here; ``None`` where it had the same protocol, or there was none."""
+    earlier = read_earlier(path)
+    same = "started" in earlier and earlier.get("manifest_sha256") == facts["manifest_sha256"]
+    same = same and earlier.get("bundle", {}).get("sha256sums") == facts["bundle"]["sha256sums"]
+    first: dict[str, Any] = earlier.get("first") or {key: earlier.get(key) for key in ("protocol", "started")}
+    return first if same and first["protocol"] != facts["protocol"] else None
 
 
 def _now() -> str:

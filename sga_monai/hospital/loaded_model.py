@@ -6,6 +6,7 @@ import math
 import re
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
                 target = folder / entry.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(opened.read(entry))
-    except (OSError, zipfile.BadZipFile):
-        raise InputError(f"{archive.name} is missing or no zip; check the path") from None
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        # A zip with a password is a RuntimeError.
+        raise InputError(f"{archive.name} is missing, damaged or no zip that can be read; check the path, or ask for it again") from None
     return folder / tops.pop()

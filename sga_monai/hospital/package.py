@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -35,6 +36,9 @@ from sga_monai.model.weights import load_best_model, trained_network
 
 # The network that the source's documents name.
 SOURCE_NETWORK = "ResNet-18"
+TEMPLATE = "template.csv"
+# As ``reference.json``, the folder in a zip and ``SHA256SUMS`` may name something.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
 
 
@@ -68,9 +72,15 @@ def package_bundle(
         The bundle's folder.
 
     Raises:
-        InputError: when a run is not finished, does not belong to its weights, or has weights that are not finite; when the
-            baseline is of other data or images prepared differently; when no temperature fits; when the bundle is there already.
+        InputError: when ``name`` or a site manifest's is none that may be in a bundle; when a run is not finished, does not
+            belong to its weights, or has weights that are not finite; when the baseline is of other data or images prepared
+            differently; when no temperature fits; when the bundle is there already.
     """
+    if not NAME.fullmatch(name):
+        raise InputError(
+            "name must be of letters A to Z, digits, _ . and -, begin with none of the last two, and have 64 characters at most"
+        )
+    _refuse_names([Path(path).name for path in site_manifests])
     source = source_bundle() if source is None else Path(source)
     if not (source / "train.json").is_file():
         raise InputError("source is no bundle; give the folder that sga-monai bundle wrote, or leave it out")
@@ -92,6 +102,14 @@ def package_bundle(
         draft.replace(target)
         archive.replace(target.parent / archive.name)
     return target
+
+
+def _refuse_names(manifests: Sequence[str]) -> None:
+    """Refuse site manifests that would lie in one place, or have a name that ``SHA256SUMS`` cannot hold."""
+    if len({name.lower() for name in (TEMPLATE, *manifests)}) <= len(manifests):
+        raise InputError(f"two site manifests have the same name, or one is called {TEMPLATE}; rename it, or one would be lost")
+    if not all(NAME.fullmatch(name) for name in manifests):
+        raise InputError("the name of a site manifest must be of letters A to Z, digits, _ . and -; rename it")
 
 
 @dataclass(frozen=True)
@@ -175,7 +193,7 @@ def _write_draft(draft: Path, runs: Mapping[str, _Run], reference: Mapping[str, 
     general = general[max(general.find("## Description"), 0) :].replace(SOURCE_NETWORK, find_architecture(model.network).title)
     (draft / "docs/README.md").write_text(f"# {draft.name}\n\n{general}{_model_card(model, draft.name)}", encoding="utf-8")
     (draft / "manifests").mkdir()
-    (draft / "manifests/template.csv").write_text(",".join(REQUIRED + OPTIONAL) + "\n", encoding="utf-8")
+    (draft / "manifests" / TEMPLATE).write_text(",".join(REQUIRED + OPTIONAL) + "\n", encoding="utf-8")
     for manifest in site_manifests:
         read_manifest(manifest)
         _copy(manifest, draft / "manifests" / manifest.name)

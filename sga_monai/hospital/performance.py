@@ -19,7 +19,7 @@ from sga_monai.hospital.development import age_group
 from sga_monai.hospital.formats import THRESHOLDS
 from sga_monai.hospital.reference import FPR_GRID, roc_on_grid
 from sga_monai.statistics.calibration import CLIP, assess_calibration
-from sga_monai.statistics.decisions import net_benefit, operating_point
+from sga_monai.statistics.decisions import net_benefit, operating_point, rates_at
 from sga_monai.statistics.discrimination import auroc, average_precision
 from sga_monai.statistics.estimates import share
 
@@ -85,18 +85,20 @@ def model_figures(
 
     Returns:
         ``auroc, auprc, operating_point, per_thousand, calibration, calibration_curve, threshold_probability, net_benefit,
-        net_benefit_band, roc, distributions, cutoffs``; ``None`` where a class, the probabilities or the threshold are missing.
+        net_benefit_rates`` (threshold, false and true positive rate), ``net_benefit_band, roc, distributions, cutoffs``;
+        ``None`` where a class, the probabilities or the threshold are missing.
     """
     score, label, patient = cases["score"], cases["label"], cases["patient"]
     figure, both = auroc(score, label, patient), label.nunique() == 2
     locked = threshold.probability if threshold else None
     point = asdict(operating_point(score, label, threshold.score, patient, prevalence)) if threshold else None
-    fit = smooth = benefit = band = None
+    fit = smooth = benefit = rates = band = None
     if both and probability is not None:
         fit = asdict(assess_calibration(probability, label, patient))
         smooth = calibration_figures(probability, label, patient)
         curve = decision_thresholds(locked)
         benefit = [[t, *map(float, line)] for t, line in zip(curve, net_benefit(probability, label, curve, prevalence), strict=True)]
+        rates = [[t, *map(float, line)] for t, line in zip(curve, rates_at(probability, label, curve), strict=True)]
         band = decision_band(probability, cases, curve, prevalence)
     return {
         "auroc": {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "variance": figure.variance},
@@ -107,6 +109,7 @@ def model_figures(
         "calibration_curve": smooth,
         "threshold_probability": locked,
         "net_benefit": benefit,
+        "net_benefit_rates": rates,
         "net_benefit_band": band,
         "roc": [list(pair) for pair in zip(FPR_GRID, roc_on_grid(score, label), strict=True)] if both else None,
         "distributions": score_distributions(cases) if len(cases) else None,

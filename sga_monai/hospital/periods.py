@@ -70,7 +70,12 @@ def read_periods(evaluations: Sequence[str | Path]) -> tuple[list[Period], list[
     if len({json.dumps(run["software"], sort_keys=True) for run in runs}) > 1:
         notes.append("The evaluations were made with different versions of the software: run sga-monai selftest with each.")
     # Without a site key patients are numbers, which mean others in another evaluation.
-    if len(read) == 1 or not any(pd.api.types.is_numeric_dtype(rows["patient"]) for _, rows in read):
+    if len(read) > 1 and any(pd.api.types.is_numeric_dtype(rows["patient"]) for _, rows in read):
+        notes.append(
+            "Patients who are in more than one period are not known, since an evaluation was made without a site key: with many, false "
+            "alarms are more frequent than stated."
+        )
+    else:
         notes += _returning(periods)
     return periods, runs, notes
 
@@ -91,6 +96,8 @@ def _read(folder: Path, number: int) -> tuple[dict[str, Any], pd.DataFrame]:
         predictions = read_predictions(folder / FILE)
     except (OSError, ValueError):
         raise InputError(f"folder {number} holds no evaluation; run sga-monai evaluate first") from None
+    if "bundle" not in run:
+        raise InputError(f"folder {number} holds a training, and no evaluation of a bundle; run sga-monai evaluate first")
     if run.get("finished") is None:
         raise InputError(f"the evaluation in folder {number} is not finished; give its command again")
     return run, predictions

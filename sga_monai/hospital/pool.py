@@ -42,7 +42,7 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
     for path in paths:
         try:
             release = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise InputError(f"{Path(path).name} is no release.json") from None
         check_release(release)
         if not is_countable(release):

@@ -208,13 +208,14 @@ def write_protocol(plan: Plan, path: str | Path) -> Protocol:
         path: the new JSON file.
 
     Raises:
-        InputError: when the file exists: a protocol is not changed, another one is written.
+        InputError: when the file or the page exists: a protocol is not changed, another one is written.
     """
     path = Path(path)
     if path.suffix != ".json":
         raise InputError("the protocol's file must end in .json; the page beside it ends in .html")
-    if path.exists():
-        raise InputError(f"{path.name} exists, and a protocol is not overwritten; give another name")
+    for output in (path, path.with_suffix(".html")):
+        if output.exists():
+            raise InputError(f"{output.name} exists, and a protocol is not overwritten, nor what would be its page; give another name")
     content = {
         "schema": PROTOCOL,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -22,6 +22,8 @@ from sga_monai.statistics.readers import auroc_covariances, compare_with_readers
 
 # Names of the two modalities in the export.
 READERS, MODEL = "readers", "model"
+# First line of the export, by which it is known.
+TITLE = "sga_monai: readers' ratings, and the model's score repeated for each reader"
 
 
 def reader_study(scored: pd.DataFrame, threshold: float | None, cutoff: float | None) -> dict[str, Any] | None:
@@ -91,13 +93,14 @@ def write_imrmc(scored: pd.DataFrame, path: str | Path) -> int:
         The number of lines of ratings.
 
     Raises:
-        InputError: when there are no readers.
+        InputError: when there are no readers, or ``path`` is a file that is no such export.
     """
+    refuse_no_export(path)
     columns = reader_columns(scored)
     if not columns:
         raise InputError("--imrmc needs readers' ratings; the table has no column reader_<name>")
     label = scored["label"]
-    lines = ["sga_monai: readers' ratings, and the model's score repeated for each reader"]
+    lines = [TITLE]
     lines += [f"NR: {len(columns)}", f"N0: {(label == 0).sum()}", f"N1: {(label == 1).sum()}", "NM: 2", "BEGIN DATA:"]
     lines += [f"-1,{case},truth,{value}" for case, value in enumerate(label, 1)]
     before = len(lines)
@@ -107,6 +110,20 @@ def write_imrmc(scored: pd.DataFrame, path: str | Path) -> int:
                 lines += [f"{reader_name(column)},{case},{READERS},{rating!r}", f"{reader_name(column)},{case},{MODEL},{score!r}"]
     write_whole(Path(path), lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="ascii"))
     return len(lines) - before
+
+
+def refuse_no_export(path: str | Path) -> None:
+    """Refuse to replace a file that ``write_imrmc`` did not write: a slip of the keyboard must not cost a site its key.
+
+    Raises:
+        InputError: naming the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return
+    with path.open("rb") as stream:
+        if stream.readline(len(TITLE) + 2).strip() != TITLE.encode("ascii"):
+            raise InputError(f"--imrmc would replace {path.name}, which is no file of ratings for iMRMC; give another path")
 
 
 def _cutoff(ratings: NDArray[np.float64], cutoff: float | None) -> float | None:

@@ -15,7 +15,8 @@ from sga_monai.core.files import write_json
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 from sga_monai.hospital import approval
 from sga_monai.hospital.formats import BASELINE, MODEL, RELEASE, REPORT, THRESHOLDS, is_schema_1
-from sga_monai.hospital.suppression import COUNTS, HIDDEN, few_with_both, round_estimate, round_number, shown_counts, suppress, thin_curve
+from sga_monai.hospital.suppression import COUNTS, HIDDEN, few_with_both, round_estimate, round_number, shown_counts, suppress
+from sga_monai.hospital.thinning import thin_curve, thin_net_benefit
 
 MIN_CELL = 10
 NUMBER = {"type": ["number", "null"]}
@@ -93,6 +94,7 @@ def make_release(
     Patients are counted, not images. A level of a subgroup is hidden with its name when its patients, positives or negatives
     are fewer than ``min_cell``, and so are further levels until what is hidden cannot be had by subtraction; the number of all
     patients is left out where fewer have both labels (see ``suppress``). Rates have three decimals, two below 100 patients.
+    Points of the ROC curve and net benefits are left out near the ends, and where few patients lie between two.
     No single score, no extreme value. Whatever the schema does not know cannot get in, and nothing is written when it fails.
 
     Not hidden: sensitivity and specificity with the two class counts give the numbers of right and wrong calls, which may be
@@ -117,7 +119,7 @@ def make_release(
         report = json.loads((Path(output_dir) / "report.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         raise InputError("no report.json in this folder; run sga-monai report first") from None
-    if report.get("schema") != REPORT:
+    if report.get("schema") != REPORT or any("net_benefit_rates" not in model for model in report["models"].values()):
         raise InputError("report.json is of another version; run sga-monai report again")
     if report["bundle"] is None:
         raise InputError("the report is of a table of scores; only the report of a bundle's evaluation can be released")
@@ -201,5 +203,7 @@ def _model(model: Mapping[str, Any], cohort: Mapping[str, int], min_cell: int, d
         **{key: round_estimate(fit[key], digits) for key in ("slope", "intercept", "brier", "ece")},
         "roc": thin_curve(model["roc"], cohort, min_cell, digits),
         # The locked threshold is the bundle's; at the others releases are compared.
-        "net_benefit": [[round_number(value, digits) for value in line] for line in model["net_benefit"] if line[0] in THRESHOLDS],
+        "net_benefit": thin_net_benefit(
+            [line for line in model["net_benefit"] if line[0] in THRESHOLDS], model["net_benefit_rates"], cohort, min_cell, digits
+        ),
     }

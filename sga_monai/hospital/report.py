@@ -46,7 +46,7 @@ def make_report(output_dir: str | Path, prevalence: float | None = None, protoco
         protocol: file of ``write_protocol``; the copy that the evaluation recorded when ``None``.
 
     Raises:
-        InputError: when the evaluation is missing, unfinished or damaged, or ``prevalence`` is not in (0, 1).
+        InputError: when the evaluation is missing, unfinished or damaged, its protocol is gone, or ``prevalence`` is not in (0, 1).
     """
     out = Path(output_dir)
     try:
@@ -54,11 +54,13 @@ def make_report(output_dir: str | Path, prevalence: float | None = None, protoco
         predictions = read_predictions(out / FILE)
     except (OSError, ValueError):
         raise InputError("no evaluation in this folder; run sga-monai evaluate first") from None
+    if "bundle" not in run:
+        raise InputError("this is the folder of a training, and no evaluation of a bundle; run sga-monai evaluate first")
     if run.get("finished") is None:
         raise InputError("the evaluation is not finished; give the same command again")
     if prevalence is not None:
         check.number("prevalence", prevalence, above=0, below=1)
-    plan = _protocol(out, protocol)
+    plan = _protocol(out, protocol, run.get("protocol"))
     if prevalence is None and plan is not None:
         prevalence = plan.content["prevalence"]
     reference = read_reference(out / "reference.json")
@@ -88,17 +90,21 @@ def make_report(output_dir: str | Path, prevalence: float | None = None, protoco
         "planning": {"half_width_at_0.8": planning_half_width(summary)},
     }
     report["recalibration"] = local_recalibration(scored, report["models"][MODEL])
-    status = status_of_evaluation(plan, run.get("protocol"))
-    report["protocol"] = compare_with_protocol(report, plan, status, run.get("started"))
+    # Scores that were known before do not become unknown when they are made again.
+    first = run.get("first") or run
+    status = status_of_evaluation(plan, first.get("protocol"))
+    report["protocol"] = compare_with_protocol(report, plan, status, first.get("started"))
     report |= draw_conclusions(report)
     report = plain(report)
     write_json(out / "report.json", report, sort_keys=True)
     return report
 
 
-def _protocol(out: Path, given: str | Path | None) -> Protocol | None:
-    """The protocol that is given, or the one that lies in the evaluation's folder."""
+def _protocol(out: Path, given: str | Path | None, recorded: str | None) -> Protocol | None:
+    """The protocol that is given, or the one that lies in the evaluation's folder, where there must be one if one was recorded."""
     if given is None and not (out / PROTOCOL_FILE).exists():
+        if recorded is not None:
+            raise InputError(f"the evaluation recorded a protocol, and its copy {PROTOCOL_FILE} is gone; give the file with --protocol")
         return None
     return read_protocol(out / PROTOCOL_FILE if given is None else given)
 

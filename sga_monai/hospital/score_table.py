@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ import pandas as pd
 
 from sga_monai.core.errors import InputError, first_of
 from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
-from sga_monai.data.identity import same_id
+from sga_monai.data.identity import damaged_ids, same_id
 from sga_monai.data.manifest import AGE, is_age
 from sga_monai.data.tables import read_cells, read_header
 from sga_monai.evaluation.predictions import BASELINE_SCORE, FEATURES, GROUPS, SITE_SCORE, control_column
 from sga_monai.interpret.controls import BORDER_BLANK, CENTER_BLANK, LUNGS_BLANK, ONLY_LUNGS, TAG
+
+logger = logging.getLogger(__name__)
 
 PROBABILITY, BASELINE_PROBABILITY = "probability", "probability_baseline"
 NUMBERS = ("score", PROBABILITY, BASELINE_SCORE, BASELINE_PROBABILITY)
@@ -42,12 +45,13 @@ def read_scores(path: str | Path) -> pd.DataFrame:
             ``probability`` or both; ``case`` is compared for duplicates. A second model's are ``score_baseline`` and
             ``probability_baseline``. Columns of ``GROUPS`` divide the report. A case without a score counts as failed,
             with the reason in ``error``. Decimal commas are read where no decimal point is in the column. The columns of
-            our own ``predictions.csv`` are known. Columns ``reader_<name>`` have ratings of readers, on any scale on which
-            higher is more likely positive, and are empty where a reader did not rate the case.
+            our own ``predictions.csv`` are known; its rows must be of one set. Columns ``reader_<name>`` have ratings of
+            readers, on any scale on which higher is more likely positive, and are empty where a reader did not rate the case.
 
     Returns:
         ``set, patient, label, score, error``, and the other columns that there are; ``score`` is the probability where
-        there is no score. No column ``case``. The rows of the file in their order.
+        there is no score. No column ``case``. The rows of the file in their order. Patients whose keys look damaged, as nan or
+        1.23E+05, are warned of.
 
     Raises:
         InputError: naming the column or the rows, and no cell.
@@ -65,6 +69,8 @@ def read_scores(path: str | Path) -> pd.DataFrame:
     for name in (name for name in (*NUMBERS, *readers) if name in table):
         table[name] = _numbers(table[name], path.name)
     _refuse(table, path.name)
+    for sentence in damaged_ids(table["patient"].items(), "patient"):
+        logger.warning("%s: %s", path.name, sentence)
     result = pd.DataFrame({"set": "scores", "patient": table["patient"].map(same_id), "label": table["label"].astype(int)})
     for name in (name for name in (*NUMBERS, *readers) if name in table):
         result[name] = table[name]
@@ -134,6 +140,8 @@ def _number(text: str) -> float:
 
 def _refuse(table: pd.DataFrame, name: str) -> None:
     """Refuse rows that cannot be counted."""
+    if "set" in table and table["set"].nunique() > 1:
+        raise InputError(f"{name}: column set names several sets, and a patient's number is of one; give the rows of one set alone")
     problems = {
         "label must be 0 or 1": ~table["label"].isin(["0", "1"]),
         "patient is empty; give the case's own number where it is unknown": table["patient"] == "",

@@ -24,7 +24,7 @@ from sga_monai.hospital.development import compare_cohorts
 from sga_monai.hospital.formats import BASELINE, MODEL, REPORT
 from sga_monai.hospital.performance import cohort_figures, failure_figures, flow, given_threshold, model_figures, subgroups
 from sga_monai.hospital.protocol import Protocol, read_protocol
-from sga_monai.hospital.reader_study import reader_study, write_imrmc
+from sga_monai.hospital.reader_study import reader_study, refuse_no_export, write_imrmc
 from sga_monai.hospital.score_table import BASELINE_PROBABILITY, PROBABILITY, read_scores
 from sga_monai.hospital.verdict import planning_half_width
 from sga_monai.statistics.discrimination import paired_difference
@@ -74,11 +74,13 @@ def report_scores(path: str | Path, output_dir: str | Path, options: ScoresRepor
         options: name, prevalence, threshold, protocol.
 
     Raises:
-        InputError: when the table is refused, or ``output_dir`` holds an evaluation of a bundle.
+        InputError: when the table is refused, ``output_dir`` holds an evaluation of a bundle, or ``imrmc`` is another file.
     """
     options, out = options or ScoresReport(), Path(output_dir)
     if (out / "run.json").exists():
         raise InputError("output_dir holds an evaluation or a training; give another folder for a report of scores")
+    if options.imrmc is not None:
+        refuse_no_export(options.imrmc)
     protocol = read_protocol(options.protocol) if options.protocol is not None else None
     planned: Mapping[str, Any] = protocol.content if protocol else {"prevalence": None, "threshold": None}
     prevalence = planned["prevalence"] if options.prevalence is None else options.prevalence

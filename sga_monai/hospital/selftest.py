@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import torch
 from monai.transforms import Compose
@@ -38,6 +39,20 @@ FILES = (
     (uid.JPEGLSLossless, 14, "MONOCHROME1"),
     (uid.JPEG2000Lossless, 12, "MONOCHROME1"),
 )
+# Of ``EXPECTED``.
+SCHEMA = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["file", "syntax", "logits", "image_sha256", "image_mean"],
+        "properties": {
+            **{key: {"type": "string"} for key in ("file", "syntax", "image_sha256")},
+            "logits": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+            "image_mean": {"type": "number"},
+        },
+    },
+}
 LOSSY, LOSSY_TOLERANCE = (uid.JPEGBaseline8Bit.name,), 0.005
 
 
@@ -94,12 +109,13 @@ def run_selftest(bundle: str | Path, network: nn.Module, preparation: Preparatio
         preparation: of its images.
 
     Raises:
-        InputError: when the bundle has no self-test, as those of earlier versions.
+        InputError: when the bundle has no self-test, as those of earlier versions, or one that ``write_selftest`` did not write.
     """
     try:
         lines: list[dict[str, Any]] = json.loads((Path(bundle) / EXPECTED).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        raise InputError("the bundle has no self-test; ask for it to be packaged again with this version") from None
+        jsonschema.validate(lines, SCHEMA)
+    except (OSError, ValueError, RecursionError, jsonschema.ValidationError):
+        raise InputError("the bundle has no self-test that can be read; ask for it to be packaged again with this version") from None
     found, chain = [], preprocessing(preparation)
     for line in lines:
         path = Path(bundle) / FOLDER / Path(line["file"]).name

@@ -52,6 +52,8 @@ def write_model_zoo(bundle: str | Path, out: str | Path, name: str, url: str | N
     large = [path for path in sorted(source.rglob("*")) if path.is_file() and path.stat().st_size > LARGEST_BYTES]
     if large and url is None:
         raise InputError(f"{len(large)} files are larger than 25 MB; say with --url where the content of upload/ will be")
+    if large and upload.exists():
+        raise InputError("upload is there already, with files of another model; give a new folder as out")
     _copy(source, target)
     digests, lines = {}, ["large_files:\n"]
     for path in large:

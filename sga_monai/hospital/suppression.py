@@ -1,4 +1,4 @@
-"""What of a site's aggregates is hidden before they leave: small levels and their names, a small overlap of the classes, close points."""
+"""What of a site's aggregates is hidden before they leave: small levels and their names, a small overlap of the classes."""
 
 from __future__ import annotations
 
@@ -64,31 +64,6 @@ def suppress(subgroups: Sequence[Mapping[str, Any]], cohort: Mapping[str, int], 
         if hidden:
             result.append({"by": by, "level": HIDDEN, "suppressed": True})
     return result
-
-
-def thin_curve(roc: Sequence[Sequence[float]], cohort: Mapping[str, int], min_cell: int, digits: int) -> list[list[float | None]]:
-    """A ROC curve of which any two points differ by ``min_cell`` patients or more of each class that moved between them.
-
-    Points near an end, which would show what a handful of patients scored, and those too close to the one before have no sensitivity.
-
-    Args:
-        roc: false and true positive rates, in rising order.
-        cohort: with ``positive_patients`` and ``negative_patients``.
-        min_cell: smallest number of patients; rates are those of images, and patients are worked out from them.
-        digits: of the true positive rate.
-    """
-    positive, negative = cohort["positive_patients"], cohort["negative_patients"]
-    grid: list[list[float | None]] = []
-    last: tuple[float, float] | None = None
-    for fpr, tpr in roc:
-        here = (fpr * negative, tpr * positive)
-        cells = [*here, negative - here[0], positive - here[1]]
-        # A hair below a whole number is that number.
-        moved = [] if last is None else [round(abs(a - b), 6) for a, b in zip(here, last, strict=True)]
-        shown = min(cells) >= min_cell and all(step == 0 or step >= min_cell for step in moved)
-        last = here if shown else last
-        grid.append([fpr, round(tpr, digits) if shown else None])
-    return grid
 
 
 def round_estimate(estimate: Mapping[str, Any] | None, digits: int) -> dict[str, Any] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from sga_monai.core.errors import REASONS, InputError
 from sga_monai.core.files import file_sha256, read_earlier, write_json, write_whole
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.outputs import refuse_inputs, refuse_inside
+from sga_monai.data.listed_files import OUTSIDE, any_is_back
+from sga_monai.data.manifest import read_manifest
 from sga_monai.data.pseudonyms import new_site_key
+from sga_monai.evaluation.predictions import FILE, read_predictions
 from sga_monai.hospital.evaluate import evaluate_bundle, listed_files_sha256, load_models, selftest_bundle
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.protocol import read_protocol
@@ -35,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 # What each step writes to the folder of the validation.
 SITE_KEY, MANIFEST, SHEET, CHECKED, EVALUATION, INDEX = "site.key", "site.csv", "sheet.png", "check.json", "evaluation", "index.html"
+# In CHECKED: SHA-256 of the manifest as it was written, by which one that was edited is known.
+WRITTEN = "written_sha256"
 STEPS = (
     ("verify", "compare every file of the bundle with SHA256SUMS; run its self-test"),
     ("manifest", f"read headers, join the labels, write {MANIFEST}"),
@@ -159,7 +165,7 @@ class Validation:
         return count
 
     def write_manifest(self) -> Listing:
-        """Write ``site.csv``, and ``site.key`` before it where there is none.
+        """Write ``site.csv``, and ``site.key`` before it where there is none. One that was edited is kept as ``site.1.csv``.
 
         Raises:
             InputError: see ``manifest_from_dicom``.
@@ -170,7 +176,13 @@ class Validation:
         key = self._site_key()
         if site.site_key is None and not key.exists():
             new_site_key(key)
-        return manifest_from_dicom(site.images, site.labels, site.name, key, site.out / MANIFEST)
+        earlier = read_earlier(site.out / CHECKED)
+        _keep_edited(site.out / MANIFEST, earlier.get(WRITTEN))
+        listing = manifest_from_dicom(site.images, site.labels, site.name, key, site.out / MANIFEST)
+        written = file_sha256(site.out / MANIFEST)
+        if earlier.get(WRITTEN) != written:
+            write_json(site.out / CHECKED, earlier | {WRITTEN: written})
+        return listing
 
     def check_images(self) -> dict[str, Any]:
         """Read every image; write ``check.json`` and the contact sheet. Not done again for the same manifest, files and bundle.
@@ -185,21 +197,22 @@ class Validation:
         prepared = {name: reference[name] for name in ("voi", "orientation")}
         inputs = {"manifest_sha256": file_sha256(out / MANIFEST), "files_sha256": self._files_sha256(), **prepared}
         earlier = read_earlier(out / CHECKED)
-        if inputs.items() <= earlier.items():
+        if inputs.items() <= earlier.items() and not self._any_is_back(earlier.get("failed", {})):
             return earlier
         found = inspect_manifest(out / MANIFEST, self.site.images, True, num_workers=self.site.num_workers, thumbnails=True, **prepared)
         # An earlier one shows files that are no more.
         (out / SHEET).unlink(missing_ok=True)
         if found.thumbnails:
             write_contact_sheet(out / SHEET, found.thumbnails)
-        checked = inputs | _summary(found)
+        checked = inputs | {WRITTEN: earlier.get(WRITTEN)} | _summary(found)
         write_json(out / CHECKED, checked)
         return checked
 
     def evaluate(self) -> dict[str, int]:
         """Score the images into ``evaluation/``; a finished evaluation of the same inputs is left as it is.
 
-        One whose files have changed since is moved to ``evaluation.1``, or the next free number, and a new one is made.
+        One whose files have changed since, or can be opened that could not be, is moved to ``evaluation.1``, or the next free number,
+        and a new one is made.
 
         Returns:
             The numbers of ``rows``, ``scored`` and ``failed``.
@@ -209,9 +222,13 @@ class Validation:
         same = earlier.get("manifest_sha256") == file_sha256(site.out / MANIFEST)
         same &= earlier.get("bundle", {}).get("sha256sums") == file_sha256(site.bundle / SUMS)
         same &= bool(earlier.get("finished"))
-        changed = same and earlier.get("files_sha256") != self._files_sha256()
+        changed = ""
+        if same and earlier.get("files_sha256") != self._files_sha256():
+            changed = "images have changed since they were scored"
+        elif same and earlier["counts"]["failed"] and self._any_is_back(_failed_rows(folder / FILE)):
+            changed = "images can be opened that could not be when they were scored"
         if changed:
-            logger.warning("images have changed since they were scored; all are scored again, and the earlier evaluation is kept beside")
+            logger.warning("%s; all are scored again, and the earlier evaluation is kept beside", changed)
         if changed or not same:
             given: dict[str, Any] = {"num_workers": site.num_workers, "protocol": site.protocol, "site_key": self._site_key()}
             evaluate_bundle(site.bundle, site.out / MANIFEST, site.images, folder, site.public_key, **given)
@@ -255,6 +272,12 @@ class Validation:
         """Of the listed files as they are now."""
         return listed_files_sha256(self.site.bundle, self.site.out / MANIFEST, self.site.images, self._site_key())
 
+    def _any_is_back(self, failed: Mapping[str, Iterable[int]]) -> bool:
+        """Whether an image that could not be opened can be now; nothing else of the files tells."""
+        if not any(failed.get(code) for code in OUTSIDE):
+            return False
+        return any_is_back(failed, read_manifest(self.site.out / MANIFEST), self.site.images)
+
     def _site_key(self) -> Path:
         """The key that was given, or the folder's own. It also names patients in the predictions, for ``monitor``."""
         return self.site.site_key or self.site.out / SITE_KEY
@@ -273,6 +296,28 @@ class Validation:
                 network(blank)
         # Beside the plain image each control is one more pass of the model: center, border, planted tag.
         return 4 * (time.perf_counter() - began) / TRIAL
+
+
+def _keep_edited(manifest: Path, written: str | None) -> None:
+    """Move a manifest that is not the one that was written to ``site.1.csv``, or the next free number, since it is written anew.
+
+    Args:
+        manifest: of an earlier call.
+        written: SHA-256 of what that call wrote; ``None`` where it is not known.
+    """
+    if written is None or not manifest.is_file() or file_sha256(manifest) == written:
+        return
+    names = (manifest.with_name(f"{manifest.stem}.{number}{manifest.suffix}") for number in itertools.count(1))
+    kept = manifest.rename(next(path for path in names if not path.exists()))
+    remedy = "it is written anew from the files and labels; sga-monai evaluate takes an edited one"
+    logger.warning("%s was edited and is kept as %s; %s", MANIFEST, kept.name, remedy)
+
+
+def _failed_rows(path: Path) -> dict[str, list[int]]:
+    """Numbers of the rows without a score by the reason."""
+    table = read_predictions(path)
+    failed = table[table["score"].isna()]
+    return {str(code): rows.tolist() for code, rows in failed.groupby("error")["row"]}
 
 
 def _summary(found: Inspection) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256
 from sga_monai.hospital.checksums import write_sums
+from sga_monai.hospital.verify import SUMS
 
 OURS = "sga_monai"
-WHEELS, REQUIREMENTS = "wheels", "requirements.txt"
+WHEELS, REQUIREMENTS, SCRIPTS = "wheels", "requirements.txt", ("install.sh", "install.ps1")
 
 INSTALL_SH = """\
 #!/bin/sh
@@ -67,7 +68,8 @@ def write_wheelhouse(out: str | Path) -> Path:
         InputError: when a wheel cannot be had, or torch's build for CUDA would be (several GB that a CPU does not need).
     """
     out = Path(out)
-    if out.exists() and not (out / REQUIREMENTS).is_file():
+    # Whatever else is in it would be gone: many a folder of a project has a requirements.txt.
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} == {WHEELS, REQUIREMENTS, *SCRIPTS, SUMS}):
         raise InputError("the folder of the wheelhouse holds something else; name a new one")
     with tempfile.TemporaryDirectory() as name:
         draft = Path(name) / "draft"
@@ -80,8 +82,8 @@ def write_wheelhouse(out: str | Path) -> Path:
             raise InputError("the torch installed here is built for CUDA; package where its CPU build is installed")
         lines = [f"{_pin(wheel)} --hash=sha256:{file_sha256(wheel)}\n" for wheel in wheels]
         (draft / REQUIREMENTS).write_text("".join(lines), encoding="utf-8")
-        (draft / "install.sh").write_text(INSTALL_SH, encoding="utf-8")
-        (draft / "install.ps1").write_text(INSTALL_PS1, encoding="utf-8", newline="\r\n")
+        (draft / SCRIPTS[0]).write_text(INSTALL_SH, encoding="utf-8")
+        (draft / SCRIPTS[1]).write_text(INSTALL_PS1, encoding="utf-8", newline="\r\n")
         write_sums(draft)
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)

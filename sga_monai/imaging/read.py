@@ -120,7 +120,7 @@ def read_bytes(path: str | Path) -> bytes:
     """The whole file; devices, pipes and folders are refused, since reading them may not end.
 
     Raises:
-        ReadError: "missing", "not_a_file", "no_access", "too_large", or "unreadable" where the system will not give it.
+        ReadError: "missing", "not_a_file", "too_large", or "no_access" where the system will not give it.
     """
     return read_from(path, lambda stream: stream.read(MAX_BYTES))
 
@@ -132,9 +132,9 @@ def read_from(path: str | Path, read: Callable[[BinaryIO], bytes]) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (FileNotFoundError, NotADirectoryError):
         raise ReadError("missing") from None
-    except PermissionError:
+    except OSError:
         raise ReadError("no_access") from None
-    except (OSError, ValueError):
+    except ValueError:
         raise ReadError("unreadable") from None
     try:
         status = os.fstat(descriptor)
@@ -145,7 +145,8 @@ def read_from(path: str | Path, read: Callable[[BinaryIO], bytes]) -> bytes:
         with open(descriptor, "rb", closefd=False) as stream:
             return read(stream)
     except OSError:
-        raise ReadError("unreadable") from None
+        # The system will not give what is there: a share that went away, a worn disk.
+        raise ReadError("no_access") from None
     finally:
         os.close(descriptor)
 

@@ -139,13 +139,18 @@ def net_benefit(probability: ArrayLike, label: ArrayLike, thresholds: ArrayLike,
     Returns:
         ``[T, 2]``: model, all. Treating none is 0.
     """
-    probability, label = np.asarray(probability, dtype=np.float64), np.asarray(label)
     pt = np.asarray(thresholds, dtype=np.float64)
-    share = float((label == 1).mean()) if prevalence is None else prevalence
-    called = probability[:, None] >= pt
-    sensitivity, fall_out = called[label == 1].mean(axis=0), called[label == 0].mean(axis=0)
+    share = float((np.asarray(label) == 1).mean()) if prevalence is None else prevalence
+    fall_out, sensitivity = rates_at(probability, label, pt).T
     odds = pt / (1 - pt)
     return np.stack([sensitivity * share - fall_out * (1 - share) * odds, share - (1 - share) * odds], axis=1)
+
+
+def rates_at(probability: ArrayLike, label: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float64]:
+    """False and true positive rate by threshold, ``[T, 2]``; arguments are those of ``net_benefit``."""
+    probability, label = np.asarray(probability, dtype=np.float64), np.asarray(label)
+    called = probability[:, None] >= np.asarray(thresholds, dtype=np.float64)
+    return np.stack([called[label == 0].mean(axis=0), called[label == 1].mean(axis=0)], axis=1)
 
 
 def _complement(rate: Estimate) -> Estimate:

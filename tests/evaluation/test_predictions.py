@@ -33,6 +33,16 @@ def test_groups_are_read_as_texts(tmp_path):
     assert read["row"].tolist() == [2, 4]
 
 
+def test_a_level_that_looks_like_an_empty_cell_keeps_its_name(tmp_path):
+    table = TABLE.assign(negative_type=["", "None"], manufacturer=["NA", "GE"], view=["", ""])
+    table.to_csv(tmp_path / "predictions.csv", index=False)
+    read = read_predictions(tmp_path / "predictions.csv")
+    assert read[["negative_type", "manufacturer", "view"]].fillna("empty").values.tolist() == [
+        ["empty", "NA", "empty"],
+        ["None", "GE", "empty"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -101,6 +101,35 @@ def test_parts_are_kept_and_a_damaged_one_is_scored_again(cohort, network, tmp_p
         assert (other.failures, list(other.data)) == (whole.failures, list(whole.data))
 
 
+def test_files_that_are_there_again_are_read_after_a_stop(cohort, network, tmp_path):
+    """A share that was away while a part was read: the files are those of before, and their rows no failures for good."""
+    folder, away = tmp_path / "parts", [Path(item["image"]) for item in cohort.items[20:40]]
+
+    def stopped(batch):
+        if 2 in batch["row"]:
+            for path in away:
+                path.rename(path.with_suffix(".away"))
+        if 42 in batch["row"]:
+            raise KeyboardInterrupt
+        return score_batch(network, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        stream.stream_cohort(cohort, folder, stopped, batch_size=8)
+    assert len(list(folder.iterdir())) == 2
+    seen: list[int] = []
+
+    def score(batch):
+        seen.extend(batch["row"])
+        return score_batch(network, batch)
+
+    for path in away[1:]:
+        path.with_suffix(".away").rename(path)
+    broken = json.loads((folder / "part_000000.json").read_text())["failures"][0]["code"]
+    found = stream.stream_cohort(cohort, folder, score)
+    assert seen == [item["row"] for item in cohort.items[16:] if item["row"] != 22]
+    assert [(line["row"], line["code"]) for line in found.failures] == [(BAD + 2, broken), (22, "missing")]
+
+
 def test_parts_of_another_cohort_are_not_taken(cohort, network, tmp_path):
     folder = tmp_path / "parts"
     stream.stream_cohort(cohort, folder, lambda batch: score_batch(network, batch))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,10 @@ import torch
 from fixtures.evaluations import FACTS, predictions
 from PIL import Image
 
+from sga_monai.cohorts import inspection
+from sga_monai.core.errors import DiskError, InputError, ReadError
 from sga_monai.core.files import file_sha256, write_json
+from sga_monai.data import cxr_reader
 from sga_monai.data.manifest import write_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation import stream
@@ -22,8 +27,11 @@ from sga_monai.evaluation.predictions import INTERNAL, VALIDATION
 from sga_monai.hospital import evaluate
 from sga_monai.hospital.checksums import write_sums
 from sga_monai.hospital.evaluate import evaluate_bundle
+from sga_monai.hospital.protocol import Plan, write_protocol
 from sga_monai.hospital.reference import make_reference
+from sga_monai.hospital.report import make_report
 from sga_monai.hospital.validate import SHEET, Outcome, Site, Validation
+from sga_monai.imaging.read import read_bytes
 from sga_monai.model.networks import build_network
 
 N = 12
@@ -96,6 +104,59 @@ def test_a_file_that_was_exported_again_is_read_again(bundle, images, caplog):
     pd.testing.assert_frame_equal(pd.read_csv(out / "evaluation.2/predictions.csv"), before)
 
 
+def test_files_that_are_there_again_are_read_again(bundle, images, caplog, monkeypatch):
+    """A share that was away for a while: nothing of the files has changed, and the same command gives them a score."""
+    out = images.with_name("out")
+    validation = Validation(Site(bundle, images, images.with_name("labels.csv"), "here", out))
+    validation.write_manifest()
+    away = {str(images / "3.png")}
+
+    def unsteady(path: str | Path) -> bytes:
+        if str(path) in away:
+            raise ReadError("missing")
+        return read_bytes(path)
+
+    for module in (cxr_reader, inspection):
+        monkeypatch.setattr(module, "read_bytes", unsteady)
+    assert validation.check_images()["failed"] == {"missing": [7]}
+    assert validation.evaluate() == {"rows": N, "scored": N - 1, "failed": 1}
+    away.clear()
+    assert validation.check_images()["failed"] == {}
+    assert validation.evaluate() == {"rows": N, "scored": N, "failed": 0}
+    assert "can be opened that could not be" in caplog.text
+    assert (out / "evaluation.1").is_dir()
+    # One that is not there stays a failure, and nothing is done again.
+    away.add(str(images / "3.png"))
+    (images / "3.png").unlink()
+    for _ in range(2):
+        assert validation.check_images()["failed"] == {"missing": [7]}
+        assert validation.evaluate()["failed"] == 1
+    assert not (out / "evaluation.3").exists()
+
+
+def test_a_manifest_that_was_edited_is_not_lost(bundle, images, caplog):
+    out = images.with_name("out")
+    validation = Validation(Site(bundle, images, images.with_name("labels.csv"), "here", out))
+    for _ in range(2):
+        validation.write_manifest()
+        validation.check_images()
+        assert sorted(path.name for path in out.glob("site*.csv")) == ["site.csv"]
+    written = (out / "site.csv").read_bytes()
+    for number in (1, 2):
+        edited = b"".join(written.splitlines(keepends=True)[:-number])
+        (out / "site.csv").write_bytes(edited)
+        validation.write_manifest()
+        assert (out / f"site.{number}.csv").read_bytes() == edited
+        assert (out / "site.csv").read_bytes() == written
+        assert f"site.csv was edited and is kept as site.{number}.csv" in caplog.text
+    # One that changed with the labels, before it was checked, was not edited.
+    for _ in range(2):
+        labels = images.with_name("labels.csv")
+        labels.write_text("\n".join(labels.read_text().splitlines()[:-1]) + "\n")
+        validation.write_manifest()
+    assert not (out / "site.3.csv").exists()
+
+
 def test_images_are_checked_in_the_orientation_of_the_bundle(bundle, images, dicom_file, drawn):
     """A wide image, which its header would turn, is drawn as a high one where the model reads it as stored."""
     shapes = {}
@@ -113,6 +174,55 @@ def test_images_are_checked_in_the_orientation_of_the_bundle(bundle, images, dic
             # Of the first picture, below the title and a third of the way down, the part beside a high image is empty.
             shapes[name] = np.asarray(sheet)[60:100, :20].any()
     assert shapes == {"stored": False, "header": True}
+
+
+@pytest.mark.parametrize("wrong", [{"failure_limit": 5}, {"failure_limit": -0.01}, {"batch_size": 0}])
+def test_numbers_out_of_their_range_are_refused_before_scoring(bundle, images, tmp_path, wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        evaluate_bundle(bundle, tmp_path / "site.csv", images, tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_that_a_full_disk_stopped_at_its_beginning_goes_on(bundle, images, tmp_path, monkeypatch):
+    write_protocol(Plan("Does it work?", "1: disease", "drawn"), tmp_path / "plan.json")
+    given = (bundle, tmp_path / "site.csv", images, tmp_path / "out")
+    with monkeypatch.context() as full:
+        for name in ("write_json", "write_whole"):
+            full.setattr(evaluate, name, unwritable(getattr(evaluate, name), "run.json"))
+        with pytest.raises(DiskError):
+            evaluate_bundle(*given, protocol=tmp_path / "plan.json")
+    assert len(evaluate_bundle(*given, protocol=tmp_path / "plan.json")) == N
+    assert json.loads((tmp_path / "out/run.json").read_text())["protocol"] == file_sha256(tmp_path / "out/protocol.json")
+
+
+@pytest.mark.usefixtures("few_samples")
+def test_a_protocol_that_came_after_the_scores_stays_late_when_they_are_made_again(bundle, images, tmp_path):
+    plans = [tmp_path / f"{name}.json" for name in "ab"]
+    for plan in plans:
+        write_protocol(Plan("Does it work?", "1: disease", plan.stem), plan)
+    found, began = [], set()
+    for plan in (None, *plans):
+        evaluate_bundle(bundle, tmp_path / "site.csv", images, tmp_path / "out", protocol=plan)
+        protocol = make_report(tmp_path / "out")["protocol"]
+        found.append(protocol["status"])
+        began.add(protocol["began"])
+    assert found == ["none", "after", "after"]
+    assert len(began) == 1
+    # In a folder of its own it was first.
+    for plan, status in zip(plans, ("before", "changed"), strict=True):
+        evaluate_bundle(bundle, tmp_path / "site.csv", images, tmp_path / "other", protocol=plan)
+        assert make_report(tmp_path / "other")["protocol"]["status"] == status
+
+
+def unwritable(write: Callable[..., None], name: str) -> Callable[..., None]:
+    """A function that writes all but the file of one name."""
+
+    def writes(path: Path, *arguments: object, **options: object) -> None:
+        if path.name == name:
+            raise DiskError(name, errno.ENOSPC)
+        write(path, *arguments, **options)
+
+    return writes
 
 
 @pytest.mark.parametrize("change", ["key", "folder", "file"])

@@ -206,7 +206,10 @@ def test_the_command_says_with_its_exit_code_whether_something_changed(evaluatio
 def test_what_cannot_be_compared_is_refused(evaluation, tmp_path) -> None:
     first, second = (evaluation(name, images(i).assign(period=f"{name}H1")) for i, name in enumerate(("2020", "2021")))
     other = json.loads((first / "run.json").read_text())["bundle"] | {"sha256sums": "1" * 64}
+    training = evaluation("training", images(5))
+    (training / "run.json").write_text(json.dumps({"finished": "now", "identity": {}}))
     cases = {
+        "folder 2 holds a training": [first, training],
         "needs two values of period": [first],
         "not in the order of time": [second, first],
         "of the same manifest": [first, first],
@@ -245,6 +248,14 @@ def test_patients_who_come_again_are_counted(evaluation, tmp_path) -> None:
         frames = [images(i).assign(period=f"202{i}") for i in range(2)]
         rows = pd.concat([frame.assign(patient=frame["patient"] + (100 - shared) * i) for i, frame in enumerate(frames)])
         assert make_monitor([evaluation(f"r{shared}", rows)], tmp_path / "out")["notes"] == expected
+
+
+def test_without_a_site_key_nobody_is_known_to_return(evaluation, tmp_path) -> None:
+    folders = [evaluation(f"202{i}", images(i).assign(period=f"202{i}")) for i in range(2)]
+    table = pd.read_csv(folders[1] / "predictions.csv")
+    table.assign(patient=pd.factorize(table["patient"])[0]).to_csv(folders[1] / "predictions.csv", index=False)
+    (note,) = make_monitor(folders, tmp_path / "out")["notes"]
+    assert note.startswith("Patients who are in more than one period are not known, since an evaluation was made without a site key")
 
 
 def test_charts_show_every_point_and_the_alarms_in_red() -> None:

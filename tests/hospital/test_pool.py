@@ -101,6 +101,14 @@ def test_what_is_left_is_too_little(tmp_path):
         pool_releases(paths, tmp_path / "pooled")
 
 
+@pytest.mark.parametrize("content", ["", "[]", "[" * 200_000, '{"schema": 1}'])
+def test_what_is_no_release_is_refused(tmp_path, content):
+    path = write_release(tmp_path, "A", GOOD["A"])
+    (tmp_path / "other.json").write_text(content)
+    with pytest.raises(InputError, match=r"other\.json is no release\.json|is not what may leave a site"):
+        pool_releases([path, tmp_path / "other.json"], tmp_path / "pooled")
+
+
 def test_estimates_without_width_or_order_are_refused():
     good = {"value": 0.9, "low": 0.8, "high": 0.95}
     for bad in ({"low": 0.9, "high": 0.9}, {"high": 1.0}, {"low": 0.0}, {"value": 0.7}, {"value": float("nan")}):

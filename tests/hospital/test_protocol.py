@@ -40,6 +40,10 @@ def test_a_protocol_is_written_once_hashed_and_read_strictly(tmp_path):
     assert "<script" not in path.with_suffix(".html").read_text()
     with pytest.raises(InputError, match=r"plan\.json exists, and a protocol is not overwritten"):
         write_protocol(plan, path)
+    (tmp_path / "study.html").write_text("somebody's page")
+    with pytest.raises(InputError, match=r"study\.html exists"):
+        write_protocol(plan, tmp_path / "study.json")
+    assert not (tmp_path / "study.json").exists()
     with pytest.raises(InputError, match=r"must end in \.json"):
         write_protocol(plan, tmp_path / "plan.txt")
     content = json.loads(path.read_text())
@@ -200,6 +204,10 @@ def test_a_report_says_whether_its_protocol_came_first(tmp_path):
     # A copy that was edited is another protocol, too.
     (out / "protocol.json").write_text(first.data.decode().replace("0.7", "0.6"))
     assert make_report(out)["protocol"]["status"] == "changed"
+    # Without it its limits would be gone in silence.
+    (out / "protocol.json").unlink()
+    with pytest.raises(InputError, match=r"its copy protocol\.json is gone; give the file with --protocol"):
+        make_report(out)
 
 
 def test_a_validation_passes_its_protocol_on(tmp_path, monkeypatch):

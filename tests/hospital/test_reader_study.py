@@ -146,6 +146,18 @@ def test_only_cases_that_all_rated_are_compared_and_the_model_is_evaluated_on_al
     assert write_imrmc(scored, tmp_path / "study.imrmc") == 2 * (5 * 114 - 3)
 
 
+def test_the_export_replaces_nothing_but_an_export(table, tmp_path):
+    for content in ("", "a" * 64 + "\n"):
+        (tmp_path / "site.key").write_text(content)
+        with pytest.raises(InputError, match=r"--imrmc would replace site\.key, which is no file of ratings for iMRMC"):
+            report_scores(write(table, tmp_path), tmp_path / "report", ScoresReport(imrmc=tmp_path / "site.key"))
+        assert (tmp_path / "site.key").read_text() == content
+    assert not (tmp_path / "report").exists()
+    scored = read_scores(tmp_path / "scores.csv")
+    for _ in range(2):
+        write_imrmc(scored, tmp_path / "study.imrmc")
+
+
 def test_binary_calls_need_no_cutoff_and_one_reader_stands_for_himself(table):
     calls = table.assign(reader_1=(table["reader_1"] >= 3).astype(float)).drop(columns=[f"reader_{i}" for i in range(2, 6)])
     study = reader_study(calls, 0.5, None)

@@ -17,7 +17,8 @@ from sga_monai.cli.main import app
 from sga_monai.core.errors import InputError
 from sga_monai.hospital.pool import pool_releases
 from sga_monai.hospital.release import check_release, make_release, numbers
-from sga_monai.hospital.suppression import HIDDEN, few_with_both, suppress, thin_curve
+from sga_monai.hospital.suppression import HIDDEN, few_with_both, suppress
+from sga_monai.hospital.thinning import thin_curve
 
 
 @pytest.fixture
@@ -209,6 +210,24 @@ def test_points_of_the_curve_are_ten_patients_apart():
     # Twenty patients a step: nothing is lost but the ends.
     even = [[x, x] for x in grid.tolist()]
     assert sum(tpr is None for _, tpr in thin_curve(even, {"positive_patients": 400, "negative_patients": 400}, 10, 3)) == 2
+
+
+def test_a_net_benefit_does_not_tell_how_few_lie_between_two_thresholds(tmp_path):
+    """At a known prevalence it gives the calls of either class nearly exactly, which the points of the ROC curve withhold."""
+    report = small_report(0.8)
+    # False and true positives of 50 and 30 patients: one near an end, the next within reach of it, one with two positives fewer.
+    calls = {0.05: (46, 29), 0.1: (38, 20), 0.15: (26, 20), 0.2: (16, 18), 0.25: (14, 18), 0.3: (11, 10), 0.35: (3, 9)}
+    model = report["models"]["model"]
+    model["net_benefit"] = [[t, tp / 80 - fp / 80 * t / (1 - t), 0.375 - 0.625 * t / (1 - t)] for t, (fp, tp) in calls.items()]
+    model["net_benefit_rates"] = [[t, fp / 50, tp / 30] for t, (fp, tp) in calls.items()]
+    found = release_of(tmp_path, report)["models"]["model"]["net_benefit"]
+    assert [t for t, _, _ in found] == list(calls)
+    assert [t for t, value, _ in found if value is not None] == [0.1, 0.15, 0.3]
+    assert found[1][1] == round(20 / 80 - 38 / 80 / 9, 2)
+    assert all(treat_all is not None for _, _, treat_all in found)
+    del model["net_benefit_rates"]
+    with pytest.raises(InputError, match="of another version; run sga-monai report again"):
+        release_of(tmp_path, report)
 
 
 @pytest.mark.parametrize(

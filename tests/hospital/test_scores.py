@@ -119,12 +119,22 @@ def test_a_refusal_names_the_row_and_no_cell(vendor, tmp_path, change, message):
     assert "P2" not in str(caught.value)
 
 
+def test_keys_of_patients_that_look_damaged_are_said(vendor, tmp_path, caplog):
+    """Whoever has no key is one patient with all others who have none, and intervals are of another number of patients."""
+    read_scores(write(vendor, tmp_path))
+    assert not caplog.text
+    read_scores(write(vendor.assign(patient=vendor["patient"].where(vendor.index > 2, "nan")), tmp_path))
+    assert "patient looks like an empty value, as nan or None, in 3 rows (row 2, 3, 4)" in caplog.text
+
+
 def test_what_a_table_must_have(vendor, tmp_path):
     for table, message in (
         (vendor.drop(columns="patient"), "column patient is missing"),
         (vendor.drop(columns=["probability", "probability_baseline"]), "column score or probability is missing"),
         (vendor.rename(columns={"sex": "name"}), "the header of column 6 is unknown; known are case, label"),
         (vendor.head(0), "has no rows"),
+        # Of a training: patients are numbered in each set.
+        (vendor.assign(set=["internal", "harbor"] * (len(vendor) // 2)), "column set names several sets"),
     ):
         with pytest.raises(InputError, match=message):
             read_scores(write(table, tmp_path))

@@ -106,3 +106,11 @@ def test_a_bundle_without_one_says_so(bundle, network, tmp_path):
     lines[0]["logits"][0] += 0.01
     (tmp_path / "copy" / EXPECTED).write_text(json.dumps(lines))
     assert [comparison.passed for comparison in run_selftest(tmp_path / "copy", network, PREPARATION)] == [False] + [True] * 7
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "[1]", '[{"file": "0.dcm"}]', "[" * 200_000])
+def test_what_is_no_selftest_is_refused(network, tmp_path, content):
+    (tmp_path / "selftest").mkdir()
+    (tmp_path / EXPECTED).write_text(content)
+    with pytest.raises(InputError, match="has no self-test that can be read"):
+        run_selftest(tmp_path, network, PREPARATION)

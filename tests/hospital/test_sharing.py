@@ -120,9 +120,15 @@ def test_what_is_not_the_packaged_model_is_not_loaded(bundle, tmp_path):
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.writestr("a/b.txt", "x")
         archive.writestr("c/b.txt", "x")
+    with zipfile.ZipFile(tmp_path / "cut.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/b.txt", bytes(range(256)) * 9)
+    damaged = bytearray((tmp_path / "cut.zip").read_bytes())
+    damaged[40:80] = bytes(40)
+    (tmp_path / "cut.zip").write_bytes(damaged)
     for name, message in (
-        ("no.zip", "missing or no zip"),
-        ("absent.zip", "missing or no zip"),
+        ("cut.zip", "missing, damaged or no zip"),
+        ("no.zip", "missing, damaged or no zip"),
+        ("absent.zip", "missing, damaged or no zip"),
         ("out.zip", "is not the zip"),
         ("two.zip", "is not the zip"),
         ("root.zip", "is not the zip"),
@@ -249,6 +255,10 @@ def test_refusals_say_what_to_give(bundle, tmp_path):
             write_model_zoo(bundle, tmp_path / "a", NAME, url)
     with pytest.raises(InputError, match="3 files are larger than 25 MB; say with --url"):
         write_model_zoo(bundle, tmp_path / "a", NAME)
+    (tmp_path / "zoo/upload/models").mkdir(parents=True)
+    (tmp_path / "zoo/upload/models/model.pt").write_text("of another model, not uploaded yet")
+    with pytest.raises(InputError, match="with files of another model; give a new folder as out"):
+        write_model_zoo(bundle, tmp_path / "zoo", NAME, "https://example.org")
     with pytest.raises(InputError, match="must be an identifier"):
         write_hugging_face(bundle, tmp_path / "a", "Apache License")
     with pytest.raises(InputError, match="is there already"):

@@ -54,8 +54,13 @@ def test_every_wheel_has_its_hash_and_another_folder_is_left_alone(tmp_path, mon
     assert subprocess.run(["sh", "-n", str(out / "install.sh")], check=False).returncode == 0
     wheelhouse.write_wheelhouse(out)
     (tmp_path / "mine").mkdir()
+    for name in ("requirements.txt", "model.py"):
+        with pytest.raises(InputError, match="holds something else"):
+            wheelhouse.write_wheelhouse(tmp_path / "mine")
+        (tmp_path / "mine" / name).write_text("mine")
     with pytest.raises(InputError, match="holds something else"):
         wheelhouse.write_wheelhouse(tmp_path / "mine")
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["model.py", "requirements.txt"]
 
 
 def test_a_changed_wheel_is_not_installed(tmp_path, monkeypatch) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import logging
+import os
 import pickle
 import re
 import subprocess
@@ -23,6 +25,7 @@ from pydicom.encaps import encapsulate
 
 from sga_monai.core.errors import REASONS, ReadError
 from sga_monai.data.cxr_reader import CXRReader
+from sga_monai.data.listed_files import is_back
 from sga_monai.imaging.dicom import read_facts
 from sga_monai.imaging.read import read_cxr
 
@@ -569,6 +572,25 @@ def test_nifti_orientation(tmp_path, suffix):
     affine = np.array([[-1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
     nib.save(nib.Nifti1Image(gray.T[:, ::-1].copy(), affine), path)
     assert read_cxr(path).shape == gray.shape
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EHOSTDOWN])
+def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path, monkeypatch, number):
+    """Of a share that does not answer every file is whole; it is read when the share is back."""
+    path = save(tmp_path / "a.png", Image.fromarray(picture(np.uint8, 255)))
+
+    def refuse(*_arguments, **_options):
+        raise OSError(number, "no answer", "DOE_JOHN.dcm")
+
+    for name in ("open", "fstat"):
+        with monkeypatch.context() as away:
+            away.setattr(os, name, refuse)
+            with pytest.raises(ReadError) as caught:
+                read_cxr(path)
+        assert caught.value.code == "no_access"
+        assert not is_back(str(tmp_path / "b.png"), "missing")
+    assert is_back(str(path), "no_access")
+    assert not is_back(str(tmp_path), "missing")
 
 
 def test_other_refusals(tmp_path):
