@@ -168,8 +168,10 @@ def test_docs_lead_from_the_zip_to_the_pooled_page(evaluated, hospital):
     probe, scored = report["site_auroc"], pd.read_csv(hospital / EVALUATION / "predictions.csv").dropna(subset="score")
     profile = internal["embedding"]["profile"]
     assert probe == pytest.approx(site_auroc(scored["site_score"], scored["label"], scored["patient"], profile))
-    assert probe["n"] == report["cohort"]["images"]
-    assert f"by a linear probe of the main directions of these features: {probe['value']:.3f} [" in html
+    # Halves are drawn by the patients' keys, which are new each time: of 13 patients of each label, a half may have too few.
+    if probe is not None:
+        assert probe["n"] == report["cohort"]["images"]
+        assert f"by a linear probe of the main directions of these features: {probe['value']:.3f} [" in html
     assert "SGA" not in html
     # The bundle says who the model was developed on, and the site's errors stay there.
     development, here = report["development"]["development"], report["development"]["site"]
