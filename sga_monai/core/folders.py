@@ -154,7 +154,7 @@ def _move_aside(folder: Path, checkpoint: str | None) -> None:
         raise InputError("output_dir holds an experiment; give another folder, or one inside of it")
     if checkpoint and folder.resolve() in Path(checkpoint).resolve().parents:
         raise InputError("output_dir is a folder that the checkpoint is in; give another folder")
-    aside = folder.rename(_first_free(folder))
+    aside = folder.rename(first_free(folder))
     logger.info("an earlier run was in output_dir; it is now %s", aside.name)
 
 
@@ -175,7 +175,7 @@ def move_results_aside(output_dir: str | Path, names: Iterable[str]) -> None:
     lock_output_dir(folder)
     left = [name for name in names if (folder / name).exists()]
     if left:
-        aside = _first_free(folder)
+        aside = first_free(folder)
         aside.mkdir()
         for name in left:
             (folder / name).rename(aside / name)
@@ -201,6 +201,7 @@ def refuse_other_results(output_dir: str | Path, own: str) -> None:
         )
 
 
-def _first_free(folder: Path) -> Path:
-    """The first ``folder.N`` that is not there."""
-    return next(path for n in range(1, sys.maxsize) if not (path := folder.with_name(f"{folder.name}.{n}")).exists())
+def first_free(path: Path, suffix: str = "") -> Path:
+    """The first ``path.N`` that is not there; a file's ``suffix`` comes last."""
+    stem = path.name.removesuffix(suffix)
+    return next(free for n in range(1, sys.maxsize) if not (free := path.with_name(f"{stem}.{n}{suffix}")).exists())

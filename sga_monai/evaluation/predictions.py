@@ -66,17 +66,22 @@ def add_failures(scored: pd.DataFrame, failures: Sequence[Mapping[str, Any]]) ->
     return pd.concat([scored, failed], ignore_index=True)
 
 
-def read_sets(path: str | Path, dtype: Mapping[str, Any] | None = None, **options: Any) -> pd.DataFrame:
+def read_sets(path: str | Path, texts: Sequence[str] = (), **options: Any) -> pd.DataFrame:
     """A table with a column ``set``, whose names stay texts: a manifest may be called ``NA.csv`` or ``001.csv``.
 
     Args:
         path: a CSV.
-        dtype: of other columns.
+        texts: other columns that stay texts, as a vendor called NA; an empty cell is missing there.
         options: of ``pandas.read_csv``.
     """
-    table = pd.read_csv(path, dtype={**(dtype or {}), "set": str}, **options)
-    if "set" in table and table["set"].isna().any():
-        table["set"] = pd.read_csv(path, usecols=["set"], dtype=str, na_filter=False)["set"]
+    names = ("set", *texts)
+    table = pd.read_csv(path, dtype=dict.fromkeys(names, str), **options)
+    # pandas takes NA, None and the like for empty cells.
+    doubtful = [name for name in names if name in table and table[name].isna().any()]
+    if doubtful:
+        cells = pd.read_csv(path, usecols=doubtful, dtype=str, na_filter=False)
+        for name in doubtful:
+            table[name] = cells[name] if name == "set" else cells[name].where(cells[name] != "")
     return table
 
 
@@ -87,15 +92,10 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         InputError: when it is missing, no table, or has no scores.
     """
     try:
-        table = read_sets(path, dtype=dict.fromkeys(GROUPS, str))
+        table = read_sets(path, texts=GROUPS)
     except (OSError, ValueError):
         raise InputError(f"{FILE} is missing or damaged; run again what writes it") from None
     absent = [name for name in (*ROW, "score", "probability") if name not in table]
     if absent:
         raise InputError(f"{FILE} has no column {absent[0]}; run again what writes it")
-    # pandas takes a kind of negative called None, and a vendor called NA, for empty cells.
-    doubtful = [name for name in GROUPS if name in table and table[name].isna().any()]
-    if doubtful:
-        cells = pd.read_csv(path, usecols=doubtful, dtype=str, na_filter=False)
-        table[doubtful] = cells.where(cells != "")[doubtful]
     return table

@@ -103,7 +103,8 @@ def evaluate_bundle(
     groups, cohort = cohort.groups(), replace(cohort, cells={})
     facts = _facts(bundle, manifest, reference, public_key, failure_limit, device)
     facts |= {"files_sha256": cohort.files_sha256, "protocol": plan.sha256 if plan else None}
-    started, first = _start_of_same(out / "run.json", facts), _first_scoring(out / "run.json", facts)
+    earlier = read_earlier(out / "run.json")
+    started, first = _start_of_same(earlier, facts), _first_scoring(earlier, facts)
     if started is None:
         archive_previous_run(str(out))
     # An evaluation that goes on began when it first began.
@@ -208,16 +209,14 @@ def _facts(
     }
 
 
-def _start_of_same(path: Path, facts: Mapping[str, Any]) -> str | None:
+def _start_of_same(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
     """When an unfinished evaluation of the same inputs began, whose cache can be used; ``None`` where there is none."""
-    earlier = read_earlier(path)
     same = earlier.get("finished") is None and all(earlier.get(key) == value for key, value in facts.items())
     return str(earlier["started"]) if same and "started" in earlier else None
 
 
-def _first_scoring(path: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+def _first_scoring(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """Protocol and beginning of the first scoring of these images here; ``None`` where it had the same protocol, or there was none."""
-    earlier = read_earlier(path)
     same = "started" in earlier and earlier.get("manifest_sha256") == facts["manifest_sha256"]
     same = same and earlier.get("bundle", {}).get("sha256sums") == facts["bundle"]["sha256sums"]
     first: dict[str, Any] = earlier.get("first") or {key: earlier.get(key) for key in ("protocol", "started")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import tempfile
 import time
@@ -21,7 +20,7 @@ from sga_monai.core import checks as check
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import REASONS, InputError
 from sga_monai.core.files import file_sha256, read_earlier, write_json, write_whole
-from sga_monai.core.folders import lock_output_dir
+from sga_monai.core.folders import first_free, lock_output_dir
 from sga_monai.core.outputs import refuse_inputs, refuse_inside
 from sga_monai.data.listed_files import OUTSIDE, any_is_back
 from sga_monai.data.manifest import read_manifest
@@ -307,8 +306,7 @@ def _keep_edited(manifest: Path, written: str | None) -> None:
     """
     if written is None or not manifest.is_file() or file_sha256(manifest) == written:
         return
-    names = (manifest.with_name(f"{manifest.stem}.{number}{manifest.suffix}") for number in itertools.count(1))
-    kept = manifest.rename(next(path for path in names if not path.exists()))
+    kept = manifest.rename(first_free(manifest, manifest.suffix))
     remedy = "it is written anew from the files and labels; sga-monai evaluate takes an edited one"
     logger.warning("%s was edited and is kept as %s; %s", MANIFEST, kept.name, remedy)
 
