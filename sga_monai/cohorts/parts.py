@@ -19,7 +19,7 @@ from sga_monai.core.files import FORMULA, file_sha256
 from sga_monai.data.datalist import data_rows
 from sga_monai.data.listed_files import file_states
 from sga_monai.data.manifest import REQUIRED, Row, is_safe, read_manifest, replace_manifest
-from sga_monai.data.masks import check_turned, find_lung_masks, lung_pixels
+from sga_monai.data.masks import check_turned, find_lung_masks, lung_pixels, refuse_bad_masks
 from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.read import decode, read_bytes, sha256_of
 from sga_monai.statistics.shortcuts import FRAME_SHARE
@@ -60,6 +60,7 @@ def write_parts(
     file_states(rows, root, source.name)
     items = data_rows(rows, rows, source, root, None, REQUIRED)
     masks = find_lung_masks(rows, root, source.name) if keep != "interior" else {}
+    refuse_bad_masks(masks, source.name)
     check_turned(items, masks, f"{source.name}: the lung_mask", options.orientation)
     counts: Counter[str] = Counter()
     written: dict[str, Row] = {}

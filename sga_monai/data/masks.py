@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sga_monai.core.display import track
 from sga_monai.core.errors import InputError, ReadError, first_of
 from sga_monai.data.listed_files import on_disk
 from sga_monai.imaging.dicom import is_dicom, read_facts, read_header, turned_from
@@ -22,6 +23,7 @@ from sga_monai.imaging.read import read_bytes
 
 logger = logging.getLogger(__name__)
 SOME = 5
+RESTORE = "restore it or leave the cell empty"
 
 
 def find_lung_masks(rows: Iterable[Mapping[str, str]], dataset_dir: str | Path, name: str) -> dict[int, Path]:
@@ -36,10 +38,10 @@ def find_lung_masks(rows: Iterable[Mapping[str, str]], dataset_dir: str | Path, 
         Paths by row number; rows without ``lung_mask`` are left out.
 
     Raises:
-        InputError: naming the first row whose mask is no file inside ``dataset_dir``.
+        InputError: naming the first rows whose mask is no file inside ``dataset_dir``.
     """
     root = Path(dataset_dir).resolve()
-    found = {}
+    found, absent = {}, []
     for row in rows:
         if not row.get("lung_mask"):
             continue
@@ -48,10 +50,38 @@ def find_lung_masks(rows: Iterable[Mapping[str, str]], dataset_dir: str | Path, 
             inside = path.is_relative_to(root) and path.is_file()
         except (OSError, ValueError, RuntimeError):
             inside = False
-        if not inside:
-            raise InputError(f"{name}: the lung_mask of row {row['row']} is no file inside dataset_dir; restore it or leave the cell empty")
-        found[int(row["row"])] = path
+        if inside:
+            found[int(row["row"])] = path
+        else:
+            absent.append(int(row["row"]))
+    if absent:
+        raise InputError(f"{name}: the lung_mask of row {first_of(absent, SOME)} is no file inside dataset_dir; {RESTORE}")
     return found
+
+
+def refuse_bad_masks(masks: Mapping[int, Path], name: str) -> None:
+    """Read every mask, so that a bad one is known before the images are read, and the others with it.
+
+    Args:
+        masks: of ``find_lung_masks``.
+        name: of the manifest, for messages.
+
+    Raises:
+        InputError: naming the first rows whose mask is no picture, or else those in which lung is nowhere or everywhere.
+    """
+    unreadable, uniform = [], []
+    for row, path in track(masks.items(), "reading lung masks"):
+        try:
+            mask = read_picture(read_bytes(path)) > 0
+        except ReadError:
+            unreadable.append(row)
+            continue
+        if mask.all() or not mask.any():
+            uniform.append(row)
+    if unreadable:
+        raise InputError(_unreadable(name, unreadable))
+    if uniform:
+        raise InputError(_uniform(name, uniform))
 
 
 def lung_reader(masks: Mapping[int, Path], name: str, image_size: int) -> Callable[[int], Tensor | None] | None:
@@ -91,10 +121,18 @@ def lung_pixels(path: Path, row: int, name: str, shape: tuple[int, int]) -> NDAr
     try:
         mask = mask_pixels(path, shape)
     except ReadError:
-        raise InputError(f"{name}: the lung_mask of row {row} cannot be read as a PNG; restore it or leave the cell empty") from None
+        raise InputError(_unreadable(name, [row])) from None
     if mask.all() or not mask.any():
-        raise InputError(f"{name}: the lung_mask of row {row} marks nothing or everything as lung; correct it or leave the cell empty")
+        raise InputError(_uniform(name, [row]))
     return mask
+
+
+def _unreadable(name: str, rows: Sequence[int]) -> str:
+    return f"{name}: the lung_mask of row {first_of(rows, SOME)} cannot be read as a PNG; {RESTORE}"
+
+
+def _uniform(name: str, rows: Sequence[int]) -> str:
+    return f"{name}: the lung_mask of row {first_of(rows, SOME)} marks nothing or everything as lung; correct it or leave the cell empty"
 
 
 def read_mask(path: Path, image_size: int) -> Tensor:

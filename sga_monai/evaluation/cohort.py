@@ -15,7 +15,7 @@ from sga_monai.data.datalist import load_manifest
 from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
 from sga_monai.data.listed_files import FileState, files_sha256
 from sga_monai.data.manifest import read_manifest
-from sga_monai.data.masks import check_turned, find_lung_masks, lung_reader
+from sga_monai.data.masks import check_turned, find_lung_masks, lung_reader, refuse_bad_masks
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.predictions import GROUPS
 from sga_monai.evaluation.scoring import LungReader
@@ -47,11 +47,12 @@ class Cohort:
     masks: Mapping[int, Path]
 
     def check_masks(self) -> None:
-        """See ``check_turned``; headers alone are read.
+        """Read every lung mask and the headers of its image, before any image is read; see ``refuse_bad_masks`` and ``check_turned``.
 
         Raises:
-            InputError: when a mask lies as the pixels of a turned image are stored (naming its row).
+            InputError: naming rows whose mask is no picture, marks nothing or everything, or lies as a turned image is stored.
         """
+        refuse_bad_masks(self.masks, f"{self.name}.csv")
         check_turned(self.items, self.masks, f"{self.name}: the lung_mask", self.preparation.orientation)
 
     def groups(self) -> pd.DataFrame:
@@ -102,8 +103,8 @@ def read_cohorts(cohorts: Sequence[Cohort], cache_dir: str | Path | None = None,
         num_workers: processes that read.
 
     Raises:
-        InputError: when one file is in two rows, byte for byte, no image of a cohort can be read, or a lung mask does not lie as its
-            image is shown (see ``check_turned``).
+        InputError: when one file is in two rows, byte for byte, no image of a cohort can be read, or a lung mask is refused (see
+            ``Cohort.check_masks``).
     """
     for cohort in cohorts:
         cohort.check_masks()

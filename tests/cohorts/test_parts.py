@@ -87,7 +87,7 @@ def test_what_is_refused(data, keep, folder, message):
 def test_a_mask_of_nothing_is_named(data):
     folder = data[0]
     Image.fromarray(np.zeros((30, 25), dtype=np.uint8)).save(folder / "mask.png")
-    with pytest.raises(InputError, match="the lung_mask of row 2 marks nothing"):
+    with pytest.raises(InputError, match="the lung_mask of row 2, 3, 5 marks nothing"):
         write_parts(folder / "m.csv", folder, "lungs", "lungs", folder / "o.csv")
 
 
@@ -117,7 +117,7 @@ def test_without_any_part_nothing_is_written(data):
 def test_a_mask_that_is_no_picture_is_no_fault_of_the_image(data):
     folder = data[0]
     (folder / "mask.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"m\.csv: the lung_mask of row 2 cannot be read as a PNG"):
+    with pytest.raises(InputError, match=r"m\.csv: the lung_mask of row 2, 3, 5 cannot be read as a PNG"):
         write_parts(folder / "m.csv", folder, "lungs", "lungs", folder / "o.csv")
 
 

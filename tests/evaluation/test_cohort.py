@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sga_monai.core.errors import InputError
 from sga_monai.data.manifest import read_manifest, write_manifest
@@ -59,7 +61,24 @@ def test_missing_images_are_counted_equal_ones_and_masks_outside_are_refused(pha
     shutil.copy(tmp_path / "0.dcm", tmp_path / "3.dcm")
     with pytest.raises(InputError, match="site row 2 and site row 5 are the same file"):
         read_cohorts([cohort])
-    rows[1]["lung_mask"] = "none.png"
+    rows[1]["lung_mask"] = rows[2]["lung_mask"] = "none.png"
     write_manifest(tmp_path / "site.csv", rows)
-    with pytest.raises(InputError, match="the lung_mask of row 3 is no file inside dataset_dir"):
+    with pytest.raises(InputError, match="the lung_mask of row 3, 4 is no file inside dataset_dir"):
         list_cohort(tmp_path / "site.csv", tmp_path, Preparation(24))
+
+
+@pytest.mark.parametrize(("bad", "message"), [("text", "cannot be read as a PNG"), ("black", "marks nothing or everything as lung")])
+def test_every_bad_mask_is_named_before_any_image_is_read(phantom_dir, tmp_path, bad, message, monkeypatch):
+    rows = read_manifest(phantom_dir / "harbor.csv")[:6]
+    for i, row in enumerate(rows):
+        shutil.copy(phantom_dir / row["image"], tmp_path / f"{i}.dcm")
+        pixels = np.zeros((8, 8), dtype=np.uint8)
+        pixels[2:4] = 0 if bad == "black" and i in (1, 4) else 255
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        if bad == "text" and i in (1, 4):
+            (tmp_path / f"{i}.png").write_text("no picture")
+        row["image"], row["lung_mask"], row["sha256"] = f"{i}.dcm", f"{i}.png", ""
+    write_manifest(tmp_path / "site.csv", rows)
+    monkeypatch.setattr("sga_monai.evaluation.cohort.CXRDataset", None)
+    with pytest.raises(InputError, match=rf"site\.csv: the lung_mask of row 3, 6 {message}"):
+        read_cohorts([list_cohort(tmp_path / "site.csv", tmp_path, Preparation(24))])
