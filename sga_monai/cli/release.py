@@ -26,6 +26,7 @@ def release(
     ] = None,
 ) -> None:
     """Write the aggregates that may leave the site, and print every one of them; with --approved-by record the approval."""
+    from sga_monai.hospital.approval import FIELD
     from sga_monai.hospital.release import make_release, numbers
 
     _refuse_no_release(out)
@@ -33,7 +34,7 @@ def release(
     for place, value in numbers(content):
         typer.echo(f"{place}: {value}")
     typer.echo(f"wrote {out.name}; this is all that leaves")
-    if approved_by is None:
+    if FIELD not in content:
         typer.echo(
             "sensitivity and specificity with the class counts give the numbers of right and wrong calls, which may be below "
             f"{content['min_cell']}; an earlier release of fewer patients gives the new ones"

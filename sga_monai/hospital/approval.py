@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
 from sga_monai.core.errors import InputError
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 
@@ -73,6 +75,19 @@ def make_approval(release: Mapping[str, Any], shown: Mapping[str, Any] | None, a
         raise InputError(f"the values are not those that were shown: {REMEDY}")
     time = datetime.now(UTC).isoformat(timespec="seconds")
     return {"approved_by": name, "time": time, "values_shown": values, "sha256": content_sha256(release)}
+
+
+def standing_approval(release: Mapping[str, Any], shown: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The approval that an earlier call recorded of exactly these values; ``None`` where there is none.
+
+    Args:
+        release: what would be written now.
+        shown: of ``read_shown``.
+    """
+    found = (shown or {}).get(FIELD)
+    if not isinstance(found, dict) or not jsonschema.Draft202012Validator(SCHEMA).is_valid(found):
+        return None
+    return found if found["sha256"] == content_sha256(release) else None
 
 
 def approval_state(release: Mapping[str, Any]) -> str:

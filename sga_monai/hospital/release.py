@@ -105,7 +105,8 @@ def make_release(
         path: the new file.
         site: an alias without identifiers; umlauts are spelled out, accents dropped.
         min_cell: smallest number of patients that is shown, at least 10.
-        approved_by: who has read the values of an earlier call with the same arguments, and approves that they leave.
+        approved_by: who has read the values of an earlier call with the same arguments, and approves that they leave; without it an
+            approval stays that ``path`` has of exactly these values.
 
     Raises:
         InputError: when there is no report, it is not reportable, a class has fewer than ``min_cell`` patients,
@@ -155,9 +156,12 @@ def make_release(
     if report.get("protocol", {}).get("sha256"):
         release["protocol"] = {key: report["protocol"][key] for key in ("sha256", "status")}
     check_release(release)
+    shown_before = approval.read_shown(path)
+    given = approval.standing_approval(release, shown_before)
     if approved_by is not None:
-        values = sum(1 for _ in numbers(release))
-        release[approval.FIELD] = approval.make_approval(release, approval.read_shown(path), approved_by, values)
+        given = approval.make_approval(release, shown_before, approved_by, sum(1 for _ in numbers(release)))
+    if given is not None:
+        release[approval.FIELD] = given
         check_release(release)
     write_json(Path(path), release, sort_keys=True)
     return release

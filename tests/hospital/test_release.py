@@ -68,6 +68,19 @@ def test_nothing_is_approved_that_was_not_shown(site, tmp_path):
     assert path.read_bytes() == shown
 
 
+def test_an_approval_stays_while_the_values_do(site, tmp_path):
+    path = tmp_path / "release.json"
+    release = approved(site, path, "site-A")
+    assert make_release(site, path, "site-A") == release == json.loads(path.read_text())
+    assert "approval" not in make_release(site, path, "site-B")
+    release = approved(site, path, "site-A")
+    path.write_text(json.dumps(release | {"approval": release["approval"] | {"time": "today"}}))
+    assert "approval" not in make_release(site, path, "site-A")
+    approved(site, path, "site-A")
+    (site / "report.json").write_text(json.dumps(small_report(0.81)))
+    assert "approval" not in make_release(site, path, "site-A")
+
+
 def test_an_approval_has_no_other_field(site, tmp_path):
     release = approved(site, tmp_path / "release.json", "site-A")
     for change in ({"comment": "x"}, {"approved_by": "DOE^SECRET"}, {"time": "today"}, {"sha256": "0"}):
@@ -111,8 +124,9 @@ def test_the_command_asks_for_nothing_and_says_what_is_next(site, tmp_path):
     assert "not approved yet: read it, then give the same command with --approved-by" in first.output
     second = CliRunner().invoke(app, [*given, "--approved-by", "IRB"])
     assert second.exit_code == 0, second.output
-    assert "approval.approved_by: IRB" in second.output
-    assert "not approved yet" not in second.output
+    for again in (second, CliRunner().invoke(app, given)):
+        assert "approval.approved_by: IRB" in again.output
+        assert "not approved yet" not in again.output
 
 
 def release_of(folder: Path, report: dict) -> dict:
