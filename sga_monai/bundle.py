@@ -26,7 +26,7 @@ from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_prog
 from sga_monai.data.datalist import load_manifest
 from sga_monai.data.manifest import check_external, read_manifest
 from sga_monai.data.sets import INTERNAL, VALIDATION
-from sga_monai.model.networks import DEFAULT_NETWORK, find_architecture
+from sga_monai.model.architectures import DEFAULT_NETWORK, find_architecture
 from sga_monai.sga.iteration import SGAIteration
 from sga_monai.training.distributed import say_when_a_process_is_lost
 

@@ -16,7 +16,8 @@ import torch
 from sga_monai.core import checks as check
 from sga_monai.core.display import track
 from sga_monai.core.errors import InputError
-from sga_monai.core.provenance import processor, versions
+from sga_monai.core.live_objects import processor
+from sga_monai.core.provenance import versions
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sga_monai.core.errors import DiskError, InputError
-from sga_monai.core.provenance import code_digest, describe, versions
+from sga_monai.core.live_objects import describe
+from sga_monai.core.provenance import code_digest, versions
 
 HEADER_BYTES = 512
 MAGIC = b"sga_monai image\n"

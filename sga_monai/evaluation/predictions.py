@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import Tensor
 
 from sga_monai.core.errors import InputError
 from sga_monai.data.sets import INTERNAL, VALIDATION, is_internal
 
+if TYPE_CHECKING:
+    from torch import Tensor  # a report reads predictions without it
+
 __all__ = [
-    "BASELINE_SCORE", "FEATURES", "FILE", "GROUPS", "INTERNAL", "ROW", "SCORED", "SITE_SCORE", "VALIDATION", "add_failures",
+    "BASELINE_SCORE", "CONTROLS", "FEATURES", "FILE", "GROUPS", "INTERNAL", "ROW", "SCORED", "SITE_SCORE", "VALIDATION", "add_failures",
     "control_column", "image_features", "is_internal", "read_predictions", "read_sets", "row_columns",
 ]  # fmt: skip
 
@@ -31,6 +33,8 @@ FEATURES = ("image_mean", "image_sd", "image_dark")
 SCORED = (*ROW, "score", "probability", *FEATURES)
 # The baseline model's score, and how unlike the internal images an image is.
 BASELINE_SCORE, SITE_SCORE = "score_baseline", "site_score"
+# Changes of the images under which a site's are scored again (sga_monai.interpret.controls); the last two where there are lung masks.
+CONTROLS = ("center_blank", "border_blank", "tag", "lungs_blank", "only_lungs")
 # The columns of a site's manifest by which a report is divided.
 GROUPS = ("sex", "age", "view", "manufacturer", "negative_type", "period")
 
@@ -42,7 +46,7 @@ def control_column(control: str) -> str:
 
 def row_columns(batch: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The columns ``ROW`` of a collated batch as plain values, whether they were collated to tensors or not."""
-    return {key: [value.item() if isinstance(value, Tensor) else value for value in batch[key]] for key in ROW}
+    return {key: [value.item() if hasattr(value, "item") else value for value in batch[key]] for key in ROW}
 
 
 def image_features(image: Tensor) -> dict[str, Any]:

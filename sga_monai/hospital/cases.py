@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import pandas as pd
 from sga_monai.core.files import read_earlier
 from sga_monai.evaluation.predictions import FILE, GROUPS, read_predictions
 from sga_monai.hospital.formats import MODEL
-from sga_monai.hospital.heatmaps import FACTS, FOLDER, ranked_calls, rows_of_pictures
 
+# Where an evaluation puts the pictures of its cases, and what it says of them.
+FOLDER, FACTS = "heatmaps", "heat_maps.json"
 KINDS = ("false negative", "false positive", "true positive", "true negative")
 
 
@@ -84,6 +85,29 @@ def read_calls(report: Mapping[str, Any], out: Path) -> Calls | None:
     return Calls(cases, threshold, low, high, facts.get("method"), bool(facts.get("lungs")), int(facts.get("most_errors", 0)))
 
 
+def ranked_calls(scored: pd.DataFrame, threshold: float) -> tuple[list[list[int]], list[list[int]]]:
+    """Wrong and right calls, each of positives and of negatives, farthest from the threshold first.
+
+    Args:
+        scored: ``label`` and ``score``, indexed by row.
+        threshold: scores from here on are called positive.
+
+    Returns:
+        Rows: (false negatives, false positives), (true positives, true negatives).
+    """
+    margin = scored["score"] - threshold
+    called = margin >= 0
+    kinds = [[called != (scored["label"] == 1), scored["label"] == label] for label in (1, 0)]
+    wrong = [_farthest(margin[is_wrong & of_class]) for is_wrong, of_class in kinds]
+    right = [_farthest(margin[~is_wrong & of_class]) for is_wrong, of_class in kinds]
+    return wrong, right
+
+
+def rows_of_pictures(out: Path) -> Sequence[int]:
+    """Numbers of the rows that have a picture."""
+    return sorted(int(path.stem.removeprefix("row_")) for path in (out / FOLDER).glob("row_*.jpg"))
+
+
 def _case(line: pd.Series, row: int, kind: str, drawn: set[int]) -> Case:
     facts = [f"{name.replace('_', ' ')} {line[name]}" for name in GROUPS if name in line and isinstance(line[name], str) and line[name]]
     picture = f"{FOLDER}/row_{row:06d}.jpg" if row in drawn else None
@@ -95,3 +119,7 @@ def _axis(distributions: Mapping[str, Any], threshold: float) -> tuple[float, fl
     """Round ends of the middle of the scores, so that a place on the axis gives no extreme score away; the threshold lies inside."""
     step = distributions["step"]
     return min(distributions["low"], threshold) - step, max(distributions["high"], threshold) + step
+
+
+def _farthest(margin: pd.Series) -> list[int]:
+    return [int(row) for row in margin.abs().sort_values(ascending=False, kind="stable").index]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,9 @@ from sga_monai.core.files import write_json
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.evaluation.scoring import LungReader
 from sga_monai.evaluation.stream import Streamed
+from sga_monai.hospital.cases import FACTS, FOLDER, ranked_calls
 from sga_monai.interpret.saliency import curved_layer, fullgrad_map, input_gradient_map
 
-FOLDER, FACTS = "heatmaps", "heat_maps.json"
 # Pictures of errors of each kind at most; each takes about three times as long as scoring the image.
 MOST_ERRORS = 500
 # Right calls of each class, for comparison.
@@ -84,24 +83,6 @@ def write_heat_maps(
         writer.close()
 
 
-def ranked_calls(scored: pd.DataFrame, threshold: float) -> tuple[list[list[int]], list[list[int]]]:
-    """Wrong and right calls, each of positives and of negatives, farthest from the threshold first.
-
-    Args:
-        scored: ``label`` and ``score``, indexed by row.
-        threshold: scores from here on are called positive.
-
-    Returns:
-        Rows: (false negatives, false positives), (true positives, true negatives).
-    """
-    margin = scored["score"] - threshold
-    called = margin >= 0
-    kinds = [[called != (scored["label"] == 1), scored["label"] == label] for label in (1, 0)]
-    wrong = [_farthest(margin[is_wrong & of_class]) for is_wrong, of_class in kinds]
-    right = [_farthest(margin[~is_wrong & of_class]) for is_wrong, of_class in kinds]
-    return wrong, right
-
-
 def heat_map(network: nn.Module, image: Tensor) -> Tensor:
     """Where the score comes from, ``[N, 1, H, W]``: FullGrad where it is exact, else the absolute gradient of the pixels."""
     return input_gradient_map(network, image) if curved_layer(network) else fullgrad_map(network, image)
@@ -131,10 +112,6 @@ def case_picture(image: Tensor, heat: Tensor, lung: Tensor | None) -> NDArray[np
     return np.concatenate([pixels[0], np.zeros((SIDE, 8, 3), dtype=np.uint8), pixels[1]], axis=1)
 
 
-def _farthest(margin: pd.Series) -> list[int]:
-    return [int(row) for row in margin.abs().sort_values(ascending=False, kind="stable").index]
-
-
 def _resampled(picture: Tensor) -> NDArray[np.float64]:
     """``[SIDE, SIDE]``, by area where it shrinks."""
     found = nn.functional.interpolate(picture[None, None].float(), size=(SIDE, SIDE), mode="bilinear", antialias=True)
@@ -146,8 +123,3 @@ def jpeg(picture: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="JPEG", quality=82, optimize=True)
     return buffer.getvalue()
-
-
-def rows_of_pictures(out: Path) -> Sequence[int]:
-    """Numbers of the rows that have a picture."""
-    return sorted(int(path.stem.removeprefix("row_")) for path in (out / FOLDER).glob("row_*.jpg"))

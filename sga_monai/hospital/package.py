@@ -30,7 +30,8 @@ from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.selftest import write_selftest
 from sga_monai.hospital.torchscript import trace_apart
 from sga_monai.hospital.verify import verify_bundle
-from sga_monai.model.networks import build_network, find_architecture
+from sga_monai.model.architectures import find_architecture
+from sga_monai.model.networks import build_network
 from sga_monai.model.preparation import trained_preparation
 from sga_monai.model.weights import load_best_model, trained_network
 

@@ -20,7 +20,7 @@ from sga_monai.evaluation.embedding import check_embedding
 from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION, is_internal
 from sga_monai.hospital import development
 from sga_monai.hospital.formats import BASELINE, MODEL, REFERENCE, is_schema_1
-from sga_monai.model.networks import find_architecture
+from sga_monai.model.architectures import find_architecture
 from sga_monai.model.preparation import SETTINGS
 from sga_monai.statistics.calibration import assess_calibration, fit_temperature
 from sga_monai.statistics.decisions import operating_point, youden_threshold

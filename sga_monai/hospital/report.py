@@ -28,7 +28,7 @@ from sga_monai.hospital.protocol import Protocol, read_protocol
 from sga_monai.hospital.recalibration import local_recalibration
 from sga_monai.hospital.reference import FPR_GRID, read_reference
 from sga_monai.hospital.verdict import planning_half_width
-from sga_monai.model.networks import find_architecture
+from sga_monai.model.architectures import find_architecture
 from sga_monai.statistics.discrimination import difference_in_differences, paired_difference
 from sga_monai.statistics.estimates import Estimate, difference
 

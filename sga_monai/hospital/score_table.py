@@ -15,8 +15,7 @@ from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
 from sga_monai.data.identity import damaged_ids, same_id
 from sga_monai.data.manifest import AGE, is_age
 from sga_monai.data.tables import read_cells, read_header
-from sga_monai.evaluation.predictions import BASELINE_SCORE, FEATURES, GROUPS, SITE_SCORE, control_column
-from sga_monai.interpret.controls import BORDER_BLANK, CENTER_BLANK, LUNGS_BLANK, ONLY_LUNGS, TAG
+from sga_monai.evaluation.predictions import BASELINE_SCORE, CONTROLS, FEATURES, GROUPS, SITE_SCORE, control_column
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +23,7 @@ PROBABILITY, BASELINE_PROBABILITY = "probability", "probability_baseline"
 NUMBERS = ("score", PROBABILITY, BASELINE_SCORE, BASELINE_PROBABILITY)
 COLUMNS = ("case", "label", "patient", *NUMBERS, *GROUPS, "error")
 # Of our own predictions.csv; what images would be needed for is not taken.
-UNUSED = (
-    "set",
-    "row",
-    SITE_SCORE,
-    *FEATURES,
-    *(control_column(one.name) for one in (CENTER_BLANK, BORDER_BLANK, TAG, LUNGS_BLANK, ONLY_LUNGS)),
-)
+UNUSED = ("set", "row", SITE_SCORE, *FEATURES, *map(control_column, CONTROLS))
 # One column for each reader: "reader_" and any name.
 READER = "reader_"
 NO_SCORE = "no score"

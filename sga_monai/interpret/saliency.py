@@ -22,8 +22,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from sga_monai.model.architectures import NETWORKS
 from sga_monai.model.modes import frozen_statistics
-from sga_monai.model.networks import NETWORKS, network_name
+from sga_monai.model.networks import network_name
 
 Score = Callable[[Tensor], Tensor]
 RESCALES = ("channel", "layer")

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from sga_monai.core.lazy import lazy_index
 
 if TYPE_CHECKING:
+    from sga_monai.model.architectures import NETWORKS
     from sga_monai.model.features import FeatureRecorder, forward_with_features
     from sga_monai.model.modes import frozen_statistics, recalibrate, to_device, untracked_statistics
     from sga_monai.model.network import CXRResNet18
-    from sga_monai.model.networks import NETWORKS, build_network
+    from sga_monai.model.networks import build_network
     from sga_monai.model.preparation import Preparation, trained_preparation
     from sga_monai.model.scores import MeanScore, logit_difference, score_and_label
     from sga_monai.model.weights import load_best_model, load_trained_models
@@ -37,7 +38,7 @@ _MODULES = {
     "CXRResNet18": "network",
     "FeatureRecorder": "features",
     "MeanScore": "scores",
-    "NETWORKS": "networks",
+    "NETWORKS": "architectures",
     "Preparation": "preparation",
     "build_network": "networks",
     "forward_with_features": "features",

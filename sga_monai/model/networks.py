@@ -1,70 +1,18 @@
-"""The networks that may be built by name. A file can choose among them; it can never name code."""
+"""The networks of ``NETWORKS`` built by name. A file can choose among them; it can never name code."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from torch import nn
 
 from sga_monai.core.errors import InputError
+from sga_monai.model.architectures import NETWORKS, find_architecture
 from sga_monai.model.network import CXRDenseNet121, CXRResNet18, CXRResNet18GroupNorm, CXRResNet50
-from sga_monai.model.preparation import MIN_IMAGE_SIZE
 
-DEFAULT_NETWORK = "resnet18"
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A network of ``NETWORKS``, and where its features are.
-
-    Attributes:
-        title: what papers call it.
-        network: the class; it takes ``num_classes``, and its attribute ``architecture`` is its name in ``NETWORKS``.
-        last_layer: name of the submodule whose input are the features.
-        n_features: number of features.
-        cam_layer: name of the last submodule that gives a map ``[B, C, H, W]``, for Grad-CAM.
-        pretrained: whether torchvision has ImageNet weights, for ``pretrained_weights``.
-        smallest: the least ``image_size`` of which a map is left at the end.
-        one_pixel: up to this ``image_size`` the last map is one pixel, of which BatchNorm has no variance in a mini-batch of one
-            image; 0 without BatchNorm.
-    """
-
-    title: str
-    network: type[nn.Module]
-    last_layer: str
-    n_features: int
-    cam_layer: str
-    pretrained: bool = True
-    smallest: int = MIN_IMAGE_SIZE
-    one_pixel: int = 32
-
-
-NETWORKS: dict[str, Architecture] = {
-    "resnet18": Architecture("ResNet-18", CXRResNet18, "fc", 512, "layer4"),
-    "resnet50": Architecture("ResNet-50", CXRResNet50, "fc", 2048, "layer4"),
-    "densenet121": Architecture("DenseNet-121", CXRDenseNet121, "class_layers.out", 1024, "features", smallest=29, one_pixel=60),
-    "resnet18_group_norm": Architecture(
-        "ResNet-18 with group normalization", CXRResNet18GroupNorm, "fc", 512, "layer4", pretrained=False, one_pixel=0
-    ),
+CLASSES: dict[str, type[nn.Module]] = {
+    network.architecture: network for network in (CXRResNet18, CXRResNet50, CXRDenseNet121, CXRResNet18GroupNorm)
 }
 # Where the features of a network outside of NETWORKS are.
 OTHER_LAST_LAYER = "fc"
-
-
-def find_architecture(name: object, trained: bool = False) -> Architecture:
-    """The entry of ``NETWORKS``.
-
-    Args:
-        name: its key.
-        trained: whether the name is that of a finished training, which cannot be chosen anew; the remedy is another one.
-
-    Raises:
-        InputError: when there is none of this name.
-    """
-    if not isinstance(name, str) or name not in NETWORKS:
-        remedy = "; use a version of sga_monai that has the one that was trained" if trained else f", got {name!r}"
-        raise InputError(f"architecture must be one of {', '.join(NETWORKS)}{remedy}")
-    return NETWORKS[name]
 
 
 def build_network(architecture: str, num_classes: int = 2, pretrained_weights: str | None = None) -> nn.Module:
@@ -83,12 +31,12 @@ def build_network(architecture: str, num_classes: int = 2, pretrained_weights: s
         >>> build_network("resnet18").fc
         Linear(in_features=512, out_features=2, bias=True)
     """
-    found = find_architecture(architecture)
+    pretrained = find_architecture(architecture).pretrained
     if not pretrained_weights:
-        return found.network(num_classes=num_classes)
-    if not found.pretrained:
+        return CLASSES[architecture](num_classes=num_classes)
+    if not pretrained:
         raise InputError(f"pretrained_weights: there are none of {architecture}; leave it out, or choose another architecture")
-    return found.network(num_classes=num_classes, pretrained_weights=pretrained_weights)
+    return CLASSES[architecture](num_classes=num_classes, pretrained_weights=pretrained_weights)
 
 
 def network_name(network: nn.Module) -> str | None:

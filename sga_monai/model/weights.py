@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from sga_monai.core.errors import InputError
-from sga_monai.model.networks import DEFAULT_NETWORK, NETWORKS, build_network, find_architecture, network_name
+from sga_monai.model.architectures import DEFAULT_NETWORK, NETWORKS, find_architecture
+from sga_monai.model.networks import build_network, network_name
 from sga_monai.model.preparation import Preparation, recorded_preparation, run_identity, trained_preparation
 
 NO_FILE = "no such file; train first, or give the path of a model.pt"

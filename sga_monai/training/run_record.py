@@ -18,7 +18,8 @@ from torch import nn
 
 from sga_monai.core.files import file_sha256, write_json
 from sga_monai.core.folders import RESULTS
-from sga_monai.core.provenance import code_digest, describe, git_revision, processor, versions
+from sga_monai.core.live_objects import describe, processor
+from sga_monai.core.provenance import code_digest, git_revision, versions
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.model.networks import network_name
 from sga_monai.training.progress import optimizer_steps

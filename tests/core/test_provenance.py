@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sga_monai.core.provenance import processor
+from sga_monai.core.live_objects import processor
 
 
 def test_the_processor_of_a_gpu_is_named_by_the_gpu(monkeypatch):

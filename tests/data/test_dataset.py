@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from sga_monai.core.errors import DiskError, InputError, WorkerError
-from sga_monai.core.provenance import describe
+from sga_monai.core.live_objects import describe
 from sga_monai.data import parallel as reading
 from sga_monai.data.cache import ImageCache
 from sga_monai.data.dataset import CXRDataset, refuse_same_bytes

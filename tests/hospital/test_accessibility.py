@@ -20,7 +20,8 @@ from fixtures.evaluations import write_evaluation
 
 from sga_monai.core.display import p_text, page_templates
 from sga_monai.core.files import write_json
-from sga_monai.hospital.heatmaps import FACTS, FOLDER, case_picture, jpeg
+from sga_monai.hospital.cases import FACTS, FOLDER
+from sga_monai.hospital.heatmaps import case_picture, jpeg
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.protocol import Plan, write_protocol
 from sga_monai.hospital.report import make_report

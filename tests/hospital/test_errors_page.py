@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fixtures.evaluations import text_of, write_evaluation
+from fixtures.evaluations import rewrite, text_of, write_evaluation
 from typer.testing import CliRunner
 
 from sga_monai.cli.main import app
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, write_json
 from sga_monai.data.manifest import write_manifest
-from sga_monai.hospital.cases import read_calls
+from sga_monai.hospital.cases import FACTS, FOLDER, read_calls
 from sga_monai.hospital.errors_page import viewer_links, write_errors
-from sga_monai.hospital.heatmaps import FACTS, FOLDER
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.report import make_report
@@ -154,6 +153,6 @@ def test_a_site_without_errors_says_so(site):
     out, _ = site
     table = pd.read_csv(out / "predictions.csv")
     table["score"] = 90.0 * (2 * table["label"] - 1) + table["row"] / 100
-    table.to_csv(out / "predictions.csv", index=False)
+    rewrite(out, table)
     write_html(make_report(out), out)
     assert "No image was misclassified." in text_of(out / "errors.html")

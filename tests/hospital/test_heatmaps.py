@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sga_monai.hospital.heatmaps import FACTS, FOLDER, OUTLINE, SIDE, case_picture, heat_map, jpeg, ranked_calls, write_heat_maps
+from sga_monai.hospital.cases import FACTS, FOLDER, ranked_calls
+from sga_monai.hospital.heatmaps import OUTLINE, SIDE, case_picture, heat_map, jpeg, write_heat_maps
 from sga_monai.interpret.saliency import fullgrad, input_gradient_map
 from sga_monai.model.networks import build_network
 

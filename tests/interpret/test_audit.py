@@ -22,9 +22,9 @@ from sga_monai.evaluation.saver import PredictionSaver
 from sga_monai.interpret.audit import COLUMNS, AuditSet, audit_model
 from sga_monai.interpret.audit_run import audit_checkpoint, render
 from sga_monai.interpret.controls import BORDER, blank_border, blank_center, blank_lungs, crop_border, only_lungs, plant_tag
+from sga_monai.model.architectures import NETWORKS
 from sga_monai.model.features import forward_with_features
 from sga_monai.model.network import CXRResNet18
-from sga_monai.model.networks import NETWORKS
 from sga_monai.statistics.feature_shift import chance_distance, frechet_distance, moments
 from sga_monai.statistics.probes import metadata_auroc, site_probe
 

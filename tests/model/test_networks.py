@@ -13,9 +13,10 @@ from torch import nn
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256
 from sga_monai.interpret.saliency import METHODS, fullgrad
+from sga_monai.model.architectures import NETWORKS, find_architecture
 from sga_monai.model.features import forward_with_features
 from sga_monai.model.modes import norms
-from sga_monai.model.networks import NETWORKS, build_network, find_architecture, last_layer, network_name
+from sga_monai.model.networks import CLASSES, build_network, last_layer, network_name
 from sga_monai.model.preparation import Preparation
 from sga_monai.model.weights import load_trained_models, trained_network
 
@@ -84,7 +85,7 @@ def test_imagenet_weights_of_each_network(name, tmp_path):
     torch.save(weights, path)
     with pytest.raises(InputError, match="pretrained_weights: SHA-256 is"):
         build_network(name, 2, str(path))
-    network = NETWORKS[name].network(2, str(path), sha256=file_sha256(path)[:8])
+    network = CLASSES[name](2, str(path), sha256=file_sha256(path)[:8])
     expected = source.state_dict()
     unlike = ("fc.", "class_layers.")
     own = {key: value for key, value in network.state_dict().items() if not key.startswith(unlike) and "num_batches" not in key}
@@ -92,7 +93,7 @@ def test_imagenet_weights_of_each_network(name, tmp_path):
     assert len(own) > 90
     other = "resnet50" if name != "resnet50" else "densenet121"
     with pytest.raises(InputError, match="not the parameters of"):
-        NETWORKS[other].network(2, str(path), sha256=file_sha256(path)[:8])
+        CLASSES[other](2, str(path), sha256=file_sha256(path)[:8])
 
 
 def test_a_network_without_imagenet_weights(tmp_path):

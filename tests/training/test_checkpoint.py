@@ -27,7 +27,8 @@ from sga_monai.core.checks import flag
 from sga_monai.core.errors import DiskError, InputError, NumericError
 from sga_monai.core.files import write_whole
 from sga_monai.core.folders import is_finished
-from sga_monai.core.provenance import describe, differences
+from sga_monai.core.live_objects import describe
+from sga_monai.core.provenance import differences
 from sga_monai.model.scores import score_and_label
 from sga_monai.model.weights import load_best_model
 from sga_monai.training import checkpoint

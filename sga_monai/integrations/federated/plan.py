@@ -9,7 +9,7 @@ from typing import Any
 
 from sga_monai.core import checks as check
 from sga_monai.integrations.federated.refusals import Refusal
-from sga_monai.model.networks import find_architecture
+from sga_monai.model.architectures import find_architecture
 
 # The numbers of a task change when its meaning does.
 EVALUATE, TRAIN, FINISH = "sga_evaluate_1", "train", "validate"
