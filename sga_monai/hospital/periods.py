@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from sga_monai.core.errors import InputError
-from sga_monai.evaluation.predictions import FILE, read_predictions
 from sga_monai.evaluation.results import few_failed
+from sga_monai.hospital.evaluated import read_evaluation
 
 # Share of patients in several periods above which the reader is told.
 MANY_RETURN = 0.1
@@ -60,7 +60,7 @@ def read_periods(evaluations: Sequence[str | Path]) -> tuple[list[Period], list[
     Raises:
         InputError: see ``make_monitor``.
     """
-    read = [_read(Path(folder), number) for number, folder in enumerate(evaluations, 1)]
+    read = [read_evaluation(folder, f"folder {number}") for number, folder in enumerate(evaluations, 1)]
     runs = [run for run, _ in read]
     if len({run["bundle"]["sha256sums"] for run in runs}) > 1:
         raise InputError("the evaluations are of different bundles; monitor one model at a time")
@@ -87,20 +87,6 @@ def _returning(periods: Sequence[Period]) -> list[str]:
     if share <= MANY_RETURN:
         return []
     return [f"{share:.0%} of the patients are in more than one period: false alarms are more frequent than stated."]
-
-
-def _read(folder: Path, number: int) -> tuple[dict[str, Any], pd.DataFrame]:
-    """What ran and the predictions of the evaluation that was given as number so and so."""
-    try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
-        predictions = read_predictions(folder / FILE)
-    except (OSError, ValueError):
-        raise InputError(f"folder {number} holds no evaluation; run sga-monai evaluate first") from None
-    if "bundle" not in run:
-        raise InputError(f"folder {number} holds a training, and no evaluation of a bundle; run sga-monai evaluate first")
-    if run.get("finished") is None:
-        raise InputError(f"the evaluation in folder {number} is not finished; give its command again")
-    return run, predictions
 
 
 def _by_column(run: Mapping[str, Any], rows: pd.DataFrame) -> tuple[list[Period], list[str]]:

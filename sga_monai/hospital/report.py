@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,12 +15,13 @@ from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain, write_json
 from sga_monai.evaluation.embedding import read_embedding
-from sga_monai.evaluation.predictions import BASELINE_SCORE, FILE, read_predictions
+from sga_monai.evaluation.predictions import BASELINE_SCORE
 from sga_monai.evaluation.results import summarize
 from sga_monai.hospital.acceptance import compare_with_protocol, status_of_evaluation
 from sga_monai.hospital.checks import drift, embedding_distance, shortcut_audit, site_separability
 from sga_monai.hospital.conclusions import draw_conclusions
 from sga_monai.hospital.development import compare_cohorts
+from sga_monai.hospital.evaluated import read_evaluation
 from sga_monai.hospital.formats import BASELINE, MODEL, PROTOCOL_FILE, REPORT, ROLES
 from sga_monai.hospital.performance import cohort_figures, failure_figures, flow, locked_threshold, model_figures, subgroups
 from sga_monai.hospital.protocol import Protocol, read_protocol
@@ -46,18 +46,10 @@ def make_report(output_dir: str | Path, prevalence: float | None = None, protoco
         protocol: file of ``write_protocol``; the copy that the evaluation recorded when ``None``.
 
     Raises:
-        InputError: when the evaluation is missing, unfinished or damaged, its protocol is gone, or ``prevalence`` is not in (0, 1).
+        InputError: see ``read_evaluation``; when the evaluation's protocol is gone, or ``prevalence`` is not in (0, 1).
     """
     out = Path(output_dir)
-    try:
-        run = json.loads((out / "run.json").read_text(encoding="utf-8-sig"))
-        predictions = read_predictions(out / FILE)
-    except (OSError, ValueError):
-        raise InputError("no evaluation in this folder; run sga-monai evaluate first") from None
-    if "bundle" not in run:
-        raise InputError("this is the folder of a training, and no evaluation of a bundle; run sga-monai evaluate first")
-    if run.get("finished") is None:
-        raise InputError("the evaluation is not finished; give the same command again")
+    run, predictions = read_evaluation(out)
     if prevalence is not None:
         check.number("prevalence", prevalence, above=0, below=1)
     plan = _protocol(out, protocol, run.get("protocol"))

@@ -27,6 +27,7 @@ from sga_monai.data.manifest import read_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation.predictions import FILE, read_predictions
 from sga_monai.hospital.evaluate import evaluate_bundle, listed_files_sha256, load_models, selftest_bundle
+from sga_monai.hospital.evaluated import is_as_written
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.protocol import read_protocol
 from sga_monai.hospital.reference import read_reference
@@ -210,8 +211,8 @@ class Validation:
     def evaluate(self) -> dict[str, int]:
         """Score the images into ``evaluation/``; a finished evaluation of the same inputs is left as it is.
 
-        One whose files have changed since, or can be opened that could not be, is moved to ``evaluation.1``, or the next free number,
-        and a new one is made.
+        One whose files or predictions have changed since, or can be opened that could not be, is moved to ``evaluation.1``, or the
+        next free number, and a new one is made.
 
         Returns:
             The numbers of ``rows``, ``scored`` and ``failed``.
@@ -224,6 +225,8 @@ class Validation:
         changed = ""
         if same and earlier.get("files_sha256") != self._files_sha256():
             changed = "images have changed since they were scored"
+        elif same and not is_as_written(folder, earlier):
+            changed = f"{FILE} was changed since it was written"
         elif same and earlier["counts"]["failed"] and self._any_is_back(_failed_rows(folder / FILE)):
             changed = "images can be opened that could not be when they were scored"
         if changed:

@@ -104,6 +104,17 @@ def test_a_file_that_was_exported_again_is_read_again(bundle, images, caplog):
     pd.testing.assert_frame_equal(pd.read_csv(out / "evaluation.2/predictions.csv"), before)
 
 
+def test_predictions_that_were_edited_are_made_again(bundle, images, caplog):
+    folder = images.with_name("out") / "evaluation"
+    validate(bundle, images)
+    whole = (folder / "predictions.csv").read_bytes()
+    (folder / "predictions.csv").write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 1])
+    validate(bundle, images)
+    assert "predictions.csv was changed since it was written" in caplog.text
+    assert (folder / "predictions.csv").read_bytes() == whole
+    assert len(pd.read_csv(folder.with_name("evaluation.1") / "predictions.csv")) == N - 1
+
+
 def test_files_that_are_there_again_are_read_again(bundle, images, caplog, monkeypatch):
     """A share that was away for a while: nothing of the files has changed, and the same command gives them a score."""
     out = images.with_name("out")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.evaluations import predictions, reference_of, text_of, write_evaluation
+from fixtures.evaluations import predictions, reference_of, rewrite, text_of, write_evaluation
 
 from sga_monai.core.display import estimate_text, p_text
 from sga_monai.core.errors import InputError
@@ -47,6 +47,17 @@ CLAIM_2024 = {
 def evaluation(tmp_path: Path):
     """A function that writes an evaluation with a temperature and a baseline, and returns its folder."""
     return lambda **options: write_evaluation(tmp_path, **options)
+
+
+def test_predictions_that_were_changed_since_are_refused(evaluation):
+    out = evaluation()
+    table = pd.read_csv(out / "predictions.csv")
+    rewrite(out, table)
+    make_report(out)
+    for changed in (table.iloc[:-2], table.assign(score=table["score"].round(2))):
+        changed.to_csv(out / "predictions.csv", index=False)
+        with pytest.raises(InputError, match=r"predictions\.csv in this folder was changed after the evaluation"):
+            make_report(out)
 
 
 def test_items_of_the_checklists_are_the_published_ones(evaluation):

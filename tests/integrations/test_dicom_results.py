@@ -326,7 +326,7 @@ def test_only_the_bundle_and_the_manifest_of_the_evaluation_are_taken(tmp_path: 
     run["manifest_sha256"] = file_sha256(tmp_path / "site.csv")
     (folder / "run.json").write_text(json.dumps(run))
     given = (folder, tmp_path / "bundle", tmp_path / "site.csv")
-    model, reference = results._model(*given)
+    model, reference, _ = results._model(*given)
     figures = reference["models"]["model"]
     # The same threshold on the scale of probabilities, temperature included.
     assert model.threshold == pytest.approx(expit(figures["threshold"] / figures["temperature"]))

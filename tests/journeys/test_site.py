@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from fixtures import warm
 from fixtures.artifacts import BUNDLE
+from fixtures.evaluations import rewrite
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
@@ -448,7 +449,7 @@ def test_a_site_with_lung_masks_gets_the_controls_of_the_lungs(bundle, phantom_d
         known = columns["score_lungs_blank"].notna()
         changed = columns.assign(score_center_blank=center * columns["label"] + noise)
         changed.loc[known, "score_lungs_blank"] = (masked * columns["label"] + noise)[known]
-        changed.to_csv(tmp_path / "out/predictions.csv", index=False)
+        rewrite(tmp_path / "out", changed)
         report = make_report(tmp_path / "out")
         assert any("Shortcut suspected" in note for note in report["verdict"]["notes"]) is suspected
     audit = report["shortcut_audit"]
@@ -480,7 +481,7 @@ def test_a_perfect_internal_auroc_has_no_interval_and_still_a_verdict(bundle, ph
     noise = np.random.default_rng(0).normal(size=len(many))
     # 0.025^(1/50) is 0.929: an AUROC of about 0.92 may be as good as inside, one of 0.76 is not, one of 0.999 is.
     for shift, code in ((2.0, "inconclusive"), (1.0, "worse"), (5.0, "holds")):
-        many.assign(score=shift * many["label"] + noise).to_csv(tmp_path / "out/predictions.csv", index=False)
+        rewrite(tmp_path / "out", many.assign(score=shift * many["label"] + noise))
         verdict = make_report(tmp_path / "out")["verdict"]
         assert verdict["code"] == code
         assert "against 1.00." in verdict["text"] or code == "inconclusive"
@@ -895,7 +896,7 @@ def test_reference_and_report_refuse_what_is_not_theirs(bundle, evaluated, tmp_p
     (tmp_path / "reference.json").write_text(json.dumps(reference))
     assert read_reference(tmp_path / "reference.json") == reference
     (tmp_path / "reference.json").unlink()
-    with pytest.raises(InputError, match="no evaluation in this folder"):
+    with pytest.raises(InputError, match="this folder holds no evaluation"):
         make_report(tmp_path)
     with pytest.raises(InputError, match="prevalence"):
         make_report(evaluated, 1.5)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -27,8 +28,9 @@ from sga_monai.core.files import file_sha256, read_earlier, write_json, write_wh
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
-from sga_monai.evaluation.predictions import FILE, read_predictions
+from sga_monai.evaluation.predictions import FILE
 from sga_monai.hospital.evaluate import load_models
+from sga_monai.hospital.evaluated import read_evaluation
 from sga_monai.hospital.formats import MODEL
 from sga_monai.hospital.heatmaps import heat_map
 from sga_monai.hospital.reference import read_reference
@@ -90,13 +92,12 @@ def write_results(output_dir: Path, bundle: Path, manifest: Path, dataset_dir: P
         The rows that have objects, and why the others have none.
 
     Raises:
-        InputError: when the extra is not installed, the evaluation is not finished or of another bundle or manifest, or ``out``
-            holds something else.
+        InputError: when the extra is not installed, the evaluation is not finished, was changed, or is of another bundle or manifest, or
+            ``out`` holds something else.
     """
     if find_spec("highdicom") is None:
         raise InputError(EXTRA)
-    model, reference = _model(output_dir, bundle, manifest)
-    predictions = read_predictions(output_dir / FILE)
+    model, reference, predictions = _model(output_dir, bundle, manifest)
     lock_output_dir(out)
     _check_folder(out, model)
     out.mkdir(parents=True, exist_ok=True)
@@ -138,12 +139,10 @@ def result_files(out: Path) -> list[Path]:
     return [path for row in record["rows"] for path in _files(out, row)]
 
 
-def _model(output_dir: Path, bundle: Path, manifest: Path) -> tuple[Model, dict[str, Any]]:
-    """The model of a finished evaluation, after the bundle was verified."""
+def _model(output_dir: Path, bundle: Path, manifest: Path) -> tuple[Model, dict[str, Any], pd.DataFrame]:
+    """Model, reference and predictions of a finished evaluation, after the bundle was verified."""
     verify_bundle(bundle)
-    run = read_earlier(output_dir / "run.json")
-    if not run.get("finished"):
-        raise InputError("the evaluation is not finished; give a folder of sga-monai evaluate that is")
+    run, predictions = read_evaluation(output_dir, "the folder")
     made = run["bundle"]
     if made["sha256sums"] != file_sha256(bundle / SUMS):
         raise InputError("the evaluation was made with another bundle; give that one")
@@ -161,7 +160,7 @@ def _model(output_dir: Path, bundle: Path, manifest: Path) -> tuple[Model, dict[
         evaluation=hashlib.sha256(json.dumps(run, sort_keys=True).encode() + file_sha256(output_dir / FILE).encode()).hexdigest(),
         when=datetime.fromisoformat(run["finished"]),
     )
-    return model, reference
+    return model, reference, predictions
 
 
 def _check_folder(out: Path, model: Model) -> None:
