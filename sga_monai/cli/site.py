@@ -33,7 +33,9 @@ def validate(
     """Do the whole external validation, up to the report: verify, manifest, check, evaluate, report. Goes on after a stop."""
     from sga_monai.cli.manifest import show_listing
     from sga_monai.core.process import keep_freed_memory
-    from sga_monai.hospital.validate import EVALUATION, STEPS, Site, Validation
+    from sga_monai.hospital.forecast import forecast
+    from sga_monai.hospital.site import EVALUATION, Site
+    from sga_monai.hospital.validate import STEPS, Validation
 
     given = Site(bundle, images, labels, site, out, prevalence, public_key, site_key, num_workers, protocol)
     validation = Validation(given)
@@ -41,10 +43,11 @@ def validate(
         typer.echo(f"{number}. {name}: {what}")
     typer.echo(f"all in {out.name}/; nothing leaves it\n")
     if dry_run:
-        forecast = validation.forecast()
-        show_listing(forecast.listing, f"{out.name}/site.csv")
-        typer.echo(f"dry run: {forecast.images} images would be scored in about {max(round(forecast.minutes), 1)} min; nothing was written")
-        if forecast.listing.one_sided:
+        validation.verify()
+        expected = forecast(given)
+        show_listing(expected.listing, f"{out.name}/site.csv")
+        typer.echo(f"dry run: {expected.images} images would be scored in about {max(round(expected.minutes), 1)} min; nothing was written")
+        if expected.listing.one_sided:
             raise typer.Exit(EXIT_SOME_ROWS_FAILED)
         return
     keep_freed_memory()

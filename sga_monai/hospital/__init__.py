@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from sga_monai.hospital.report import make_report
     from sga_monai.hospital.scores import ScoresReport, report_scores
     from sga_monai.hospital.sharing import write_hugging_face, write_model_zoo
-    from sga_monai.hospital.validate import Site, Validation
+    from sga_monai.hospital.site import Site
+    from sga_monai.hospital.validate import Validation
     from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
 
 __all__ = [
@@ -51,7 +52,7 @@ _MODULES = {
     "LoadedModel": "loaded_model",
     "Plan": "protocol",
     "ScoresReport": "scores",
-    "Site": "validate",
+    "Site": "site",
     "Validation": "validate",
     "evaluate_bundle": "evaluate",
     "lint_bundle": "verify",

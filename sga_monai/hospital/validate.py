@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sga_monai.cohorts.contact_sheet import write_contact_sheet
 from sga_monai.cohorts.from_dicom import manifest_from_dicom
 from sga_monai.cohorts.inspection import Inspection, inspect_manifest
 from sga_monai.cohorts.listing import LEFT_OUT, Listing
-from sga_monai.core import checks as check
 from sga_monai.core.display import page_templates
-from sga_monai.core.errors import REASONS, InputError
+from sga_monai.core.errors import REASONS
 from sga_monai.core.files import file_sha256, read_earlier, write_json, write_whole
 from sga_monai.core.folders import first_free, lock_output_dir
-from sga_monai.core.outputs import refuse_inputs, refuse_inside
 from sga_monai.data.listed_files import OUTSIDE, any_is_back
 from sga_monai.data.manifest import read_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation.predictions import FILE, read_predictions
-from sga_monai.hospital.evaluate import evaluate_bundle, listed_files_sha256, load_models, selftest_bundle
+from sga_monai.hospital.evaluate import evaluate_bundle, listed_files_sha256, selftest_bundle
 from sga_monai.hospital.evaluated import is_as_written
 from sga_monai.hospital.html import write_html
-from sga_monai.hospital.protocol import read_protocol
 from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.report import make_report
 from sga_monai.hospital.selftest import refuse_failures
+from sga_monai.hospital.site import CHECKED, EVALUATION, INDEX, MANIFEST, SHEET, Site
 from sga_monai.hospital.verify import SUMS, verify_bundle, verify_signature
 
 logger = logging.getLogger(__name__)
 
-# What each step writes to the folder of the validation.
-SITE_KEY, MANIFEST, SHEET, CHECKED, EVALUATION, INDEX = "site.key", "site.csv", "sheet.png", "check.json", "evaluation", "index.html"
 # In CHECKED: SHA-256 of the manifest as it was written, by which one that was edited is known.
 WRITTEN = "written_sha256"
 STEPS = (
@@ -48,55 +40,6 @@ STEPS = (
     ("evaluate", f"score every image, write {EVALUATION}/"),
     ("report", f"write {EVALUATION}/report.html and {INDEX}"),
 )
-# Decoding a radiograph of 10 megapixels takes up to this long on one core; each is read twice.
-READ_S, TIMES_READ = 0.1, 2
-TRIAL = 4
-
-
-@dataclass(frozen=True)
-class Site:
-    """What a hospital gives.
-
-    Attributes:
-        bundle: the unpacked bundle.
-        images: folder of the exported files.
-        labels: CSV; see ``manifest_from_dicom``.
-        name: of the site in its manifest.
-        out: the folder of the validation; all of it stays at the site.
-        prevalence: of the population in whom the model would be used, in (0, 1); ``None`` takes the cohort's.
-        public_key: of the bundle's sender.
-        site_key: file of ``new_site_key``; ``None`` makes or takes ``site.key`` in ``out``.
-        num_workers: processes that read.
-        protocol: of ``write_protocol``; ``None`` where there is none.
-    """
-
-    bundle: Path
-    images: Path
-    labels: Path
-    name: str
-    out: Path
-    prevalence: float | None = None
-    public_key: Path | None = None
-    site_key: Path | None = None
-    num_workers: int = 0
-    protocol: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.prevalence is not None:
-            check.number("prevalence", self.prevalence, above=0, below=1)
-        check.whole("num_workers", self.num_workers, low=0)
-        if self.protocol is not None:
-            read_protocol(self.protocol)
-        for name, path in (("images", self.images), ("bundle", self.bundle)):
-            if not path.is_dir():
-                raise InputError(f"{name} is not a folder; check its path")
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError("--out is a file; give a folder")
-        refuse_inside("--out", self.out, self.bundle, "the bundle")
-        for file in (MANIFEST, SHEET, CHECKED, INDEX):
-            refuse_inputs(f"--out with its {file}", self.out / file, (self.labels, self.public_key, self.site_key, self.protocol))
-        if self.out.resolve().is_relative_to(self.images.resolve()):
-            raise InputError("out lies inside images, which would then be searched with it; give a folder elsewhere")
 
 
 @dataclass(frozen=True)
@@ -119,21 +62,6 @@ class Outcome:
     def complete(self) -> bool:
         """Whether every file has a label, every label an image, and every row a score."""
         return not self.failed and not self.listing.one_sided
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a validation would do.
-
-    Attributes:
-        listing: what would become of every file and every label.
-        images: rows that would be scored.
-        minutes: how long that would take on this machine, roughly.
-    """
-
-    listing: Listing
-    images: int
-    minutes: float
 
 
 class Validation:
@@ -173,12 +101,11 @@ class Validation:
         site = self.site
         lock_output_dir(site.out)
         site.out.mkdir(parents=True, exist_ok=True)
-        key = self._site_key()
-        if site.site_key is None and not key.exists():
-            new_site_key(key)
+        if site.site_key is None and not site.key.exists():
+            new_site_key(site.key)
         earlier = read_earlier(site.out / CHECKED)
         _keep_edited(site.out / MANIFEST, earlier.get(WRITTEN))
-        listing = manifest_from_dicom(site.images, site.labels, site.name, key, site.out / MANIFEST)
+        listing = manifest_from_dicom(site.images, site.labels, site.name, site.key, site.out / MANIFEST)
         written = file_sha256(site.out / MANIFEST)
         if earlier.get(WRITTEN) != written:
             write_json(site.out / CHECKED, earlier | {WRITTEN: written})
@@ -232,7 +159,7 @@ class Validation:
         if changed:
             logger.warning("%s; all are scored again, and the earlier evaluation is kept beside", changed)
         if changed or not same:
-            given: dict[str, Any] = {"num_workers": site.num_workers, "protocol": site.protocol, "site_key": self._site_key()}
+            given: dict[str, Any] = {"num_workers": site.num_workers, "protocol": site.protocol, "site_key": site.key}
             evaluate_bundle(site.bundle, site.out / MANIFEST, site.images, folder, site.public_key, **given)
             earlier = read_earlier(folder / "run.json")
         counts: dict[str, int] = earlier["counts"]
@@ -254,50 +181,15 @@ class Validation:
         write_whole(self.site.out / INDEX, lambda path: path.write_text(page, encoding="utf-8"))
         return Outcome(listing, figures["failures"]["failed"], figures["verdict"], self.site.out / INDEX)
 
-    def forecast(self) -> Forecast:
-        """Read the headers alone, in a temporary folder, and estimate the time: one trial of the network, and of decoding a limit.
-
-        Raises:
-            InputError: as the validation itself would.
-        """
-        self.verify()
-        with tempfile.TemporaryDirectory() as name:
-            key = self.site.site_key or Path(name) / SITE_KEY
-            if self.site.site_key is None:
-                new_site_key(key)
-            listing = manifest_from_dicom(self.site.images, self.site.labels, self.site.name, key, Path(name) / MANIFEST)
-        images = listing.files["listed"][0]
-        reading = images * TIMES_READ * READ_S / max(self.site.num_workers, 1)
-        return Forecast(listing, images, (reading + images * self._seconds_an_image()) / 60)
-
     def _files_sha256(self) -> str:
         """Of the listed files as they are now."""
-        return listed_files_sha256(self.site.bundle, self.site.out / MANIFEST, self.site.images, self._site_key())
+        return listed_files_sha256(self.site.bundle, self.site.out / MANIFEST, self.site.images, self.site.key)
 
     def _any_is_back(self, failed: Mapping[str, Iterable[int]]) -> bool:
         """Whether an image that could not be opened can be now; nothing else of the files tells."""
         if not any(failed.get(code) for code in OUTSIDE):
             return False
         return any_is_back(failed, read_manifest(self.site.out / MANIFEST), self.site.images)
-
-    def _site_key(self) -> Path:
-        """The key that was given, or the folder's own. It also names patients in the predictions, for ``monitor``."""
-        return self.site.site_key or self.site.out / SITE_KEY
-
-    def _seconds_an_image(self) -> float:
-        """Of all models and controls, by a trial with blank images."""
-        reference = read_reference(self.site.bundle / "reference.json")
-        size = reference["image_size"]
-        networks = load_models(self.site.bundle, reference)
-        blank = torch.zeros(TRIAL, 1, size, size)
-        with torch.no_grad():
-            for network in networks.values():
-                network(blank)
-            began = time.perf_counter()
-            for network in networks.values():
-                network(blank)
-        # Beside the plain image each control is one more pass of the model: center, border, planted tag.
-        return 4 * (time.perf_counter() - began) / TRIAL
 
 
 def _keep_edited(manifest: Path, written: str | None) -> None:

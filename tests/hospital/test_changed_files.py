@@ -30,7 +30,8 @@ from sga_monai.hospital.evaluate import evaluate_bundle
 from sga_monai.hospital.protocol import Plan, write_protocol
 from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.report import make_report
-from sga_monai.hospital.validate import SHEET, Outcome, Site, Validation
+from sga_monai.hospital.site import SHEET, Site
+from sga_monai.hospital.validate import Outcome, Validation
 from sga_monai.imaging.read import read_bytes
 from sga_monai.model.networks import build_network
 

@@ -21,7 +21,7 @@ from sga_monai.hospital.html import write_html
 from sga_monai.hospital.protocol import Plan, read_limit, read_protocol, sample_size, write_protocol
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.report import make_report
-from sga_monai.hospital.validate import Site
+from sga_monai.hospital.site import Site
 from sga_monai.hospital.verdict import give_verdict
 from sga_monai.statistics.discrimination import auroc, hanley_mcneil_half_width
 

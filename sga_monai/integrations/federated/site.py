@@ -28,7 +28,7 @@ class EvaluationSite:
         images: folder of the exported files.
         labels: CSV; see ``manifest_from_dicom``.
         out: folder of the validation and of ``release.json``; all else stays at the site.
-        prevalence: see ``hospital.validate.Site``, also for the attributes that follow.
+        prevalence: see ``hospital.Site``, also for the attributes that follow.
         public_key: of the bundle's sender.
         site_key: file of ``sga-monai manifest key``.
         num_workers: processes that read.
