@@ -51,7 +51,7 @@ def commands(
     releases: Annotated[list[Path] | None, typer.Option(help="release.json of two sites or more: also time pool.")] = None,
     rounds: Annotated[int, typer.Option(help="Repetitions.", min=1)] = 3,
 ) -> None:
-    """CPU seconds of each command: its help and, with inputs, verify, release and pool in earnest."""
+    """CPU seconds of each command's help; with inputs, also of whole runs of verify, release and pool."""
     from sga_monai import benchmark
 
     names = sorted(getattr(context.find_root().command, "commands", {}))

@@ -84,7 +84,7 @@ def build(
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="The manifest.")],
-    dataset_dir: Annotated[Path, typer.Option(help="The folder that image is relative to.")],
+    dataset_dir: Annotated[Path, typer.Option(help="Folder that the column image is relative to.")],
     labels: Annotated[bool, typer.Option(help="Whether the manifest has labels, patients and splits.")] = True,
     voi: Annotated[str, typer.Option(help="dicom or none, as in the evaluation.")] = "dicom",
     num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,

@@ -15,7 +15,7 @@ def phantom(
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
     external_images: Annotated[int, typer.Option(help="Images of each external site, even.")] = 60,
     confounding: Annotated[float, typer.Option(help="How strictly the marker follows the label at the source site, 0 to 1.")] = 1.0,
-    scale: Annotated[int, typer.Option(help="Times as many images at the source site.", min=1)] = 1,
+    scale: Annotated[int, typer.Option(help="Multiplies the number of images at the source site.", min=1)] = 1,
 ) -> None:
     """Draw the embedded phantom: one source site and three external ones, with masks and a contact sheet."""
     from sga_monai.cohorts.phantom import draw_phantom, write_phantom

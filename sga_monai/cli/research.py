@@ -67,7 +67,7 @@ def collect(
 def explain(
     checkpoint: Annotated[list[str], typer.Argument(help="NAME=model.pt of each model, repeated for its seeds; or model.pt alone.")],
     manifest: Annotated[Path, typer.Option(help="The images; lung_mask and boxes are regions.")],
-    dataset_dir: Annotated[Path, typer.Option(help="The folder that image is relative to.")],
+    dataset_dir: Annotated[Path, typer.Option(help="Folder that the column image is relative to.")],
     output_dir: Annotated[Path, typer.Option(help="Folder of saliency.csv, cases.png and tensorboard/.")],
     region: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER below dataset_dir, a PNG for each image; repeatable.")] = None,
     split: Annotated[str, typer.Option(help="Rows of this split.")] = "test",

@@ -23,8 +23,8 @@ def validate(
     labels: Annotated[Path, typer.Option(help="CSV: label and accession, patient_id or image; label_date, negative_type.")],
     site: Annotated[str, typer.Option(help="Name of the site.")],
     out: Annotated[Path, typer.Option(help="Folder of everything that is written; it stays at the site.")],
-    prevalence: Annotated[float | None, typer.Option(help="Of the population, for PPV, NPV and net benefit.")] = None,
-    public_key: Annotated[Path | None, typer.Option(help="The sender's public key, which came by another way.")] = None,
+    prevalence: Annotated[float | None, typer.Option(help="Where the model would be used; for PPV, NPV and net benefit.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="The sender's public key, obtained through another channel.")] = None,
     site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`; default OUT/site.key, made when absent.")] = None,
     num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
     protocol: Annotated[Path | None, typer.Option(help="File of `sga-monai protocol`, written before the results.")] = None,
@@ -75,7 +75,7 @@ def validate(
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")],
-    public_key: Annotated[Path | None, typer.Option(help="The sender's public key, which came by another way.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="The sender's public key, obtained through another channel.")] = None,
 ) -> None:
     """Check every file of a bundle before anything of it is parsed; then list what in it is more than data."""
     from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
@@ -98,7 +98,7 @@ def verify(
 
 @app.command()
 def selftest(bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")]) -> None:
-    """Read and score the eight drawn files of a bundle, and compare with what its packaging found."""
+    """Score the bundle's eight synthetic radiographs and compare with the results stored when it was packaged."""
     from sga_monai.hospital.evaluate import selftest_bundle
     from sga_monai.hospital.selftest import refuse_failures
     from sga_monai.hospital.verify import verify_bundle
@@ -117,7 +117,7 @@ def selftest(bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")],
     manifest: Annotated[Path, typer.Option(help="The site's manifest.")],
-    dataset_dir: Annotated[Path, typer.Option(help="The folder that image is relative to.")],
+    dataset_dir: Annotated[Path, typer.Option(help="Folder that the column image is relative to.")],
     output_dir: Annotated[Path, typer.Option(help="Where everything is written; it stays at the site.")],
     public_key: Annotated[Path | None, typer.Option(help="The sender's public key.")] = None,
     site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`.")] = None,
@@ -147,11 +147,11 @@ def report(
     output_dir: Annotated[
         Path | None, typer.Argument(help="Folder of `sga-monai evaluate`; with --scores the folder of the report, default `report`.")
     ] = None,
-    prevalence: Annotated[float | None, typer.Option(help="Of the population, for PPV, NPV and net benefit.")] = None,
+    prevalence: Annotated[float | None, typer.Option(help="Where the model would be used; for PPV, NPV and net benefit.")] = None,
     protocol: Annotated[Path | None, typer.Option(help="File of `sga-monai protocol`; default the one that was evaluated with.")] = None,
     scores: Annotated[Path | None, typer.Option(help="Table of any model: label, patient, score or probability; no images.")] = None,
     threshold: Annotated[float | None, typer.Option(help="With --scores: positive from this score, or probability, on.")] = None,
-    name: Annotated[str | None, typer.Option(help="With --scores: of the model.")] = None,
+    name: Annotated[str | None, typer.Option(help="With --scores: name of the model.")] = None,
     failure_limit: Annotated[float | None, typer.Option(help="With --scores: share without a score that is allowed; default 0.01.")] = None,
     cutoff: Annotated[float | None, typer.Option(help="With --scores: readers call a case positive from this rating on.")] = None,
     imrmc: Annotated[Path | None, typer.Option(help="With --scores: new file of readers' ratings for the program iMRMC.")] = None,
@@ -199,7 +199,7 @@ def monitor(
         list[Path], typer.Argument(help="Folders of `sga-monai evaluate`, the earliest first; or one, split by period.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of monitor.html and monitor.json; it stays at the site.")],
-    run_length: Annotated[float, typer.Option(help="Unchanged, a false alarm is raised once in so many periods on average.")] = 200,
+    run_length: Annotated[float, typer.Option(help="Average number of periods between false alarms if nothing changes.")] = 200,
 ) -> None:
     """Compare periods at this site, and say with exit code 2 when something has changed."""
     from sga_monai.core.display import estimate_text
@@ -225,7 +225,7 @@ def monitor(
 @app.command()
 def protocol(
     out: Annotated[Path, typer.Argument(help="The new JSON file; a page to read is written beside it.")],
-    question: Annotated[str, typer.Option(help="What the validation shall answer.")],
+    question: Annotated[str, typer.Option(help="The question that the validation is to answer.")],
     labels: Annotated[str, typer.Option(help="Who counts as positive, and who as negative.")],
     label_source: Annotated[str, typer.Option(help="How and when that is found out.")],
     prevalence: Annotated[float | None, typer.Option(help="Of the population in whom the model would be used.")] = None,
@@ -233,9 +233,9 @@ def protocol(
     endpoint: Annotated[str, typer.Option(help="The primary one: auroc, sensitivity, specificity, ...")] = "auroc",
     limit: Annotated[list[str] | None, typer.Option(help='Acceptance limit, as "auroc>=0.80"; again for further ones.')] = None,
     subgroup: Annotated[list[str] | None, typer.Option(help="sex, age, view, ...; again for further ones.")] = None,
-    expected_auroc: Annotated[float, typer.Option(help="For the sample size.")] = 0.8,
+    expected_auroc: Annotated[float, typer.Option(help="AUROC assumed for the sample size.")] = 0.8,
     positive_share: Annotated[float | None, typer.Option(help="Of the cohort, for the sample size; default the prevalence.")] = None,
-    half_width: Annotated[float, typer.Option(help="Wanted, of the AUROC's 95 % interval.")] = 0.05,
+    half_width: Annotated[float, typer.Option(help="Desired half-width of the AUROC's 95 % interval.")] = 0.05,
     setting: Annotated[str | None, typer.Option(help="Where the patients come from, as: emergency department.")] = None,
     period: Annotated[str | None, typer.Option(help="When they are seen, as: January to June 2026.")] = None,
 ) -> None:

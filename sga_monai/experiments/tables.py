@@ -21,10 +21,10 @@ FEW_STEPS = 500
 CALIBRATION = {"slope": "+.2f", "intercept": "+.2f", "ece": ".3f"}
 
 NOTE = (
-    "AUROC is the mean over seeds; 95 % intervals are over patients and, with several seeds, over seeds, whose part has the t distribution "
-    "of S - 1 degrees of freedom for S seeds; n+ and n- are images. difference = external minus internal, average = of internal and the "
-    "mean of the external sets, as in the paper. A figure without an interval has none that can be estimated: inside or outside no pair "
-    'of images is in the wrong order. "-" is no figure: one class only, or no such set.'
+    "AUROC is the mean over seeds. The 95 % intervals cover the variation between patients and, with several seeds S, between seeds (t "
+    "distribution, S - 1 degrees of freedom). n+ and n- count images. difference = external minus internal; average = mean of the internal "
+    "AUROC and the mean external AUROC, as in the paper. An AUROC of exactly 0 or 1 has no interval, and neither have differences from it. "
+    '"-": not computed, since the set has only one class or does not exist.'
 )
 
 
@@ -175,7 +175,7 @@ def rows_of(records: Sequence[Record]) -> list[str]:
             unequal = " (among methods with unequal numbers of seeds)" * uneven
             lines.append(f"Chosen{where} by {record['rule']}{unequal}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}{outside}.")
     if head.get("selection_set"):
-        lines.append(f"{head['selection_set']} chooses and is no result: not in the average, nor among the comparisons.")
+        lines.append(f"{head['selection_set']} is used only to choose a method: it is left out of the average and the comparisons.")
     seeds = sorted({cell["seed"] for cell in cells})
     lines.append(f"{head['n_finished']} of {head['n_cells']} cells, seeds {', '.join(map(str, seeds)) or 'none'}.")
     if any(mean["auroc"]["n_seeds"] == 1 for mean in means):

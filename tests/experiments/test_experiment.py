@@ -429,7 +429,7 @@ def test_a_held_out_source_chooses_and_is_no_result(fake, tmp_path):
     far = next(r["auroc"]["value"] for r in records if r["kind"] == "mean" and (r["method"], r["set"]) == ("NT", "far"))
     assert f"Chosen by AUROC at near, a source held out for selection: NT, 1.000; far {far:.3f} [" in text
     assert re.search(r"oracle: it looks at the test\): SGA, [\d.]+\.\n", text)
-    assert "near chooses and is no result" in text
+    assert "near is used only to choose a method" in text
     assert "difference near" not in text
 
 
