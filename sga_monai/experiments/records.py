@@ -142,8 +142,9 @@ def _effects(condition: str, by_method: Mapping[str, Mapping[int, pd.DataFrame]]
                 joined, rows = _join(tables)
                 half, label, patient = len(common), rows["label"].to_numpy(), rows["patient"].to_numpy()
                 sets.append(PairedScores(joined[:half], joined[half:], label, patient))
-            effect = asdict(pooled_effect(sets))
-            lines.append({"kind": "effect", "method": method, "against": against, "condition": condition, "effect": effect})
+            used = [name for name, given in zip(plan.pooled_sets, sets, strict=True) if given.has_both_classes]
+            line = {"kind": "effect", "method": method, "against": against, "condition": condition, "sets": used}
+            lines.append(line | {"effect": asdict(pooled_effect(sets))})
     return lines
 
 

@@ -103,15 +103,18 @@ def tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[st
 
 
 def _effect_table(records: Sequence[Record], conditions: bool) -> list[tuple[str, list[str], list[list[str]]]]:
-    effects = [record for record in records if record["kind"] == "effect"]
+    effects, names = [record for record in records if record["kind"] == "effect"], records[0].get("pooled_sets", [])
     if not effects:
         return []
     columns = ["method", *(["condition"] if conditions else []), "minus", "seeds", "difference of AUROC", "p"]
     rows = []
     for record in effects:
         row = [record["method"], *([record["condition"]] if conditions else []), record["against"], str(record["effect"]["n_seeds"])]
-        rows.append([*row, estimate_text(record["effect"], signed=True), p_text(record["effect"]["p"])])
-    return [(f"Effect pooled over {', '.join(records[0]['pooled_sets'])}", columns, rows)]
+        # Records of earlier versions do not name their sets.
+        n_used, n_sets = len(record.get("sets", names)), len(names)
+        fewer = f" ({n_used} of {n_sets} sets)" if n_used < n_sets else ""
+        rows.append([*row, estimate_text(record["effect"], signed=True) + fewer, p_text(record["effect"]["p"])])
+    return [(f"Effect pooled over {', '.join(names)}", columns, rows)]
 
 
 def _calibration_table(records: Sequence[Record], conditions: bool) -> list[tuple[str, list[str], list[list[str]]]]:

@@ -20,6 +20,7 @@ from sga_monai.statistics.estimates import Estimate, patient_mean, share
 from sga_monai.statistics.seeds import mean_over_seeds
 
 MEASURES = {"energy_inside": energy_inside, "pointing_game": pointing_game, "iou_at_area": iou_at_area}
+MINUS = "insertion_minus_deletion"
 BATCH, STEPS = 16, 16
 
 
@@ -89,7 +90,7 @@ class Measured:
         patient = np.asarray(self.patient)
         used = ~np.isnan(self.values).any(0)
         found = _mean(self.measure, self.values[:, used], patient[used])
-        low, high = np.clip((found.low, found.high), 0, 1)
+        low, high = np.clip((found.low, found.high), -1 if self.measure == MINUS else 0, 1)
         change = None
         if other is not None:
             both = used & ~np.isnan(other.values).any(0)
@@ -120,7 +121,7 @@ def measure_maps(kind: str, maps: Tensor, cases: Cases, network: nn.Module, curv
         maps: not negative.
         cases: the images.
         network: whose maps they are.
-        curves: whether insertion and deletion AUC are measured too: each costs ``STEPS + 1`` forward passes an image.
+        curves: whether insertion and deletion AUC and their difference are measured too: each AUC costs ``STEPS + 1`` forward passes an image.
     """
     for region, mask in cases.masks.items():
         some = mask.flatten(1).any(1)
@@ -132,9 +133,11 @@ def measure_maps(kind: str, maps: Tensor, cases: Cases, network: nn.Module, curv
             values = function(maps[some, 0], mask[some]).double().numpy()
             yield Measured(kind, region, measure, values[None], rows, patients, chance)
     if curves:
-        for measure, curve in (("insertion_auc", insertion_auc), ("deletion_auc", deletion_auc)):
-            values = _areas(curve, maps, cases, network).double().numpy()
-            yield Measured(kind, "image", measure, values[None], cases.row, cases.patient, None)
+        inserted, deleted = (_areas(curve, maps, cases, network).double().numpy() for curve in (insertion_auc, deletion_auc))
+        yield Measured(kind, "image", "insertion_auc", inserted[None], cases.row, cases.patient, None)
+        yield Measured(kind, "image", "deletion_auc", deleted[None], cases.row, cases.patient, None)
+        # Both rise and fall with how sure a network is; what is left tells of the order that the map gives the pixels.
+        yield Measured(kind, "image", MINUS, (inserted - deleted)[None], cases.row, cases.patient, 0.0)
 
 
 def _mean(measure: str, values: NDArray[np.float64], patient: NDArray[Any]) -> Estimate:

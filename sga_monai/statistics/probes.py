@@ -24,6 +24,9 @@ METADATA = ("view", "manufacturer", "sex")
 def metadata_auroc(columns: Mapping[str, ArrayLike], label: ArrayLike, patient: ArrayLike) -> dict[str, float] | None:
     """Can the label be read from metadata alone? Cross-validated logistic regression, patients kept together.
 
+    The interval holds the chance of the patients, not that of the folds and fits: where there is nothing to read, it misses 0.5
+    in 12 to 20 % of simulated sets instead of 5 %.
+
     Args:
         columns: texts ``[N]`` by name; a column with one value only is left out.
         label: ``[N]``, 0 or 1.
@@ -46,7 +49,7 @@ def metadata_auroc(columns: Mapping[str, ArrayLike], label: ArrayLike, patient: 
 def site_probe(features: ArrayLike, site: ArrayLike, patient: ArrayLike, label: ArrayLike) -> dict[str, Any] | None:
     """Can the source site be read from a model's features? Logistic regression on standardized features, cross-validated.
 
-    Patients are kept together and sites stratified over five folds. Site and label may be confounded, so the probe is made
+    Patients are kept together and sites stratified over five folds. Of the interval see ``metadata_auroc``. Site and label may be confounded, so the probe is made
     again within each label.
 
     Args:

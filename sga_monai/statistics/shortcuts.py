@@ -65,8 +65,8 @@ def pixel_auroc(pixels: ArrayLike, label: ArrayLike, patient: ArrayLike) -> dict
         patient: ``[N]``, any keys.
 
     Returns:
-        ``value, low, high`` of the AUROC, clustered by patient, ``n`` (images) and ``n_patients``; the folds' own chance is not in
-        the interval. ``None`` when a class has fewer than 10 patients.
+        ``value, low, high`` of the AUROC, clustered by patient, ``n`` (images) and ``n_patients``; of the interval see
+        ``metadata_auroc``. ``None`` when a class has fewer than 10 patients.
     """
     pixels, label, patient = np.asarray(pixels), np.asarray(label), np.asarray(patient)
     if min(len(np.unique(patient[label == value])) for value in (0, 1)) < ENOUGH_PATIENTS:

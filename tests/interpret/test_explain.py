@@ -45,18 +45,19 @@ def test_every_model_map_region_and_measure_is_there(explained):
     measured = {(region, measure) for region in ("lung", "marker", "lesion") for measure in measures}
     kinds = ("fullgrad", "input_gradient", "grad_cam")
     expected = {(kind, *pair) for kind in kinds for pair in measured}
-    expected |= {("fullgrad", "image", "insertion_auc"), ("fullgrad", "image", "deletion_auc")}
+    expected |= {("fullgrad", "image", measure) for measure in ("insertion_auc", "deletion_auc", MINUS)}
     assert keys == {(model, *rest) for model in ("NT", "SGA") for rest in expected}
     assert len(table) == len(keys) == len(pd.read_csv(out / "saliency.csv")) == len(json.loads((out / "saliency.json").read_text()))
     images = pd.read_csv(out / "saliency_images.csv").groupby(["model", "map", "region", "measure"])["value"].mean()
     for line in table:
         # Markers and lesions are in the positives alone, half of the eight images.
         assert line["n_images"] + line["n_missing"] == (4 if line["region"] in ("marker", "lesion") else 8)
-        assert 0 <= line["value"] <= 1 or line["n_images"] == 0
+        least, chance = (-1, 0) if line["measure"] == MINUS else (0, None)
+        assert least <= line["value"] <= 1 or line["n_images"] == 0
         assert line["value"] == pytest.approx(images[line["model"], line["map"], line["region"], line["measure"]], abs=1e-12, nan_ok=True)
         assert (line["difference"] is None) == (line["model"] == "NT")
-        assert np.isnan(line["low"]) or 0 <= line["low"] <= line["value"] <= line["high"] <= 1
-        assert line["chance"] is None if line["region"] == "image" else 0 < line["chance"] < 0.6
+        assert np.isnan(line["low"]) or least <= line["low"] <= line["value"] <= line["high"] <= 1
+        assert line["chance"] == chance if line["region"] == "image" else 0 < line["chance"] < 0.6
     text = render(table)
     assert "marker" in text
     assert "insertion_auc" in text
