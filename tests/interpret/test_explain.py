@@ -16,7 +16,7 @@ from sga_monai.cli.research import app
 from sga_monai.core.errors import InputError
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.interpret.explain import explain_checkpoints, render
-from sga_monai.interpret.measures import Measured
+from sga_monai.interpret.measures import MINUS, Measured
 from sga_monai.interpret.regions import read_regions
 from sga_monai.model.network import CXRResNet18
 from sga_monai.model.preparation import Preparation
