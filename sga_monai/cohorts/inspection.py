@@ -100,7 +100,7 @@ def inspect_manifest(
     result = Inspection()
     listed = read_manifest(path, require, result.warnings)
     result.warnings += several_sites(listed)
-    accepted = {} if accepted_pairs is None else read_accepted(accepted_pairs)
+    accepted = Accepted() if accepted_pairs is None else read_accepted(accepted_pairs)
     missing = {row for row, state in file_states(listed, dataset_dir, Path(path).name).items() if state is None}
     # A missing file needs no reading process, of which a million would take their time.
     there = [row for row in listed if row["row"] not in missing]

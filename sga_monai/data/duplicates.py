@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,19 @@ TOO_MANY = f"more than {MOST_PAIRS:,} pairs of two sets or splits show the same 
 CUT = f"more than {MOST_PAIRS:,} pairs within a split show the same picture, of which the first are listed; all pairs of two splits are"
 
 Place = tuple[str, str]
-Accepted = dict[frozenset[Place], dict[Place, str]]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Pairs that a person has looked at.
+
+    Attributes:
+        files: SHA-256 of both files. Rows are not compared: they are numbered anew when one is removed.
+        places: where a line lacks a SHA-256: set and row of both, each with the SHA-256 that its file must have, or an empty text.
+    """
+
+    files: Collection[frozenset[str]] = ()
+    places: Mapping[frozenset[Place], Mapping[Place, str]] = field(default_factory=dict)
 
 
 class Prepared(Protocol):
@@ -46,7 +59,7 @@ def refuse_near_duplicates(datasets: Sequence[Prepared], accepted_pairs: str | P
     Raises:
         InputError: naming the rows of the first pairs.
     """
-    accepted = {} if accepted_pairs is None else read_accepted(accepted_pairs)
+    accepted = Accepted() if accepted_pairs is None else read_accepted(accepted_pairs)
     items = [
         (number, item, sha256) for number, dataset in enumerate(datasets) for item, sha256 in zip(dataset.data, dataset.sha256, strict=True)
     ]
@@ -113,23 +126,29 @@ def _numbered(keys: Sequence[Hashable]) -> np.ndarray[Any, np.dtype[np.int64]]:
 def read_accepted(path: str | Path) -> Accepted:
     """Pairs that may stay: a CSV with ``set, row, other_set, other_row``, as ``sga-monai manifest check --pairs`` writes it.
 
-    A set is the name of its manifest without ending. Where the columns ``sha256`` and ``other_sha256`` are filled, the pair
-    is accepted for these files only.
+    A set is the name of its manifest without ending. Where the columns ``sha256`` and ``other_sha256`` are filled, these two files
+    are accepted, whatever their rows are now; otherwise whatever files the rows have.
 
     Raises:
         InputError: when the file is missing or is no such table.
     """
-    accepted: Accepted = {}
+    files: set[frozenset[str]] = set()
+    known: dict[frozenset[Place], dict[Place, str]] = {}
     for _, cells in read_cells(Path(path), COLUMNS, KEYS):
         first, second = (cells["set"], cells["row"]), (cells["other_set"], cells["other_row"])
-        hashes = (cells.get(name, "").lower() for name in SHA256)
-        accepted[frozenset((first, second))] = dict(zip((first, second), hashes, strict=True))
-    return accepted
+        hashes = [cells.get(name, "").lower() for name in SHA256]
+        if all(hashes):
+            files.add(frozenset(hashes))
+        else:
+            known[frozenset((first, second))] = dict(zip((first, second), hashes, strict=True))
+    return Accepted(files, known)
 
 
 def is_accepted(accepted: Accepted, places: Collection[Place], hashes: Collection[str]) -> bool:
     """Whether a pair of rows, with the SHA-256 of their files, is in the table."""
-    known = accepted.get(frozenset(places))
+    if frozenset(hashes) in accepted.files:
+        return True
+    known = accepted.places.get(frozenset(places))
     return known is not None and all(known[place] in ("", sha256) for place, sha256 in zip(places, hashes, strict=True))
 
 
