@@ -1,6 +1,6 @@
 """The files that a manifest lists: where each is, whether it is inside its folder, and whether it is the one of before.
 
-None is opened but those that could not be opened before.
+None is opened but those that could not be opened before, and those of one size that may be copies.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import os
 import posixpath
 import stat
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sga_monai.core.errors import InputError, ReadError
+from sga_monai.core.errors import InputError, ReadError, first_of
+from sga_monai.core.files import file_sha256
 from sga_monai.imaging.read import read_bytes
 
 MOST_NAMED = 5
+# Bytes by which files of one size are compared first: a DICOM file's begin with its own UIDs.
+END = 65_536
 # Reasons that lie outside of a file: it is the same when it can be opened later.
 OUTSIDE = ("missing", "no_access")
 
@@ -121,6 +125,50 @@ def any_is_back(failed: Mapping[str, Iterable[int]], rows: Iterable[Mapping[str,
     start = os.path.join(Path(dataset_dir).resolve(), "")
     listed = ((row["image"], codes[int(row["row"])]) for row in rows if int(row["row"]) in codes)
     return any(is_back(start + on_disk(start, image), code) for image, code in listed)
+
+
+def refuse_copies(items: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Refuse one file under two rows, a case counted twice, before any image is decoded.
+
+    Files of one size are compared by both ends, and whole where these are equal.
+
+    Args:
+        items: data dictionaries of ``load_manifest``; those that cannot be read are left out.
+        name: of the set, for messages.
+
+    Raises:
+        InputError: naming the first pairs of rows.
+    """
+    alike: list[Sequence[Mapping[str, Any]]] = [items]
+    for key in (_size, _ends, file_sha256):
+        alike = [rows for some in alike for rows in _equal(some, key)]
+    pairs = [f"row {first['row']} and row {other['row']}" for first, *others in alike for other in others]
+    if pairs:
+        remedy = f"remove one{' of each' if len(pairs) > 1 else ''}"
+        raise InputError(f"{name}: {first_of(pairs, MOST_NAMED)} are the same file, byte for byte; {remedy}")
+
+
+def _equal(items: Sequence[Mapping[str, Any]], key: Callable[[str], Hashable]) -> list[list[Mapping[str, Any]]]:
+    """The items that share a key of their image with another; those that cannot be read are left out."""
+    found: dict[Hashable, list[Mapping[str, Any]]] = {}
+    for item in items:
+        with suppress(OSError):
+            found.setdefault(key(item["image"]), []).append(item)
+    return [some for some in found.values() if len(some) > 1]
+
+
+def _size(path: str) -> int:
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError
+    return found.st_size
+
+
+def _ends(path: str) -> bytes:
+    with open(path, "rb") as stream:
+        first = stream.read(END)
+        stream.seek(max(os.path.getsize(path) - END, 0))
+        return hashlib.sha256(first + stream.read(END)).digest()
 
 
 def files_sha256(

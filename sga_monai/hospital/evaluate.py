@@ -22,6 +22,7 @@ from sga_monai.core.files import file_sha256, read_earlier, write_csv, write_jso
 from sga_monai.core.folders import archive_previous_run, lock_output_dir
 from sga_monai.core.outputs import refuse_inside
 from sga_monai.core.provenance import code_digest, versions
+from sga_monai.data.listed_files import refuse_copies
 from sga_monai.evaluation.cohort import Cohort, list_cohort
 from sga_monai.evaluation.embedding import write_moments
 from sga_monai.evaluation.predictions import BASELINE_SCORE, FILE, GROUPS, SITE_SCORE, add_failures
@@ -84,7 +85,8 @@ def evaluate_bundle(
         The predictions.
 
     Raises:
-        InputError: when the bundle is not what was packaged, ``output_dir`` lies inside it, or the manifest or a lung mask is refused.
+        InputError: when the bundle is not what was packaged, ``output_dir`` lies inside it, the manifest or a lung mask is refused,
+            or a file is in two rows, byte for byte.
     """
     bundle, out = Path(bundle), Path(output_dir)
     check.number("failure_limit", failure_limit, low=0, high=1)
@@ -100,6 +102,7 @@ def evaluate_bundle(
     lock_output_dir(out)
     cohort = list_cohort(manifest, dataset_dir, _preparation(reference), site_key=site_key)
     cohort.check_masks()
+    refuse_copies(cohort.items, cohort.name)
     # Of a million rows all cells would take a gigabyte.
     groups, cohort = cohort.groups(), replace(cohort, cells={})
     facts = _facts(bundle, manifest, reference, public_key, failure_limit, device)
@@ -211,9 +214,12 @@ def _facts(
 
 
 def _start_of_same(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
-    """When an unfinished evaluation of the same inputs began, whose cache can be used; ``None`` where there is none."""
-    same = earlier.get("finished") is None and all(earlier.get(key) == value for key, value in facts.items())
-    return str(earlier["started"]) if same and "started" in earlier else None
+    """When an unfinished evaluation of the same images began, whose parts can be used; ``None`` where there is none."""
+    # Nothing that was scored depends on the protocol, the limit, the signature or, but for rounding, the threads.
+    scored = {key: value for key, value in facts.items() if key not in ("protocol", "failure_limit", "threads", "bundle")}
+    same = all(earlier.get(key) == value for key, value in scored.items())
+    same = same and earlier.get("bundle", {}).get("sha256sums") == facts["bundle"]["sha256sums"]
+    return str(earlier["started"]) if same and earlier.get("finished") is None and "started" in earlier else None
 
 
 def _first_scoring(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any] | None:

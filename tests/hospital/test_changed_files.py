@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -103,6 +104,23 @@ def test_a_file_that_was_exported_again_is_read_again(bundle, images, caplog):
     changed = ~np.isclose(before["score"], after["score"], atol=1e-6)
     assert changed.sum() == 1
     pd.testing.assert_frame_equal(pd.read_csv(out / "evaluation.2/predictions.csv"), before)
+
+
+def test_a_stopped_evaluation_goes_on_with_another_limit_threads_and_protocol(bundle, images, tmp_path, monkeypatch):
+    given = (bundle, images.with_name("site.csv"), images, tmp_path / "scored")
+    with monkeypatch.context() as stopped:
+        stopped.setattr(evaluate, "write_csv", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_bundle(*given)
+    began = json.loads((tmp_path / "scored/run.json").read_text())["started"]
+    monkeypatch.setattr(stream, "_score_part", Mock(side_effect=AssertionError("scored again")))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 17)
+    write_protocol(Plan("Does it hold?", "tuberculosis", "culture"), tmp_path / "plan.json")
+    assert len(evaluate_bundle(*given, failure_limit=0.5, protocol=tmp_path / "plan.json")) == N
+    run = json.loads((tmp_path / "scored/run.json").read_text())
+    assert (run["started"], run["failure_limit"], run["threads"]) == (began, 0.5, 17)
+    # Scoring began without the protocol.
+    assert run["first"] == {"protocol": None, "started": began}
 
 
 def test_predictions_that_were_edited_are_made_again(bundle, images, caplog):
