@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from sga_monai.core.errors import InputError
+from sga_monai.core.errors import InputError, input_error
 from sga_monai.core.files import plain, write_json
 from sga_monai.data.dataset import RowReader, refuse_unreadable
 from sga_monai.data.listed_files import is_back
@@ -81,7 +81,11 @@ class Streamed:
             ReadError: when the file cannot be read any more.
         """
         facts = self._facts(index)
-        found = RowReader(preprocessing(self.cohort.preparation))(self._items[facts["row"]])
+        try:
+            found = RowReader(preprocessing(self.cohort.preparation))(self._items[facts["row"]])
+        except RuntimeError as error:
+            # MONAI wraps what a transform raises.
+            raise input_error(error) or error from None
         return facts | {"image": torch.from_numpy(found["image"])}
 
     def _facts(self, index: int) -> dict[str, Any]:

@@ -103,15 +103,16 @@ def tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[st
 
 
 def _effect_table(records: Sequence[Record], conditions: bool) -> list[tuple[str, list[str], list[list[str]]]]:
-    effects, names = [record for record in records if record["kind"] == "effect"], records[0].get("pooled_sets", [])
+    effects = [record for record in records if record["kind"] == "effect"]
     if not effects:
         return []
+    names: list[str] = records[0]["pooled_sets"]
     columns = ["method", *(["condition"] if conditions else []), "minus", "seeds", "difference of AUROC", "p"]
     rows = []
     for record in effects:
         row = [record["method"], *([record["condition"]] if conditions else []), record["against"], str(record["effect"]["n_seeds"])]
         # Records of earlier versions do not name their sets.
-        n_used, n_sets = len(record.get("sets", names)), len(names)
+        n_used, n_sets = len(record.get("sets") or names), len(names)
         fewer = f" ({n_used} of {n_sets} sets)" if n_used < n_sets else ""
         rows.append([*row, estimate_text(record["effect"], signed=True) + fewer, p_text(record["effect"]["p"])])
     return [(f"Effect pooled over {', '.join(names)}", columns, rows)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,15 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from sga_monai.core.display import track
+from sga_monai.core.errors import ReadError
 from sga_monai.core.files import write_json
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.evaluation.scoring import LungReader
 from sga_monai.evaluation.stream import Streamed
 from sga_monai.hospital.cases import FACTS, FOLDER, ranked_calls
 from sga_monai.interpret.saliency import curved_layer, fullgrad_map, input_gradient_map
+
+logger = logging.getLogger(__name__)
 
 # Pictures of errors of each kind at most; each takes about three times as long as scoring the image.
 MOST_ERRORS = 500
@@ -71,8 +76,10 @@ def write_heat_maps(
     shown = {row for kind in wrong for row in kind[:IN_TENSORBOARD]} | set(compared)
     writer = SummaryWriter(str(out / "tensorboard")) if rows else None
     for start in track(range(0, len(rows), _TOGETHER), "drawing errors"):
-        some = rows[start : start + _TOGETHER]
-        image = torch.stack([dataset[index_of[row]]["image"] for row in some])
+        images = _read_again(dataset, {row: index_of[row] for row in rows[start : start + _TOGETHER]})
+        if not images:
+            continue
+        some, image = list(images), torch.stack(list(images.values()))
         heat = heat_map(network, image)
         for i, row in enumerate(some):
             picture = case_picture(image[i, 0], heat[i, 0], None if lung is None else lung(row))
@@ -81,6 +88,17 @@ def write_heat_maps(
                 writer.add_image(f"heat_maps/row_{row:06d}", picture, dataformats="HWC")
     if writer is not None:
         writer.close()
+
+
+def _read_again(dataset: CXRDataset | Streamed, index_of: Mapping[int, int]) -> dict[int, Tensor]:
+    """The images of some rows; one that could be scored and is gone now has no picture, and nothing else is lost."""
+    images = {}
+    for row, index in index_of.items():
+        try:
+            images[row] = dataset[index]["image"]
+        except ReadError as error:
+            logger.warning("row %d was scored and is not drawn: %s", row, error)
+    return images
 
 
 def heat_map(network: nn.Module, image: Tensor) -> Tensor:

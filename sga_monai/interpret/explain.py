@@ -53,9 +53,10 @@ def explain_checkpoints(
 
     Measured for each map of ``saliency.METHODS``: energy inside, pointing game and IoU at the region's area for each
     region; for FullGrad insertion and deletion AUC of the probability of the label, from an image that is blurred with a
-    standard deviation of a 16th of its side, and the first minus the second, which alone can be compared between models; each as a mean with its interval, and as a difference from the first model, paired
-    by image and seed (see ``measures.Measured.describe``). Where FullGrad is not exact for one of the networks (see
-    ``saliency.fullgrad``), input gradients take its place for all.
+    standard deviation of a 16th of its side, and the first minus the second, which alone can be compared between models; each as
+    a mean with its interval, and as a difference from the first model, paired by image and seed (see
+    ``measures.Measured.describe``). Where FullGrad is not exact for one of the networks (see ``saliency.fullgrad``), input gradients
+    take its place for all.
     ``chance`` is what a map without any preference would have: the region's share a of the image, a / (2 - a) for the IoU.
 
     Args:

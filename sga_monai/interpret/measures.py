@@ -121,7 +121,8 @@ def measure_maps(kind: str, maps: Tensor, cases: Cases, network: nn.Module, curv
         maps: not negative.
         cases: the images.
         network: whose maps they are.
-        curves: whether insertion and deletion AUC and their difference are measured too: each AUC costs ``STEPS + 1`` forward passes an image.
+        curves: whether insertion and deletion AUC and their difference are measured too: each AUC costs ``STEPS + 1`` forward passes
+            an image.
     """
     for region, mask in cases.masks.items():
         some = mask.flatten(1).any(1)

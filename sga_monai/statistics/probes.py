@@ -49,8 +49,8 @@ def metadata_auroc(columns: Mapping[str, ArrayLike], label: ArrayLike, patient: 
 def site_probe(features: ArrayLike, site: ArrayLike, patient: ArrayLike, label: ArrayLike) -> dict[str, Any] | None:
     """Can the source site be read from a model's features? Logistic regression on standardized features, cross-validated.
 
-    Patients are kept together and sites stratified over five folds. Of the interval see ``metadata_auroc``. Site and label may be confounded, so the probe is made
-    again within each label.
+    Patients are kept together and sites stratified over five folds. Site and label may be confounded, so the probe is made
+    again within each label. Of the interval see ``metadata_auroc``.
 
     Args:
         features: ``[N, D]``.

@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from sga_monai.core.errors import InputError
+from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.data.manifest import write_manifest
 from sga_monai.data.transforms import preprocessing
@@ -138,6 +138,15 @@ def test_parts_of_another_cohort_are_not_taken(cohort, network, tmp_path):
     (folder / "part_000000.json").write_text(json.dumps(part))
     found = stream.stream_cohort(cohort, folder, lambda batch: score_batch(network, batch))
     assert [line["row"] for line in itertools.islice(found.data, 3)] == [2, 3, 4]
+
+
+def test_an_image_that_is_gone_has_its_reason(cohort, network, tmp_path):
+    found = stream.stream_cohort(cohort, tmp_path / "parts", lambda batch: score_batch(network, batch))
+    row = next(found.data)["row"]
+    Path(next(item for item in cohort.items if item["row"] == row)["image"]).unlink()
+    with pytest.raises(ReadError) as caught:
+        found[0]
+    assert caught.value.code == "missing"
 
 
 @pytest.mark.parametrize("kept", [False, True])

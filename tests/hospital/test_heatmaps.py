@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sga_monai.core.errors import ReadError
 from sga_monai.hospital.cases import FACTS, FOLDER, ranked_calls
 from sga_monai.hospital.heatmaps import OUTLINE, SIDE, case_picture, heat_map, jpeg, write_heat_maps
 from sga_monai.interpret.saliency import fullgrad, input_gradient_map
@@ -67,19 +68,26 @@ def test_a_picture_shows_the_image_twice_and_the_lungs_as_an_outline():
 class Rows:
     """A stand-in for a data set of twelve images, of which the third is burned in."""
 
-    def __init__(self) -> None:
+    def __init__(self, gone: tuple[int, ...] = ()) -> None:
+        self.gone = gone
         self.data = [{"row": row, "burned_in": row == 3} for row in SCORES]
 
     def __getitem__(self, index: int) -> dict:
+        if self.data[index]["row"] in self.gone:
+            raise ReadError("missing")
         return {"image": torch.full((1, 32, 32), index / 12)}
 
 
-def test_every_error_gets_a_picture_up_to_a_limit_and_nothing_burned_in(tmp_path: Path):
+def test_every_error_gets_a_picture_up_to_a_limit_and_nothing_burned_in(tmp_path: Path, caplog):
     predictions = pd.DataFrame({"row": list(SCORES), "label": [1] * 6 + [0] * 6, "score": list(SCORES.values())})
     predictions.loc[len(predictions)] = [99, 1, np.nan]
     network = build_network("resnet18").eval()
     for most, rows in ((500, {1, 2, 16, 15, 14, 6, 5, 11, 12}), (1, {1, 16, 6, 5, 11, 12})):
         write_heat_maps(network, Rows(), predictions, 0.0, tmp_path, most_errors=most)
         assert {int(path.stem[4:]) for path in (tmp_path / FOLDER).glob("*.jpg")} == rows
+    # One that is gone costs its own picture alone.
+    write_heat_maps(network, Rows(gone=(16,)), predictions, 0.0, tmp_path, most_errors=1)
+    assert {int(path.stem[4:]) for path in (tmp_path / FOLDER).glob("*.jpg")} == {1, 6, 5, 11, 12}
+    assert "row 16 was scored and is not drawn: the file does not exist" in caplog.text
     facts = json.loads((tmp_path / FOLDER / FACTS).read_text())
     assert facts == {"method": "FullGrad", "lungs": False, "most_errors": 1}
