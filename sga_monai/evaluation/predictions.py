@@ -78,15 +78,9 @@ def read_sets(path: str | Path, texts: Sequence[str] = (), **options: Any) -> pd
         texts: other columns that stay texts, as a vendor called NA; an empty cell is missing there.
         options: of ``pandas.read_csv``.
     """
-    names = ("set", *texts)
-    table = pd.read_csv(path, dtype=dict.fromkeys(names, str), **options)
-    # pandas takes NA, None and the like for empty cells.
-    doubtful = [name for name in names if name in table and table[name].isna().any()]
-    if doubtful:
-        cells = pd.read_csv(path, usecols=doubtful, dtype=str, na_filter=False)
-        for name in doubtful:
-            table[name] = cells[name] if name == "set" else cells[name].where(cells[name] != "")
-    return table
+    # pandas would take NA, None and the like for empty cells.
+    empty: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
+    return pd.read_csv(path, dtype=dict.fromkeys(("set", *texts), str), **empty, **options)
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
