@@ -292,6 +292,26 @@ def test_records_are_the_statistics_of_the_predictions(fake):
     assert rules["average"]["chosen"] == ["SGA"]
 
 
+def test_a_pooled_effect_of_fewer_sets_says_so(fake, tmp_path):
+    _, out = fake
+    settings = TINY | {"external_manifests": ["m/far.csv", "m/one.csv"]}
+    plan = read_plan(
+        write_plan(tmp_path / "fewer.json", seeds=[0, 1, 2], settings=settings, pooled_sets=["far", "one"], pooled_against=["NT"])
+    )
+    for cell in plan.cells:
+        path = out / cell.folder / "predictions.csv"
+        table = pd.read_csv(path)
+        pd.concat([table, table[(table["set"] == "far") & (table["label"] == 1)].assign(set="one")]).to_csv(path, index=False)
+    records = experiment_records(plan, {cell: out / cell.folder for cell in plan.cells})
+    (effect,) = (record for record in records if record["kind"] == "effect")
+    mean = next(r for r in records if r["kind"] == "mean" and (r["method"], r["set"]) == ("SGA", "far"))
+    assert effect["sets"] == ["far"]
+    assert effect["effect"]["value"] == pytest.approx(mean["against_baseline"]["value"])
+    text = tables.markdown(records)
+    assert "Effect pooled over far, one" in text
+    assert "(1 of 2 sets)" in text
+
+
 def test_pooled_effects_calibration_steps_and_curves_are_in_the_records(fake, tmp_path):
     _, out = fake
     settings = TINY | {"external_manifests": ["m/far.csv"]}
