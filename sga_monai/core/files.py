@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -16,6 +17,8 @@ from sga_monai.core.errors import DISK, DiskError, InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+# What a file system answers that has no fsync of folders, as some of networks and of FUSE.
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -83,6 +86,10 @@ def sync_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            # The file is in its place all the same.
+            if error.errno not in NO_SYNC:
+                raise
         finally:
             os.close(descriptor)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import math
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +48,21 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch:
         write_json(path, {"new": 1})
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     assert json.loads(path.read_text()) == {"old": 1}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are synced on POSIX alone")
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EIO])
+def test_a_file_system_that_cannot_sync_folders_keeps_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    sync = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, "refused")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    with pytest.raises(DiskError, match="the disk reports an error") if number == errno.EIO else contextlib.nullcontext():
+        write_json(tmp_path / "a.json", {})
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_001])
