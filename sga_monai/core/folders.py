@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import DiskError, InputError
@@ -54,15 +55,28 @@ def lock_output_dir(output_dir: str | Path) -> None:
 def one_at_a_time(path: Path) -> Iterator[None]:
     """Wait until no other process is inside with the same ``path``, a file that is there meanwhile; at once where there are no locks."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as stream:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX)
+    with _locked(path):
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> BinaryIO:
+    """The file at ``path``, opened and locked; open alone where there are no locks."""
+    while True:
+        stream = path.open("ab")
+        try:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            return stream
+        # Who had it before has unlinked it: a lock on what is at no path keeps nobody out.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                return stream
+        stream.close()
 
 
 def is_in_use(output_dir: str | Path) -> bool:

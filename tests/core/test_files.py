@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import select
 import stat
 import subprocess
 import sys
@@ -63,6 +64,42 @@ def test_a_file_system_that_cannot_sync_folders_keeps_the_file(tmp_path: Path, m
     monkeypatch.setattr(os, "fsync", refuse_folders)
     with pytest.raises(DiskError, match="the disk reports an error") if number == errno.EIO else contextlib.nullcontext():
         write_json(tmp_path / "a.json", {})
+
+
+# The second waits with the file that the first takes away; the third comes with another.
+INSIDE = """
+import sys
+from pathlib import Path
+from sga_monai.core.folders import one_at_a_time
+with one_at_a_time(Path(sys.argv[1])):
+    print("in", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs flock")
+def test_who_waits_with_a_file_that_went_is_not_inside_with_the_next(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+
+    def begin() -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", INSIDE, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def is_inside(process: subprocess.Popen[str], seconds: float) -> bool:
+        return bool(select.select([process.stdout], [], [], seconds)[0])
+
+    with begin() as first:
+        assert is_inside(first, 60)
+        with begin() as second:
+            # Long enough for it to open the file and wait.
+            assert not is_inside(second, 2)
+            first.communicate("\n")
+            assert is_inside(second, 60)
+            with begin() as third:
+                assert not is_inside(third, 2)
+                second.communicate("\n")
+                assert is_inside(third, 60)
+                third.communicate("\n")
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_001])
