@@ -82,8 +82,9 @@ def damaged_ids(ids: Iterable[tuple[int, str]], column: str) -> list[str]:
     for name, numbers in rows.items():
         listed = first_of(numbers, SOME)
         sentences.append(f"{column} looks like {name}, in {len(numbers)} rows (row {listed}); different patients may have become one")
-    short = {text for text in (same_id(text).lstrip("0") for text in known if text.startswith("0")) if text}
-    alike = sum(text in short for text in known)
+    # As they are compared everywhere: 0A12 is like a12.
+    same = {same_id(text) for text in known}
+    alike = len(same) - len({text.lstrip("0") or text for text in same})
     if alike:
         sentences.append(f"{alike} {column} are like others but for leading zeros, which spreadsheets drop; one patient may be two")
     return sentences

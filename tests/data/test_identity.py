@@ -142,6 +142,13 @@ def test_ids_alike_but_for_leading_zeros_are_named():
     assert "12345" not in sentence
 
 
+@pytest.mark.parametrize(("first", "second"), [("0A12", "A12"), ("0a12", "A12"), (" 0A12", "a12"), ("012", "0012"), ("\uff1012", "12")])
+def test_zeros_count_in_ids_of_any_spelling(first, second):
+    (sentence,) = damaged_ids([(2, first), (3, second)], "patient_id")
+    assert sentence.startswith("1 patient_id are like others but for leading zeros")
+    assert not damaged_ids([(2, second), (3, second.lower())], "patient_id")
+
+
 def test_names_of_files():
     assert same_name(r"sub\1.dcm") == same_name("./sub//1.dcm") == "sub/1.dcm"
     assert same_name(unicodedata.normalize("NFD", "M\u00fcller.dcm")) == "M\u00fcller.dcm"
