@@ -148,9 +148,9 @@ def is_age(text: str) -> bool:
         >>> is_age("67.5"), is_age("40-64"), is_age("1950"), is_age("45y")
         (True, True, False, False)
     """
-    if re.fullmatch(r"\d{1,3}(\.\d+)?", text):
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", text):
         return float(text) <= OLDEST
-    return text == "" or bool(re.fullmatch(r"\d{1,2}-\d{1,2}|90\+", text))
+    return text == "" or bool(re.fullmatch(r"[0-9]{1,2}-[0-9]{1,2}|90\+", text))
 
 
 def age_band(years: float) -> str:
@@ -256,9 +256,9 @@ def _problems(row: Row, require: Sequence[str]) -> list[str]:
     found += [f"{column} is empty" for column in ("patient_id", "site") if column in require and not row[column]]
     if not is_age(row.get("age", "")):
         found.append(AGE)
-    if row.get("period") and not re.fullmatch(r"\d{4}(H[12])?", row["period"]):
+    if row.get("period") and not re.fullmatch(r"[0-9]{4}(H[12])?", row["period"]):
         found.append("period must be a year or half-year as 2021H1")
-    if row.get("label_delta_days") and not re.fullmatch(r"-?\d{1,4}", row["label_delta_days"]):
+    if row.get("label_delta_days") and not re.fullmatch(r"-?[0-9]{1,4}", row["label_delta_days"]):
         found.append("label_delta_days must be a whole number of days")
     if row.get("sex") and row["sex"] not in ("M", "F", "O"):
         found.append("sex must be M, F, O or empty")
