@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 
 EXIT_SOME_ROWS_FAILED = 2
@@ -26,6 +27,7 @@ DISK = {
     errno.EISDIR: "the path is a folder; give the path of a file",
     errno.EEXIST: "the path is taken by a file; give another",
     errno.EIO: "the disk reports an error; check it",
+    errno.EBUSY: "the path is in use, or a mount point, which cannot be moved aside; give a folder inside it",
 }
 
 # Every reason for which an image is refused. Texts are fixed: no tag value, path or identifier can get into them.
@@ -85,11 +87,16 @@ class DiskError(InputError):
     def __init__(self, name: str, number: int, size: int | None = None, action: str = "write") -> None:
         self.arguments = (name, number, size, action)
         about = f"{name} ({size / 1e6:.1f} MB)" if size is not None else name
-        super().__init__(f"cannot {action} {about}: {DISK.get(number, 'the system refuses it; check the path')}")
+        super().__init__(f"cannot {action} {about}: {DISK.get(number) or _of_the_system(number)}")
 
     def __reduce__(self) -> tuple[type[DiskError], tuple[str, int, int | None, str]]:
         """Pickle by its arguments."""
         return DiskError, self.arguments
+
+
+def _of_the_system(number: int) -> str:
+    """The system's own words for an ``errno``, which quote no path."""
+    return f"the system says: {os.strerror(number)}" if number else "the system refuses it; check the path"
 
 
 class WorkerError(InputError):

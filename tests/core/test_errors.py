@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 
 import pytest
@@ -15,6 +16,7 @@ from sga_monai.core.errors import DiskError, ReadError, input_error
     [
         (DiskError("model.pt", errno.ENOSPC, 44_000_000), "cannot write model.pt (44.0 MB): no space is left on the disk; free some"),
         (DiskError("model.pt", errno.EIO, action="read"), "cannot read model.pt: the disk reports an error; check it"),
+        (DiskError("a.csv", errno.EMFILE), f"cannot write a.csv: the system says: {os.strerror(errno.EMFILE)}"),
         (DiskError("the lock", 0), "cannot write the lock: the system refuses it; check the path"),
     ],
 )
@@ -29,6 +31,10 @@ def test_an_error_of_the_system_names_no_file() -> None:
     assert str(input_error(PermissionError(errno.EACCES, "denied", "DOE_JOHN.dcm"))) == (
         "cannot read or write a file: permission is denied; give another folder, or ask for access"
     )
+
+
+def test_a_mount_point_has_its_remedy() -> None:
+    assert str(input_error(OSError(errno.EBUSY, "busy", "/DOE"))).endswith("which cannot be moved aside; give a folder inside it")
 
 
 def test_an_input_error_is_found_in_what_wraps_it() -> None:
