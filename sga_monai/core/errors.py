@@ -29,6 +29,7 @@ DISK = {
     errno.EIO: "the disk reports an error; check it",
     errno.EBUSY: "the path is in use, or a mount point, which cannot be moved aside; give a folder inside it",
 }
+NO_MEMORY = "memory ran out; free some, or use fewer num_workers"
 
 # Every reason for which an image is refused. Texts are fixed: no tag value, path or identifier can get into them.
 REASONS = {
@@ -100,7 +101,7 @@ def _of_the_system(number: int) -> str:
 
 
 class WorkerError(InputError):
-    """A process that reads images died or hung: an error of the machine, not of the input."""
+    """A process that reads images died or hung, or memory ran out: an error of the machine, not of the input."""
 
     exit_code = 1
 
@@ -124,16 +125,25 @@ class ReadError(InputError):
 def input_error(error: BaseException | None) -> InputError | None:
     """The ``InputError`` in a chain of exceptions (MONAI wraps what its components raise), or ``None``.
 
-    An ``OSError`` counts as a ``DiskError``.
+    An ``OSError`` counts as a ``DiskError``, a shortage of memory as a ``WorkerError``.
     """
     while error is not None:
         if isinstance(error, InputError):
             return error
+        if _is_shortage(error):
+            return WorkerError(NO_MEMORY)
         # The name in an OSError may be that of a patient's file, so it goes no further.
         if isinstance(error, OSError) and error.errno is not None:
             return DiskError("a file", error.errno, action="read or write")
         error = error.__cause__ or error.__context__
     return None
+
+
+def _is_shortage(error: BaseException) -> bool:
+    """Whether memory ran out; torch has no class of its own for it on a CPU."""
+    if isinstance(error, RuntimeError):
+        return "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 def first_of(rows: Sequence[object], most: int) -> str:

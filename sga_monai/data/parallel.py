@@ -11,7 +11,7 @@ from monai.data import DataLoader
 
 from sga_monai.core import checks as check
 from sga_monai.core.display import track
-from sga_monai.core.errors import ReadError, WorkerError, input_error
+from sga_monai.core.errors import NO_MEMORY, ReadError, WorkerError, input_error
 
 SECONDS_AN_IMAGE = 45.0
 
@@ -59,7 +59,7 @@ def read_rows(
 
     Raises:
         InputError: what ``read`` raised other than a ``ReadError``; when ``num_workers`` is negative.
-        WorkerError: when a process died, or a row took longer than 45 s.
+        WorkerError: when a process died, a row took longer than 45 s, or memory ran out.
         RuntimeError: on any other exception, with its kind and place but not its text.
     """
     check.whole("num_workers", num_workers, low=0)
@@ -70,6 +70,8 @@ def read_rows(
     for number, row in enumerate(rows, 1):
         try:
             result = next(results)
+        except MemoryError:
+            raise WorkerError(NO_MEMORY) from None
         except RuntimeError:
             raise WorkerError(
                 f"a process that reads images died or took longer than {SECONDS_AN_IMAGE:.0f} s near image {number} of "

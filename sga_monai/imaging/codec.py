@@ -15,6 +15,7 @@ from pydicom.pixels import get_decoder
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging import jpeg, jpeg2000
 from sga_monai.imaging.jpeg_complete import check_complete
+from sga_monai.imaging.limits import MAX_PIXELS, check_memory
 
 DECODERS = {
     uid.JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
@@ -31,6 +32,8 @@ DECODERS = {
 }
 # OpenJPEG takes 24 bytes for each pixel of three components.
 MAX_COLOR_JPEG2000 = 16_000_000
+# Color of 8 bits, or gray of up to 24.
+MAX_STORED = 3 * MAX_PIXELS
 
 
 def transfer_syntax(dataset: pydicom.Dataset) -> uid.UID:
@@ -67,13 +70,16 @@ def decode_frame(dataset: pydicom.Dataset, frame: int = 1) -> NDArray[np.generic
         rows x columns, or rows x columns x 3.
 
     Raises:
-        ReadError: "unknown_syntax"; "truncated" when the data are not one complete frame of the header's size.
+        ReadError: "unknown_syntax"; "too_large"; "truncated" when the data are not one complete frame of the header's size.
     """
     syntax = transfer_syntax(dataset)
     rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
     count = int(dataset.get("NumberOfFrames") or 1)
     if syntax.is_private or not syntax.is_transfer_syntax:
         raise ReadError("unknown_syntax")
+    # A header that lies must not allocate: what is beyond the limits is no shortage of memory.
+    if rows * columns * samples * max(int(dataset.BitsAllocated) // 8, 1) > MAX_STORED:
+        raise ReadError("too_large")
     try:
         if syntax in DECODERS:
             return _decode_stream(_take_frame(dataset, frame, count), dataset, syntax)
@@ -101,10 +107,11 @@ def decode_frame(dataset: pydicom.Dataset, frame: int = 1) -> NDArray[np.generic
             array, _ = get_decoder(syntax).as_array(dataset, index=frame - 1, **native)
             del dataset.PixelData
             return np.asarray(array)
-    except ReadError:
+    except (ReadError, MemoryError):
         raise
     except Exception:
         # Foreign decoders raise what they like on a damaged stream, with its content in the text.
+        check_memory(rows * columns * samples)
         raise ReadError("truncated") from None
     raise ReadError("unknown_syntax")
 

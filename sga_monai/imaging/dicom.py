@@ -118,6 +118,8 @@ def read_header(data: bytes, keywords: Sequence[str]) -> dict[str, str]:
         dataset = parse(data, pixels=False)
         try:
             return {keyword: str(dataset.get(keyword)).strip() for keyword in keywords if dataset.get(keyword) not in (None, "")}
+        except MemoryError:
+            raise
         except Exception:
             # A value is parsed when it is asked for, and pydicom's errors quote it.
             raise ReadError("unreadable") from None
@@ -159,6 +161,8 @@ def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
         facts["orientation"] = geometry.orientation_of(dataset)
         facts["modality"] = examination.modality_of(dataset)
         facts["body_part"] = examination.body_part_of(dataset)
+    except MemoryError:
+        raise
     except Exception:
         # A value is parsed when it is asked for, and pydicom's errors quote it.
         raise ReadError("unreadable") from None

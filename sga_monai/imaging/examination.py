@@ -87,6 +87,8 @@ def refusal(dataset: pydicom.Dataset) -> str | None:
             return "examination"
         if view_of(dataset) in LATERAL_VIEWS + OBLIQUE_VIEWS or orientation_of(dataset) == "lateral":
             return "lateral"
+    except MemoryError:
+        raise
     except Exception:
         # A value is parsed when it is asked for, and pydicom's errors quote it.
         raise ReadError("unreadable") from None

@@ -176,6 +176,8 @@ def _modality(values: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDAr
             slope = 1.0 if slope in (None, "") else float(slope)
             intercept = 0.0 if intercept in (None, "") else float(intercept)
             table = values.astype(np.float64) * slope + intercept
+    except MemoryError:
+        raise
     except Exception:
         # Attributes of any type and length may stand here; the reason code is all that may be told of them.
         raise ReadError("rescale") from None
@@ -189,6 +191,8 @@ def _voi_lut(table: NDArray[np.float64], dataset: pydicom.Dataset) -> NDArray[np
     """The first VOI LUT (PS3.3 C.11.2.1.1), mapped to [0, 1] by its stated number of bits."""
     try:
         result, bits = _look_up(table, dataset.VOILUTSequence[0], dataset)
+    except MemoryError:
+        raise
     except Exception:
         # As above.
         raise ReadError("voi") from None
@@ -219,6 +223,8 @@ def _window(table: NDArray[np.float64], dataset: pydicom.Dataset) -> NDArray[np.
     try:
         center, width = (np.atleast_1d(dataset[key].value)[0] for key in ("WindowCenter", "WindowWidth"))
         center, width = float(center), float(width)
+    except MemoryError:
+        raise
     except Exception:
         # As above.
         raise ReadError("voi") from None
@@ -249,6 +255,11 @@ def luminance(dataset: pydicom.Dataset) -> Callable[[NDArray[np.generic], NDArra
             elif native and photometric.startswith("YBR"):
                 color = convert_color_space(color, photometric, "RGB")
             scale = np.float32(np.iinfo(color.dtype).max)
+        except MemoryError:
+            # Of a few bytes a segmented palette may make more entries than there is memory for: the file's fault.
+            if "SegmentedRedPaletteColorLookupTableData" in dataset:
+                raise ReadError("photometric") from None
+            raise
         except Exception:
             # A palette may lack tables or entries, each of which pydicom refuses in its own way.
             raise ReadError("photometric") from None

@@ -48,7 +48,7 @@ def _header_length(stream: BinaryIO) -> int:
         with quiet():
             pydicom.dcmread(bounded, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
         length = bounded.tell()
-    except ReadError:
+    except (ReadError, MemoryError):
         raise
     except Exception:
         # Any bytes may come here, and pydicom's errors quote values.

@@ -82,7 +82,7 @@ def parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
         end = (inflated or data)[-ELEMENT_HEADER:]
         if pixels and "PixelData" not in dataset and (after.seen or PIXEL_DATA in end or BIG_PIXEL_DATA in end):
             raise ReadError("truncated")
-    except ReadError:
+    except (ReadError, MemoryError):
         raise
     except Exception:
         # Any bytes may come here, and pydicom's errors quote values.
@@ -112,6 +112,8 @@ def apply_functional_groups(dataset: pydicom.Dataset, frame: int) -> None:
                             dataset.pop(keyword, None)
                             if keyword in item:
                                 dataset[keyword] = item[keyword]
+    except MemoryError:
+        raise
     except Exception:
         # Elements of any kind may stand where sequences should, and pydicom's errors quote them.
         raise ReadError("unreadable") from None

@@ -6,7 +6,18 @@ import numpy as np
 
 # Twice the largest flat-panel detector (43 x 43 cm at 0.1 mm); bounds memory.
 MAX_PIXELS = 32_000_000
+# What OpenJPEG needs for a sample, and no decoder for more than the largest radiograph.
+BYTES_A_SAMPLE = 8
 # A JPEG has one scan, a progressive one about ten; thousands would take minutes.
 MOST_SCANS = 100
 # PS3.3 C.7.6.3.1.2: luminance of RGB, ITU-R BT.601.
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+def check_memory(samples: int) -> None:
+    """Whether a decoder that failed had memory for ``samples``: OpenJPEG and libjpeg say of a shortage what they say of damage.
+
+    Raises:
+        MemoryError: when it is not there.
+    """
+    np.empty(BYTES_A_SAMPLE * min(samples, MAX_PIXELS), dtype=np.uint8)

@@ -44,7 +44,7 @@ def read_nifti(data: bytes, lateral: bool = False) -> NDArray[np.float32]:
             values, codes, aspect = _nifti_values(data)
         if not np.isfinite(values).all():
             raise ReadError("not_finite")
-    except ReadError:
+    except (ReadError, MemoryError):
         raise
     except Exception:
         # nibabel's errors are of many kinds, and some quote the header.

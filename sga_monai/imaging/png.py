@@ -170,6 +170,8 @@ def orientation_of(exif: bytes) -> int:
         tags = Image.Exif()
         tags.load(exif)
         return int(tags.get(ORIENTATION, 1))
+    except MemoryError:
+        raise
     except Exception:
         # Exif that cannot be read says nothing, and decides nothing else.
         return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from sga_monai.core.errors import ReadError
 from sga_monai.imaging import jpeg
 from sga_monai.imaging.geometry import make_square, ratio_of
 from sga_monai.imaging.jpeg_complete import Pixels, check_complete
-from sga_monai.imaging.limits import LUMINANCE, MAX_PIXELS
+from sga_monai.imaging.limits import LUMINANCE, MAX_PIXELS, check_memory
 from sga_monai.imaging.png import ORIENTATION, SIGNATURE, orientation_of, read_png
 
 # Bounds the bytes of a deep color PNG.
@@ -54,19 +55,20 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
                 raise ReadError("too_large")
             gray = _deep_png(png.stream().read())
         else:
-            gray, _ = _by_pillow(png.stream(), None)
+            gray, _ = _by_pillow(png.stream(), None, png.width * png.height)
     else:
         structure = jpeg.parse(data)
         aspect = _aspect(structure.density)
         if structure.precision != 8 or structure.process in (*jpeg.LOSSLESS, jpeg.LS):
             gray, orientation = _deep_jpeg(data, structure), orientation_of(structure.exif)
         else:
-            gray, orientation = _by_pillow(io.BufferedReader(io.BytesIO(data)), partial(check_complete, data, structure))
+            check, samples = partial(check_complete, data, structure), math.prod(structure.shape)
+            gray, orientation = _by_pillow(io.BufferedReader(io.BytesIO(data)), check, samples)
     return _turned(make_square(gray, aspect, MAX_PIXELS), orientation)
 
 
-def _by_pillow(source: io.BufferedReader, check: Callable[[Pixels], None] | None) -> tuple[NDArray[np.float32], object]:
-    """Gray values, and the Exif orientation as Pillow finds it, of what has 8 bits, or gray alone."""
+def _by_pillow(source: io.BufferedReader, check: Callable[[Pixels], None] | None, samples: int) -> tuple[NDArray[np.float32], object]:
+    """Gray values, and the Exif orientation as Pillow finds it, of what has 8 bits, or gray alone, and ``samples`` in all."""
     try:
         with _quiet(), warnings.catch_warnings(action="ignore"), Image.open(source, formats=("PNG", "JPEG")) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -77,12 +79,13 @@ def _by_pillow(source: io.BufferedReader, check: Callable[[Pixels], None] | None
             if check is not None:
                 check(partial(_pixels, picture))
             return _gray(picture), picture.getexif().get(ORIENTATION, 1)
-    except ReadError:
+    except (ReadError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise ReadError("too_large") from None
     except Exception:
         # Pillow has an error of its own for each way in which a file can be damaged.
+        check_memory(samples)
         raise ReadError("truncated") from None
 
 
@@ -156,8 +159,11 @@ def _deep_jpeg(data: bytes, structure: jpeg.Structure) -> NDArray[np.float32]:
         raise ReadError("too_large")
     try:
         array = np.asarray((imagecodecs.jpegls_decode if structure.process == jpeg.LS else imagecodecs.jpeg8_decode)(data))
+    except MemoryError:
+        raise
     except Exception:
         # As above.
+        check_memory(math.prod(structure.shape))
         raise ReadError("truncated") from None
     if array.shape[:2] != (rows, columns) or array.ndim - 1 != (2 if structure.shape[2] == 3 else 1):
         raise ReadError("truncated")
@@ -175,6 +181,8 @@ def _deep_png(data: bytes) -> NDArray[np.float32]:
     """A PNG with 16 bits and color or alpha, of which Pillow keeps 8 bits."""
     try:
         array = np.asarray(imagecodecs.png_decode(data))
+    except MemoryError:
+        raise
     except Exception:
         # Nothing is told of the bytes but that they end or lie.
         raise ReadError("truncated") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -52,6 +53,7 @@ def read_cxr(
 
     Raises:
         ReadError: with a reason code, when the file is not one complete frontal image. The message names no path.
+        MemoryError: when memory runs out; that is no fault of the file.
     """
     return decode_cxr(read_bytes(path), voi, lateral, frame, orientation, other_examinations)
 
@@ -88,7 +90,7 @@ def decode(data: bytes, options: ReadOptions | None = None) -> Decoded:
             decoded = Decoded(read_nifti(data, options.lateral), {"transfer_syntax": PICTURE})
         else:
             raise ReadError("unknown_format")
-    except ReadError:
+    except (ReadError, MemoryError):
         raise
     except Exception:
         # Nothing that a file's bytes bring about may end an evaluation.
@@ -132,7 +134,9 @@ def read_from(path: str | Path, read: Callable[[BinaryIO], bytes]) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (FileNotFoundError, NotADirectoryError):
         raise ReadError("missing") from None
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError from None
         raise ReadError("no_access") from None
     except ValueError:
         raise ReadError("unreadable") from None
@@ -144,7 +148,9 @@ def read_from(path: str | Path, read: Callable[[BinaryIO], bytes]) -> bytes:
             raise ReadError("too_large")
         with open(descriptor, "rb", closefd=False) as stream:
             return read(stream)
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError from None
         # The system will not give what is there: a share that went away, a worn disk.
         raise ReadError("no_access") from None
     finally:

@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 
-from sga_monai.core.errors import DiskError, ReadError, input_error
+from sga_monai.core.errors import DiskError, ReadError, WorkerError, input_error
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,17 @@ def test_an_error_of_the_system_names_no_file() -> None:
 
 def test_a_mount_point_has_its_remedy() -> None:
     assert str(input_error(OSError(errno.EBUSY, "busy", "/DOE"))).endswith("which cannot be moved aside; give a folder inside it")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OSError(errno.ENOMEM, "no memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes of DOE")],
+)
+def test_a_shortage_of_memory_is_one_sentence(error: Exception) -> None:
+    wrapped = RuntimeError("MONAI's words")
+    wrapped.__cause__ = error
+    found = input_error(wrapped)
+    assert (type(found), str(found)) == (WorkerError, "memory ran out; free some, or use fewer num_workers")
 
 
 def test_an_input_error_is_found_in_what_wraps_it() -> None:

@@ -259,6 +259,21 @@ def test_an_unexpected_error_tells_its_place_but_not_its_text(rows, num_workers)
     assert "SECRET" not in str(caught.value)
 
 
+def run_out(data: dict, kind: type[Exception]) -> dict:
+    try:
+        raise kind(data["image"]) if kind is not RuntimeError else RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    except Exception as error:
+        # As MONAI wraps what a transform raises.
+        raise RuntimeError(data["image"]) from error
+
+
+@pytest.mark.parametrize("kind", [MemoryError, RuntimeError])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_shortage_of_memory_ends_the_run_and_is_no_fault_of_an_image(rows, num_workers, kind):
+    with pytest.raises(WorkerError, match=r"^memory ran out; free some, or use fewer num_workers$"):
+        CXRDataset(rows, functools.partial(run_out, kind=kind), skip_failed=True, num_workers=num_workers)
+
+
 def test_the_same_file_twice_is_refused(rows):
     copy = rows[0] | {"row": 9, "set": "elsewhere"}
     first, second = CXRDataset(rows[:2], our_chain(32)), CXRDataset([copy], our_chain(32))

@@ -213,6 +213,8 @@ def write_case(out: Path, case: Case, model: Model, path: Path, options: ReadOpt
             contents = [_encoded(made) for made in (secondary_capture(case, model, picture), structured_report(case, model))]
     except ReadError as error:
         return error.code
+    except MemoryError:
+        raise
     except Exception:
         # Of highdicom and pydicom, about a value that the source's header should not have; they quote it.
         return "header"

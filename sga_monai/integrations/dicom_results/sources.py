@@ -57,6 +57,8 @@ def _source(path: Path) -> Dataset | str:
             return as_source(pydicom.dcmread(io.BytesIO(head), force=True, stop_before_pixels=True)) or "no study"
     except ReadError as error:
         return error.code
+    except MemoryError:
+        raise
     except Exception:
         # pydicom's errors quote values.
         return "unreadable"

@@ -183,7 +183,7 @@ def ask(request: Callable[[], Answer]) -> Answer:
         raise TransferError("cut") from None
     except requests.exceptions.ConnectionError:
         raise TransferError("unreachable") from None
-    except TransferError:
+    except (TransferError, MemoryError):
         raise
     except Exception:
         # Whatever a parser says of an answer that is none.

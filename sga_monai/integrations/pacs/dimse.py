@@ -148,7 +148,7 @@ class DimseServer:
                     raise ServerRefusal(NO_DESTINATION)
                 elif code != SUCCESS:
                     raise TransferError("busy" if code in BUSY else "refused" if code in NOT_SUPPORTED else "server_error")
-        except (TransferError, ServerRefusal):
+        except (TransferError, ServerRefusal, MemoryError):
             raise
         except Exception:
             self._abort()

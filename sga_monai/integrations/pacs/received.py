@@ -76,6 +76,8 @@ def _damage(data: bytes) -> str:
         read_stored(data)
     except ReadError as error:
         return error.code if error.code in DAMAGE else ""
+    except MemoryError:
+        raise
     except Exception:
         # A decoder's, of damaged bytes.
         return "unreadable"

@@ -196,7 +196,7 @@ class Run:
         """One try; whatever a library raises about an answer would quote it."""
         try:
             return request(self._server())
-        except (TransferError, InputError):
+        except (TransferError, InputError, MemoryError):
             raise
         except Exception:
             raise TransferError("protocol") from None
