@@ -5,7 +5,7 @@ from __future__ import annotations
 from sga_monai.core.errors import ReadError
 
 JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
-CODESTREAM = b"\xff\x4f\xff\x51"
+CODESTREAM, PALETTE = b"\xff\x4f\xff\x51", b"pclr"
 TILE_PART, END = b"\xff\x90", b"\xff\xd9"
 # A tile is no smaller than a code block in any stream of a radiograph.
 MOST_TILES = 65535
@@ -24,7 +24,8 @@ def check(stream: bytes, expected: tuple[int, int, int]) -> None:
         ReadError: "truncated"; "multi_frame", when another stream follows.
     """
     start = stream.find(CODESTREAM, 0, 8192) if stream.startswith((CODESTREAM, JP2_SIGNATURE)) else -1
-    if start < 0 or len(stream) < start + 42:
+    # A palette makes up to 255 components of one: of a few bytes more than there is memory for.
+    if start < 0 or len(stream) < start + 42 or PALETTE in stream[:start]:
         raise ReadError("truncated")
 
     def number(offset: int, size: int = 4) -> int:

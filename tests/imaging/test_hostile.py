@@ -128,6 +128,19 @@ def test_streams_that_claim_to_be_huge(dicom_file, syntax):
 
 
 @linux
+def test_a_palette_of_jpeg_2000_that_makes_many_components_of_one(dicom_file):
+    pixels, columns = np.zeros((3000, 3000), dtype=np.uint8), 30
+    stream = bytes(imagecodecs.jpeg2k_encode(pixels, codecformat="jp2", reversible=True))
+    palette = struct.pack(">HB", 16, columns) + b"\x07" * columns + bytes(16 * columns)
+    mapping = b"".join(struct.pack(">HBB", 0, 1, column) for column in range(columns))
+    boxes = b"".join(struct.pack(">I", 8 + len(box)) + kind + box for kind, box in ((b"pclr", palette), (b"cmap", mapping)))
+    start = stream.index(b"jp2h") - 4
+    length = int.from_bytes(stream[start : start + 4], "big")
+    made = stream[:start] + struct.pack(">I", length + len(boxes)) + stream[start + 4 : start + length] + boxes + stream[start + length :]
+    assert read_bounded(dicom_file(pixels, uid.JPEG2000Lossless, PixelData=encapsulate([made]))) == "truncated"
+
+
+@linux
 def test_largest_images_fit(dicom_file, tmp_path):
     pixels = np.broadcast_to(np.arange(5600, dtype=np.uint16), (5600, 5600)).copy()
     assert read_bounded(dicom_file(pixels, PhotometricInterpretation="MONOCHROME1", BitsStored=13)) == "read"
