@@ -16,6 +16,8 @@ from sga_monai.imaging.header import OVERLAY_GROUPS
 from sga_monai.imaging.limits import LUMINANCE
 
 ROWS_AT_ONCE = 256
+MOST_ENTRIES = 1 << 16
+SEGMENTED = tuple(f"Segmented{color}PaletteColorLookupTableData" for color in ("Red", "Green", "Blue", "Alpha"))
 
 
 @dataclass(frozen=True)
@@ -251,14 +253,12 @@ def luminance(dataset: pydicom.Dataset) -> Callable[[NDArray[np.generic], NDArra
         try:
             color = np.asarray(array)
             if photometric == "PALETTE COLOR":
+                _check_segments(dataset)
                 color = np.asarray(apply_color_lut(array, dataset))
             elif native and photometric.startswith("YBR"):
                 color = convert_color_space(color, photometric, "RGB")
             scale = np.float32(np.iinfo(color.dtype).max)
-        except MemoryError:
-            # Of a few bytes a segmented palette may make more entries than there is memory for: the file's fault.
-            if "SegmentedRedPaletteColorLookupTableData" in dataset:
-                raise ReadError("photometric") from None
+        except (ReadError, MemoryError):
             raise
         except Exception:
             # A palette may lack tables or entries, each of which pydicom refuses in its own way.
@@ -268,3 +268,22 @@ def luminance(dataset: pydicom.Dataset) -> Callable[[NDArray[np.generic], NDArra
         out[:] = (color.astype(np.float32) @ LUMINANCE) / scale
 
     return show
+
+
+def _check_segments(dataset: pydicom.Dataset) -> None:
+    """Refuse a segmented palette (PS3.3 C.7.9.2) of more entries than a palette has: a few bytes may stand for any number.
+
+    Segments that repeat others, as those may again, are refused too.
+    """
+    for keyword in SEGMENTED:
+        data = dataset.get(keyword) or b""
+        depth = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+        word = "u1" if depth // 8 == 1 else "<u2" if transfer_syntax(dataset).is_little_endian else ">u2"
+        words = np.frombuffer(data[: len(data) // 2 * 2], dtype=word).tolist()
+        position = entries = 0
+        while position + 1 < len(words):
+            kind, length = words[position : position + 2]
+            position += 2 + (length if kind == 0 else 1)
+            entries += length
+            if kind > 1 or not length or entries > MOST_ENTRIES:
+                raise ReadError("photometric")

@@ -177,12 +177,32 @@ def test_a_header_that_lies_is_refused_before_anything_is_allocated(dicom_file, 
     assert caught.value.code == "too_large"
 
 
-def test_a_segmented_palette_without_end_is_the_files_fault(dicom_file, monkeypatch):
-    data = {"RedPaletteColorLookupTableDescriptor": [256, 0, 16], "PhotometricInterpretation": "PALETTE COLOR"}
-    path = dicom_file(noise(dtype=np.uint8), **data, SegmentedRedPaletteColorLookupTableData=bytes(8))
+COLORS = ("Red", "Green", "Blue")
+
+
+def palette(words: list[int], kind: str) -> dict[str, object]:
+    """The attributes of a palette of 16 bits, the same for each color."""
+    data = np.array(words, dtype=np.uint16).tobytes()
+    tables = {f"{kind}{color}PaletteColorLookupTableData": data for color in COLORS}
+    descriptors = {f"{color}PaletteColorLookupTableDescriptor": [256, 0, 16] for color in COLORS}
+    return {"PhotometricInterpretation": "PALETTE COLOR"} | descriptors | tables
+
+
+def test_a_palette_is_read_and_may_find_no_memory(dicom_file, monkeypatch):
+    ramp = [257 * value for value in range(256)]
+    pixels = noise(dtype=np.uint8)
+    path = dicom_file(pixels, **palette(ramp, ""))
+    # One value, then 255 on a line to the last.
+    segmented = dicom_file(pixels, name="b.dcm", **palette([0, 1, 0, 1, 255, 65535], "Segmented"))
+    np.testing.assert_array_equal(read_cxr(path), read_cxr(segmented))
+    monkeypatch.setattr("sga_monai.imaging.grayscale.apply_color_lut", run_out)
+    with pytest.raises(MemoryError):
+        read_cxr(path)
+
+
+@pytest.mark.parametrize("words", [[0, 1, 0, *[1, 65535, 0] * 3000], [0, 1, 0, *[2, 2, 0, 0] * 9], [0, 1, 0, *[1, 0, 0] * 9]])
+def test_a_segmented_palette_of_endless_entries_is_refused_before_it_is_expanded(dicom_file, monkeypatch, words):
     monkeypatch.setattr("sga_monai.imaging.grayscale.apply_color_lut", run_out)
     with pytest.raises(ReadError) as caught:
-        read_cxr(path)
+        read_cxr(dicom_file(noise(dtype=np.uint8), **palette(words, "Segmented")))
     assert caught.value.code == "photometric"
-    with pytest.raises(MemoryError):
-        read_cxr(dicom_file(noise(dtype=np.uint8), **data, RedPaletteColorLookupTableData=bytes(512)))
