@@ -129,7 +129,7 @@ def check(
         table = Table("failed", "rows", "reason")
         for code in dict.fromkeys(code for _, code in found.failures):
             rows = [str(row) for row, reason in found.failures if reason == code]
-            table.add_row(str(len(rows)), first_of(rows, 5), f"{code}: {REASONS[code]}")
+            table.add_row(str(len(rows)), first_of(rows), f"{code}: {REASONS[code]}")
         console.print(table)
     if pairs is not None:
         write_pairs(pairs, found.pairs)

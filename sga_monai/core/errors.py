@@ -146,7 +146,7 @@ def _is_shortage(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
-def first_of(rows: Sequence[object], most: int) -> str:
+def first_of(rows: Sequence[object], most: int = 5) -> str:
     """The rows that a sentence names: the first ``most`` of them, and dots where there are more.
 
     Example:

@@ -12,7 +12,7 @@ from sga_monai.core.errors import REASONS, InputError, first_of
 from sga_monai.core.files import FORMULA
 from sga_monai.data.identity import same_id
 from sga_monai.data.listed_files import FileState, file_states, on_disk
-from sga_monai.data.manifest import MOST_ERRORS, REQUIRED, Row, read_manifest, several_sites
+from sga_monai.data.manifest import REQUIRED, Row, read_manifest, several_sites
 from sga_monai.data.pseudonyms import patient_key, read_site_key
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def load_manifest(
         states.update(found)
     missing = [row for row, state in found.items() if state is None]
     if missing and not allow_missing:
-        listed = first_of(missing, MOST_ERRORS)
+        listed = first_of(missing)
         raise InputError(f"{name}: no image inside dataset_dir for {len(missing)} rows (row {listed}): {REASONS['missing']}")
     return data_rows(rows, chosen, path, root, key, require)
 

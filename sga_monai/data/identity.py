@@ -24,7 +24,6 @@ DAMAGED = {
     ),
     "a placeholder, as anonymous or unknown": re.compile(r"anon(ymous|ymized|ymised|ym)?|unknown|unbekannt|unk|dummy|00+|xx+"),
 }
-SOME = 5
 
 
 def same_id(text: str) -> str:
@@ -80,7 +79,7 @@ def damaged_ids(ids: Iterable[tuple[int, str]], column: str) -> list[str]:
             rows.setdefault(name, []).append(number)
     sentences = []
     for name, numbers in rows.items():
-        listed = first_of(numbers, SOME)
+        listed = first_of(numbers)
         sentences.append(f"{column} looks like {name}, in {len(numbers)} rows (row {listed}); different patients may have become one")
     # As they are compared everywhere: 0A12 is like a12.
     same = {same_id(text) for text in known}

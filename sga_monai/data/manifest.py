@@ -130,7 +130,7 @@ class _Texts:
 
 
 def _rows(numbers: Sequence[str]) -> str:
-    return f" in {len(numbers)} rows (row {first_of(numbers, MOST_ERRORS)})"
+    return f" in {len(numbers)} rows (row {first_of(numbers)})"
 
 
 def several_sites(rows: Iterable[Row]) -> list[str]:

@@ -22,7 +22,6 @@ from sga_monai.imaging.raster import read_picture
 from sga_monai.imaging.read import read_bytes
 
 logger = logging.getLogger(__name__)
-SOME = 5
 RESTORE = "restore it or leave the cell empty"
 
 
@@ -55,7 +54,7 @@ def find_lung_masks(rows: Iterable[Mapping[str, str]], dataset_dir: str | Path, 
         else:
             absent.append(int(row["row"]))
     if absent:
-        raise InputError(f"{name}: the lung_mask of row {first_of(absent, SOME)} is no file inside dataset_dir; {RESTORE}")
+        raise InputError(f"{name}: the lung_mask of row {first_of(absent)} is no file inside dataset_dir; {RESTORE}")
     return found
 
 
@@ -128,11 +127,11 @@ def lung_pixels(path: Path, row: int, name: str, shape: tuple[int, int]) -> NDAr
 
 
 def _unreadable(name: str, rows: Sequence[int]) -> str:
-    return f"{name}: the lung_mask of row {first_of(rows, SOME)} cannot be read as a PNG; {RESTORE}"
+    return f"{name}: the lung_mask of row {first_of(rows)} cannot be read as a PNG; {RESTORE}"
 
 
 def _uniform(name: str, rows: Sequence[int]) -> str:
-    return f"{name}: the lung_mask of row {first_of(rows, SOME)} marks nothing or everything as lung; correct it or leave the cell empty"
+    return f"{name}: the lung_mask of row {first_of(rows)} marks nothing or everything as lung; correct it or leave the cell empty"
 
 
 def read_mask(path: Path, image_size: int) -> Tensor:
@@ -191,7 +190,7 @@ def check_turned(items: Iterable[Mapping[str, Any]], masks: Mapping[int, Path], 
     if turned:
         logger.warning(
             "%s: %d images are shown turned by their PatientOrientation (row %s); their masks must lie as the images are shown",
-            name, len(turned), first_of(turned, SOME),
+            name, len(turned), first_of(turned),
         )  # fmt: skip
 
 

@@ -27,7 +27,6 @@ UNUSED = ("set", "row", SITE_SCORE, *FEATURES, *map(control_column, CONTROLS))
 # One column for each reader: "reader_" and any name.
 READER = "reader_"
 NO_SCORE = "no score"
-MOST_ERRORS = 5
 
 
 def read_scores(path: str | Path) -> pd.DataFrame:
@@ -158,4 +157,4 @@ def _refuse(table: pd.DataFrame, name: str) -> None:
 
 
 def _in_rows(numbers: Sequence[int]) -> str:
-    return f" ({'row' if len(numbers) == 1 else 'rows'} {first_of(numbers, MOST_ERRORS)})"
+    return f" ({'row' if len(numbers) == 1 else 'rows'} {first_of(numbers)})"
