@@ -145,7 +145,7 @@ def refuse_copies(items: Sequence[Mapping[str, Any]], name: str) -> None:
     pairs = [f"row {first['row']} and row {other['row']}" for first, *others in alike for other in others]
     if pairs:
         remedy = f"remove one{' of each' if len(pairs) > 1 else ''}"
-        raise InputError(f"{name}: {first_of(pairs, MOST_NAMED)} are the same file, byte for byte; {remedy}")
+        raise InputError(f"{name}: {first_of(pairs)} are the same file, byte for byte; {remedy}")
 
 
 def _equal(items: Sequence[Mapping[str, Any]], key: Callable[[str], Hashable]) -> list[list[Mapping[str, Any]]]:
