@@ -75,7 +75,7 @@ def refuse_bad_masks(masks: Mapping[int, Path], name: str) -> None:
         except ReadError:
             unreadable.append(row)
             continue
-        if mask.all() or not mask.any():
+        if _is_uniform(mask):
             uniform.append(row)
     if unreadable:
         raise InputError(_unreadable(name, unreadable))
@@ -121,9 +121,14 @@ def lung_pixels(path: Path, row: int, name: str, shape: tuple[int, int]) -> NDAr
         mask = mask_pixels(path, shape)
     except ReadError:
         raise InputError(_unreadable(name, [row])) from None
-    if mask.all() or not mask.any():
+    if _is_uniform(mask):
         raise InputError(_uniform(name, [row]))
     return mask
+
+
+def _is_uniform(mask: NDArray[np.bool_]) -> bool:
+    """Whether lung is nowhere or everywhere."""
+    return bool(mask.all() or not mask.any())
 
 
 def _unreadable(name: str, rows: Sequence[int]) -> str:

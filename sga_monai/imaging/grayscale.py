@@ -275,10 +275,10 @@ def _check_segments(dataset: pydicom.Dataset) -> None:
 
     Segments that repeat others, as those may again, are refused too.
     """
+    depth = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+    word = "u1" if depth // 8 == 1 else "<u2" if transfer_syntax(dataset).is_little_endian else ">u2"
     for keyword in SEGMENTED:
         data = dataset.get(keyword) or b""
-        depth = int(dataset.RedPaletteColorLookupTableDescriptor[2])
-        word = "u1" if depth // 8 == 1 else "<u2" if transfer_syntax(dataset).is_little_endian else ">u2"
         words = np.frombuffer(data[: len(data) // 2 * 2], dtype=word).tolist()
         position = entries = 0
         while position + 1 < len(words):
