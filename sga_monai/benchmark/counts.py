@@ -59,16 +59,18 @@ class _CountMemory(TorchDispatchMode):
         self._add((args, kwargs), made=False)
         out = func(*args, **(kwargs or {}))
         self._add(out, made=True)
+        self.seen = {key: noted for key, noted in self.seen.items() if not noted[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self.seen.values()))
         return out
 
     def _add(self, values: Any, made: bool) -> None:
         """Note storages that were not seen yet; those that are there before an operation gets them count nothing."""
-        self.seen = {key: (reference, size) for key, (reference, size) in self.seen.items() if not reference.expired()}
         for value in tree_leaves(values):
             if isinstance(value, torch.Tensor):
                 storage = value.untyped_storage()
-                self.seen.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes() if made else 0))
+                known = self.seen.get(storage._cdata)
+                if known is None or known[0].expired():
+                    self.seen[storage._cdata] = StorageWeakRef(storage), storage.nbytes() if made else 0
 
 
 def peak_memory(run: Callable[[], object], device: str = "cpu") -> float:

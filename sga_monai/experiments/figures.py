@@ -25,6 +25,11 @@ def svg(records: Sequence[Record]) -> Markup:
         return inline_svg(_curves(records) if records[0]["axis"] else _intervals(records))
 
 
+def cells_with_curves(records: Sequence[Record]) -> list[Record]:
+    """The runs that have a ``curves.csv``."""
+    return [record for record in records if record["kind"] == "cell" and record.get("curves")]
+
+
 def learning_curves(records: Sequence[Record]) -> Markup | None:
     """AUROC after each epoch against optimizer steps, mean over seeds: a panel a set, a line a method and condition.
 
@@ -32,7 +37,7 @@ def learning_curves(records: Sequence[Record]) -> Markup | None:
 
     A method that learns faster is ahead early and at every set; one that generalizes better is ahead outside at the end.
     """
-    cells = [record for record in records if record["kind"] == "cell" and record.get("curves")]
+    cells = cells_with_curves(records)
     if not cells:
         return None
     # Of all cells: conditions may have test sets of their own.

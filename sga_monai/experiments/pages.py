@@ -13,7 +13,7 @@ from sga_monai.core.files import write_csv, write_whole
 from sga_monai.core.folders import is_finished
 from sga_monai.experiments.archive import archived_runs, write_archive
 from sga_monai.experiments.dashboards import write_dashboards
-from sga_monai.experiments.figures import learning_curves, svg
+from sga_monai.experiments.figures import cells_with_curves, learning_curves, svg
 from sga_monai.experiments.plan import Plan
 from sga_monai.experiments.records import experiment_records, read_records, write_records
 from sga_monai.experiments.selection import Record
@@ -89,8 +89,8 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
     if not found:
         raise InputError("no records in this folder; give the folders of sga-monai experiment")
     for records in found:
-        for name, picture in _pictures(records).items():
-            write_whole(out / name, partial(Path.write_text, data=picture, encoding="utf-8"))
+        for name, picture in zip(_picture_names(records), (svg(records), learning_curves(records)), strict=False):
+            write_whole(out / name, partial(Path.write_text, data=str(picture), encoding="utf-8"))
     text = page(found, (out / "analysis.md").is_file(), archives_in(out))
     write_whole(out / "README.md", lambda path: path.write_text(text, encoding="utf-8"))
     return [records[0]["name"] for records in found]
@@ -115,15 +115,14 @@ def page(found: Sequence[Sequence[Record]], analyzed: bool = False, archived: Ma
     # An anchor of its own, since sites make different ones from the same heading.
     for records in ordered:
         name = records[0]["name"]
-        parts.append(f'<a id="{name}"></a>\n\n' + markdown(records, list(_pictures(records))))
+        parts.append(f'<a id="{name}"></a>\n\n' + markdown(records, _picture_names(records)))
         if archived and name in archived:
             file = f"{name}{ARCHIVE}"
             parts[-1] += f"- Predictions of {archived[name]} cells, without models: [{file}]({quote(file)}).\n"
     return "\n\n".join(parts).rstrip() + "\n"
 
 
-def _pictures(records: Sequence[Record]) -> dict[str, str]:
-    """File names and SVG of an experiment's pictures."""
-    name, curves = records[0]["name"], learning_curves(records)
-    pictures: dict[str, str] = {f"{name}.svg": svg(records)}
-    return pictures if curves is None else pictures | {f"{name}_curves.svg": curves}
+def _picture_names(records: Sequence[Record]) -> list[str]:
+    """File names of an experiment's pictures: AUROCs, and learning curves where they were recorded."""
+    name = records[0]["name"]
+    return [f"{name}.svg", f"{name}_curves.svg"] if cells_with_curves(records) else [f"{name}.svg"]

@@ -134,6 +134,7 @@ def test_the_readmes_figures_come_out_again(real_data: Path, name):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_both_views_of_nih_together_are_as_confounded_as_measured_elsewhere(real_data: Path, tmp_path):
     rows = [row for name in ("nih_pa", "nih_ap") for row in read_manifest(ROOT / f"data_manifests/{name}.csv")]
     write_manifest(tmp_path / "nih.csv", rows)

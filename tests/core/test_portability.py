@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from fixtures import warm
 
 SOURCES = sorted((ROOT / "sga_monai").rglob("*.py"))
 TEXT_CALLS = {"read_text", "write_text", "fdopen", "NamedTemporaryFile", "TemporaryFile"}
@@ -78,10 +79,13 @@ def test_every_module_imports_without_posix():
     """Without the extra `federated`, those modules of its package are left out that miss NVFlare, and no other."""
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in SOURCES]
     modules.remove("sga_monai.__main__")
+    # A fork that has the libraries, and forgets the package.
     program = (
         WINDOWS
         + """
 import importlib
+for name in [name for name in sys.modules if name.partition(".")[0] == "sga_monai"]:
+    del sys.modules[name]
 for name in sys.argv[1:]:
     try:
         importlib.import_module(name)
@@ -91,7 +95,7 @@ for name in sys.argv[1:]:
         print(name)
 """
     )
-    result = run(program, *modules)
+    result = warm.run([sys.executable, "-c", program, *modules])
     assert result.returncode == 0, result.stderr[-2000:]
     left_out = result.stdout.splitlines()
     package = "sga_monai.integrations.federated."

@@ -89,6 +89,8 @@ def straight(command, references, tmp_path_factory):
         key = " ".join((*options, str(epochs)))
         if key not in references:
             out = tmp_path_factory.mktemp("straight") / "sga"
+            # The time counts without the start of the warm parent.
+            warm.run([sys.executable, "-c", ""])
             code, _, stderr, seconds = run(command(out, *options, epochs=epochs))
             assert code == 0, stderr[-3000:]
             references[key] = out, seconds
@@ -227,17 +229,10 @@ def test_a_child_does_not_keep_the_lock_of_a_dead_parent(tmp_path):
     lock_output_dir(tmp_path / "out")
 
 
-def before(preparation: str, command: list[str]) -> list[str]:
-    """The command ``[python, "-m", module, ...]`` in a process that first runs a few lines."""
-    python, _, module, *arguments = command
-    run_it = f"import runpy, sys\nsys.argv[0] = {module!r}\nrunpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
-    return [python, "-c", f"{preparation}\n{run_it}", *arguments]
-
-
 def limited(command: list[str], size: int) -> list[str]:
     """The command in a process whose files may not grow beyond ``size`` bytes, as on a disk that is nearly full."""
     limit = f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
-    return before(f"import resource, signal; {limit}", command)
+    return warm.before(f"import resource, signal; {limit}", command)
 
 
 def assert_stopped_by_the_disk(code: int, stderr: str, out: Path, epoch: int) -> None:
@@ -304,7 +299,7 @@ def test_nan_at_step_seven_ends_the_real_command_with_code_5(command, tmp_path):
         "sga.kl_divergence = poisoned\n"
     )
     out = tmp_path / "sga"
-    code, _, stderr, _ = run(before(poison, command(out)))
+    code, _, stderr, _ = run(warm.before(poison, command(out)))
     assert code == 5, stderr[-3000:]
     assert "sga-monai: epoch 3, iteration 7, rows " in stderr
     assert "the loss is NaN or infinite, and the step was not taken" in stderr

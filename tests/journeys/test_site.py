@@ -41,6 +41,7 @@ from sga_monai.core.files import file_sha256, plain
 from sga_monai.data.manifest import read_manifest, write_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation.predictions import GROUPS, VALIDATION
+from sga_monai.hospital import torchscript
 from sga_monai.hospital.evaluate import evaluate_bundle
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.package import package_bundle
@@ -61,14 +62,14 @@ from sga_monai.statistics.separability import site_auroc
 EVALUATION = Path("validation/evaluation")
 
 
-def run(*arguments: str, cwd: Path, prefix: tuple[str, ...] = (), code: int = 0) -> str:
+# A process on a network of its own, which leads nowhere.
+UNSHARE = "import ctypes\nassert ctypes.CDLL(None).unshare(0x40000000) == 0"
+
+
+def run(*arguments: str, cwd: Path, isolated: bool = False, code: int = 0) -> str:
     environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", *arguments]
-    if prefix:
-        options = {"capture_output": True, "text": True, "check": False, "timeout": 600}
-        result = subprocess.run([*prefix, *command], cwd=cwd, env=environment, **options)
-    else:
-        result = warm.run(command, cwd, environment)
+    result = warm.run(warm.before(UNSHARE, command) if isolated else command, cwd, environment)
     assert result.returncode == code, result.stdout[-2000:] + result.stderr[-3000:]
     assert "Traceback" not in result.stderr
     assert "nvImageCodec" not in result.stderr
@@ -105,7 +106,7 @@ def contents(folder: Path) -> dict[Path, tuple[int, int]]:
 @pytest.fixture(scope="session")
 def evaluated(hospital: Path) -> Path:
     """The folder after every command of docs/hospital.md, without network where the system lets us cut it."""
-    isolated = ("unshare", "-n") if subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode == 0 else ()
+    isolated = warm.run([sys.executable, "-c", UNSHARE]).returncode == 0
     done = []
     for command in commands(ROOT / "docs/hospital.md"):
         name, *arguments = command.split()
@@ -117,11 +118,11 @@ def evaluated(hospital: Path) -> Path:
         if name == "unzip":
             with zipfile.ZipFile(hospital / arguments[-1]) as archive:
                 assert all(not info.filename.startswith(("/", "..")) for info in archive.infolist())
-            subprocess.run([sys.executable, "-m", "zipfile", "-e", arguments[-1], "."], cwd=hospital, check=True)
+            shutil.unpack_archive(hospital / arguments[-1], hospital)
         else:
             done.append(arguments[0])
             before = contents(hospital)
-            run("sga_monai", *arguments, cwd=hospital, prefix=isolated)
+            run("sga_monai", *arguments, cwd=hospital, isolated=isolated)
             if arguments[0] == "validate":
                 # Nothing is written outside of --out and its lock, nor into an input.
                 written = ("validation", ".validation.lock")
@@ -513,7 +514,8 @@ def test_the_journey_on_real_radiographs(real_data, tmp_path):
     assert "0." in run("sga_monai", "pool", *releases, "--out", "pooled", cwd=tmp_path)
 
 
-def test_the_same_run_gives_the_same_bytes(runs, bundle, phantom_dir, tmp_path):
+def test_the_same_run_gives_the_same_bytes(runs, bundle, phantom_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(torchscript, "subprocess", subprocess)
     given = (runs / "sga/model.pt", tmp_path, ROOT / "bundles/sga", runs / "nt/model.pt", [phantom_dir / "harbor.csv"])
     again = package_bundle(*given, manifest=phantom_dir / f"{SOURCE}.csv")
     assert again.with_name(f"{BUNDLE}.zip").read_bytes() == bundle.with_name(f"{BUNDLE}.zip").read_bytes()
@@ -671,6 +673,7 @@ import json, os, sys
 from pathlib import Path
 from sga_monai.core.errors import InputError
 from sga_monai.evaluation.predictions import GROUPS
+from sga_monai.hospital import torchscript
 from sga_monai.hospital.evaluate import evaluate_bundle
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
