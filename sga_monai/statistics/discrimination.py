@@ -85,10 +85,20 @@ def auroc(score: ArrayLike, label: ArrayLike, patient: ArrayLike | None = None, 
     variance = auroc_covariance(score, score, label, patient) if 0 < area < 1 else math.nan
     if not variance > 0:
         return Auroc(area, math.nan, math.nan, math.nan, *counts)
-    z = float(norm.ppf(0.5 + confidence / 2))
-    half = z * math.sqrt(variance) / (area * (1 - area))
+    return Auroc(area, variance, *logit_interval(area, variance, confidence), *counts)
+
+
+def logit_interval(area: float, variance: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Both ends of the interval of an AUROC between 0 and 1, symmetric on the logit scale, so that it stays in [0, 1].
+
+    Example:
+        >>> low, high = logit_interval(0.9, 0.03**2)
+        >>> round(low, 3), round(high, 3)
+        (0.824, 0.945)
+    """
+    half = float(norm.ppf(0.5 + confidence / 2)) * math.sqrt(variance) / (area * (1 - area))
     logit = math.log(area / (1 - area))
-    return Auroc(area, variance, float(expit(logit - half)), float(expit(logit + half)), *counts)
+    return float(expit(logit - half)), float(expit(logit + half))
 
 
 def auroc_covariance(first: ArrayLike, second: ArrayLike, label: ArrayLike, patient: ArrayLike | None = None) -> float:

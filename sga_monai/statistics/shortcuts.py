@@ -17,8 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sga_monai.statistics.discrimination import auroc
-from sga_monai.statistics.probes import ENOUGH_PATIENTS, FOLDS
+from sga_monai.statistics.probes import ENOUGH_PATIENTS, FOLDS, out_of_fold_auroc
 
 # The frame's share of a side is two cells of 25.
 FRAME_SHARE, FRAME_GRID, THUMBNAIL_GRID = 0.08, 25, 20
@@ -65,8 +64,7 @@ def pixel_auroc(pixels: ArrayLike, label: ArrayLike, patient: ArrayLike) -> dict
         patient: ``[N]``, any keys.
 
     Returns:
-        ``value, low, high`` of the AUROC, clustered by patient, ``n`` (images) and ``n_patients``; of the interval see
-        ``metadata_auroc``. ``None`` when a class has fewer than 10 patients.
+        As ``out_of_fold_auroc``; ``None`` when a class has fewer than 10 patients.
     """
     pixels, label, patient = np.asarray(pixels), np.asarray(label), np.asarray(patient)
     if min(len(np.unique(patient[label == value])) for value in (0, 1)) < ENOUGH_PATIENTS:
@@ -75,8 +73,7 @@ def pixel_auroc(pixels: ArrayLike, label: ArrayLike, patient: ArrayLike) -> dict
     # Tables are often in order of the label or of the date, so folds are drawn at random.
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     score = cross_val_predict(model, pixels, label, groups=patient, cv=folds, method="decision_function")
-    figure = auroc(score, label, patient)
-    return {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "n": len(label), "n_patients": figure.n_patients}
+    return out_of_fold_auroc(score, label, patient)
 
 
 def _cells(image: ArrayLike, grid: int) -> NDArray[np.float64]:

@@ -208,11 +208,13 @@ def test_a_patient_of_two_sites_is_one_however_the_id_was_typed():
     assert (probe["n"], probe["n_patients"]) == (80, 40)
 
 
-def test_a_probe_of_noise_holds_its_level():
+def test_probes_of_noise_hold_their_level():
     rng = np.random.default_rng(1)
     place, patient = np.repeat(["a", "b"], 40), np.repeat(np.arange(40), 2)
+    label = np.arange(40).repeat(2) % 2
     found = [site_probe(rng.normal(size=(80, 8)), place, patient, np.zeros(80)) for _ in range(40)]
-    assert np.mean([line["low"] < 0.5 < line["high"] for line in found]) > 0.8
+    found += [metadata_auroc({"view": rng.integers(0, 4, 80), "sex": rng.integers(0, 2, 80)}, label, patient) for _ in range(40)]
+    assert np.mean([line["low"] < 0.5 < line["high"] for line in found]) > 0.93
     assert np.mean([line["value"] for line in found]) == pytest.approx(0.5, abs=0.05)
 
 

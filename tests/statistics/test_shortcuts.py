@@ -18,14 +18,14 @@ def noise():
 
 
 def test_noise_tells_nothing():
-    """Over many sets the mean is 0.5 and the interval holds it as often as it says, prevalence apart from a half."""
-    found = []
+    """Over many sets the mean is 0.5 and the interval holds it at least as often as it says, prevalence apart from a half."""
     rng = np.random.default_rng(1)
-    for _ in range(40):
-        label = (rng.random(200) < 0.25).astype(int)
-        found.append(frame_only_auroc(rng.random((200, 30, 30)), label, np.arange(200)))
-    assert np.mean([line["value"] for line in found]) == pytest.approx(0.5, abs=0.02)
-    assert np.mean([line["low"] <= 0.5 <= line["high"] for line in found]) > 0.85
+    found = []
+    for _ in range(50):
+        label = (rng.random(120) < 0.3).astype(int)
+        found.append(pixel_auroc(rng.random((120, 30)) + rng.random((120, 1)), label, np.arange(120)))
+    assert np.mean([line["value"] for line in found]) == pytest.approx(0.5, abs=0.03)
+    assert np.mean([line["low"] < 0.5 < line["high"] for line in found]) > 0.93
 
 
 def test_a_planted_frame_is_found(noise):
@@ -34,7 +34,7 @@ def test_a_planted_frame_is_found(noise):
     images[:, :6, :] += np.random.default_rng(6).normal(0.12 * label, 0.06)[:, None, None]
     for probe in (frame_only_auroc, thumbnail_auroc):
         found = probe(images, label, patient)
-        assert 0.85 < found["low"] < found["value"] < found["high"] < 1
+        assert 0.8 < found["low"] < found["value"] < found["high"] < 1
         assert (found["n"], found["n_patients"]) == (300, 150)
 
 
