@@ -15,7 +15,7 @@ from pydicom.pixels import get_decoder
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging import jpeg, jpeg2000
 from sga_monai.imaging.jpeg_complete import check_complete
-from sga_monai.imaging.limits import MAX_PIXELS, check_memory
+from sga_monai.imaging.limits import MAX_PIXELS, refused_as
 
 DECODERS = {
     uid.JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
@@ -80,7 +80,8 @@ def decode_frame(dataset: pydicom.Dataset, frame: int = 1) -> NDArray[np.generic
     # A header that lies must not allocate: what is beyond the limits is no shortage of memory.
     if rows * columns * samples * max(int(dataset.BitsAllocated) // 8, 1) > MAX_STORED:
         raise ReadError("too_large")
-    try:
+    # Foreign decoders raise what they like on a damaged stream, with its content in the text.
+    with refused_as("truncated", rows * columns * samples):
         if syntax in DECODERS:
             return _decode_stream(_take_frame(dataset, frame, count), dataset, syntax)
         if syntax == uid.RLELossless:
@@ -107,12 +108,6 @@ def decode_frame(dataset: pydicom.Dataset, frame: int = 1) -> NDArray[np.generic
             array, _ = get_decoder(syntax).as_array(dataset, index=frame - 1, **native)
             del dataset.PixelData
             return np.asarray(array)
-    except (ReadError, MemoryError):
-        raise
-    except Exception:
-        # Foreign decoders raise what they like on a damaged stream, with its content in the text.
-        check_memory(rows * columns * samples)
-        raise ReadError("truncated") from None
     raise ReadError("unknown_syntax")
 
 

@@ -15,7 +15,7 @@ from sga_monai.imaging.codec import decode_frame, transfer_syntax
 from sga_monai.imaging.decoded import Decoded, ReadOptions
 from sga_monai.imaging.grayscale import as_words, check_alignment, check_words, luminance, tables
 from sga_monai.imaging.header import apply_functional_groups, parse, quiet
-from sga_monai.imaging.limits import MAX_PIXELS
+from sga_monai.imaging.limits import MAX_PIXELS, refused_as
 from sga_monai.imaging.padding import find_padding
 
 # A block of rows fits the processor's cache.
@@ -114,15 +114,10 @@ def read_header(data: bytes, keywords: Sequence[str]) -> dict[str, str]:
     Raises:
         ReadError: "unreadable", when the header cannot be parsed.
     """
-    with quiet():
+    # A value is parsed when it is asked for.
+    with quiet(), refused_as("unreadable"):
         dataset = parse(data, pixels=False)
-        try:
-            return {keyword: str(dataset.get(keyword)).strip() for keyword in keywords if dataset.get(keyword) not in (None, "")}
-        except MemoryError:
-            raise
-        except Exception:
-            # A value is parsed when it is asked for, and pydicom's errors quote it.
-            raise ReadError("unreadable") from None
+        return {keyword: str(dataset.get(keyword)).strip() for keyword in keywords if dataset.get(keyword) not in (None, "")}
 
 
 def read_facts(data: bytes) -> dict[str, str]:
@@ -152,7 +147,7 @@ def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
         "burned_in": ("BurnedInAnnotation", ("YES", "NO")),
         "presentation": ("PresentationLUTShape", ("IDENTITY", "INVERSE")),
     }
-    try:
+    with refused_as("unreadable"):
         for name, (keyword, vocabulary) in vocabularies.items():
             value = str(dataset.get(keyword) or "").strip().upper()
             value = "YES" if name == "burned_in" and value in BURNED_IN else value
@@ -161,11 +156,6 @@ def _facts(dataset: pydicom.Dataset) -> dict[str, str]:
         facts["orientation"] = geometry.orientation_of(dataset)
         facts["modality"] = examination.modality_of(dataset)
         facts["body_part"] = examination.body_part_of(dataset)
-    except MemoryError:
-        raise
-    except Exception:
-        # A value is parsed when it is asked for, and pydicom's errors quote it.
-        raise ReadError("unreadable") from None
     if (facts["photometric"], facts["presentation"]) in (("MONOCHROME2", "INVERSE"), ("MONOCHROME1", "IDENTITY")):
         facts["presentation"] += " (contradicts PhotometricInterpretation)"
     return facts

@@ -9,8 +9,8 @@ import unicodedata
 
 import pydicom
 
-from sga_monai.core.errors import ReadError
 from sga_monai.imaging.geometry import orientation_of
+from sga_monai.imaging.limits import refused_as
 
 # Computed and digital radiography, radiographic film, and what secondary captures and film digitizers write.
 RADIOGRAPHY = ("CR", "DX", "DR", "XR", "RG", "OT", "SC", "HC", "FD")
@@ -80,18 +80,14 @@ def refusal(dataset: pydicom.Dataset) -> str | None:
     Raises:
         ReadError: "unreadable", when one of these elements cannot be parsed.
     """
-    try:
+    # A value is parsed when it is asked for.
+    with refused_as("unreadable"):
         if modality_of(dataset) in OTHER_MODALITIES or body_part_of(dataset) not in ("", "CHEST", "other"):
             return "examination"
         if any(OTHER_VIEWS.search(text) for text in _coded(dataset.get("ViewCodeSequence"))):
             return "examination"
         if view_of(dataset) in LATERAL_VIEWS + OBLIQUE_VIEWS or orientation_of(dataset) == "lateral":
             return "lateral"
-    except MemoryError:
-        raise
-    except Exception:
-        # A value is parsed when it is asked for, and pydicom's errors quote it.
-        raise ReadError("unreadable") from None
     return None
 
 

@@ -13,7 +13,7 @@ from pydicom.pixels import apply_color_lut, convert_color_space
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging.codec import DECODERS, returns_rgb, transfer_syntax
 from sga_monai.imaging.header import OVERLAY_GROUPS
-from sga_monai.imaging.limits import LUMINANCE
+from sga_monai.imaging.limits import LUMINANCE, refused_as
 
 ROWS_AT_ONCE = 256
 MOST_ENTRIES = 1 << 16
@@ -170,7 +170,8 @@ def check_alignment(words: NDArray[np.unsignedinteger], dataset: pydicom.Dataset
 
 def _modality(values: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDArray[np.float64], tuple[float, float]]:
     """Modality values of ``values``, and the range that they can span."""
-    try:
+    # Attributes of any type and length may stand here.
+    with refused_as("rescale"):
         if dataset.get("ModalityLUTSequence"):
             table, _ = _look_up(values.astype(np.float64), dataset.ModalityLUTSequence[0], dataset)
         else:
@@ -178,11 +179,6 @@ def _modality(values: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDAr
             slope = 1.0 if slope in (None, "") else float(slope)
             intercept = 0.0 if intercept in (None, "") else float(intercept)
             table = values.astype(np.float64) * slope + intercept
-    except MemoryError:
-        raise
-    except Exception:
-        # Attributes of any type and length may stand here; the reason code is all that may be told of them.
-        raise ReadError("rescale") from None
     span = (float(table.min()), float(table.max()))
     if not np.isfinite(table).all() or not span[0] < span[1] or span[1] - span[0] > 1e12:
         raise ReadError("rescale")
@@ -191,13 +187,8 @@ def _modality(values: NDArray[np.int32], dataset: pydicom.Dataset) -> tuple[NDAr
 
 def _voi_lut(table: NDArray[np.float64], dataset: pydicom.Dataset) -> NDArray[np.float64]:
     """The first VOI LUT (PS3.3 C.11.2.1.1), mapped to [0, 1] by its stated number of bits."""
-    try:
+    with refused_as("voi"):
         result, bits = _look_up(table, dataset.VOILUTSequence[0], dataset)
-    except MemoryError:
-        raise
-    except Exception:
-        # As above.
-        raise ReadError("voi") from None
     return result / float((1 << bits) - 1)
 
 
@@ -222,14 +213,8 @@ def _look_up(values: NDArray[np.float64], item: pydicom.Dataset, dataset: pydico
 
 def _window(table: NDArray[np.float64], dataset: pydicom.Dataset) -> NDArray[np.float64]:
     """The first window, mapped to [0, 1] (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
-    try:
-        center, width = (np.atleast_1d(dataset[key].value)[0] for key in ("WindowCenter", "WindowWidth"))
-        center, width = float(center), float(width)
-    except MemoryError:
-        raise
-    except Exception:
-        # As above.
-        raise ReadError("voi") from None
+    with refused_as("voi"):
+        center, width = (float(np.atleast_1d(dataset[key].value)[0]) for key in ("WindowCenter", "WindowWidth"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
     lowest_width = 1.0 if function == "LINEAR" else 0.0
     valid = np.isfinite([center, width]).all() and width >= lowest_width and width > 0
@@ -250,7 +235,8 @@ def luminance(dataset: pydicom.Dataset) -> Callable[[NDArray[np.generic], NDArra
     native = not returns_rgb(transfer_syntax(dataset), photometric)
 
     def show(array: NDArray[np.generic], out: NDArray[np.float32]) -> None:
-        try:
+        # A palette may lack tables or entries, each of which pydicom refuses in its own way.
+        with refused_as("photometric"):
             color = np.asarray(array)
             if photometric == "PALETTE COLOR":
                 _check_segments(dataset)
@@ -258,11 +244,6 @@ def luminance(dataset: pydicom.Dataset) -> Callable[[NDArray[np.generic], NDArra
             elif native and photometric.startswith("YBR"):
                 color = convert_color_space(color, photometric, "RGB")
             scale = np.float32(np.iinfo(color.dtype).max)
-        except (ReadError, MemoryError):
-            raise
-        except Exception:
-            # A palette may lack tables or entries, each of which pydicom refuses in its own way.
-            raise ReadError("photometric") from None
         if color.ndim != 3 or color.shape[2] != 3:
             raise ReadError("truncated")
         out[:] = (color.astype(np.float32) @ LUMINANCE) / scale

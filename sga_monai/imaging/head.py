@@ -12,6 +12,7 @@ from pydicom import uid
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging.dicom import is_dicom
 from sga_monai.imaging.header import ITEM, MAX_HEADER, MOST_ITEMS, quiet
+from sga_monai.imaging.limits import refused_as
 from sga_monai.imaging.read import read_from
 
 # Most headers are shorter; a NIfTI file is known by its byte 344, and a transfer syntax stands in the file meta.
@@ -44,15 +45,9 @@ def _header_length(stream: BinaryIO) -> int:
     """Where the pixel data begin, or the end of a file that has none. Elements in front of it are passed over."""
     stream.seek(0)
     bounded = _Bounded(stream)
-    try:
-        with quiet():
-            pydicom.dcmread(bounded, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+    with quiet(), refused_as("unreadable"):
+        pydicom.dcmread(bounded, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID"])
         length = bounded.tell()
-    except (ReadError, MemoryError):
-        raise
-    except Exception:
-        # Any bytes may come here, and pydicom's errors quote values.
-        raise ReadError("unreadable") from None
     if length > MAX_HEADER:
         raise ReadError("too_large")
     return length

@@ -15,6 +15,7 @@ from pydicom import uid
 from pydicom.filereader import read_dataset, read_partial
 
 from sga_monai.core.errors import ReadError
+from sga_monai.imaging.limits import refused_as
 
 MAX_INFLATED = 128 * 1024 * 1024
 MAX_HEADER = 16 * 1024 * 1024
@@ -58,7 +59,7 @@ def parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
             middle of its pixel data; "multi_frame" where a second DICOM file follows the first.
     """
     dataset: pydicom.Dataset
-    try:
+    with refused_as("unreadable"):
         inflated = _inflate(data)
         _check_size_of_header(data if inflated is None else inflated)
         stream = io.BytesIO(data if inflated is None else inflated)
@@ -82,11 +83,6 @@ def parse(data: bytes, pixels: bool = True) -> pydicom.Dataset:
         end = (inflated or data)[-ELEMENT_HEADER:]
         if pixels and "PixelData" not in dataset and (after.seen or PIXEL_DATA in end or BIG_PIXEL_DATA in end):
             raise ReadError("truncated")
-    except (ReadError, MemoryError):
-        raise
-    except Exception:
-        # Any bytes may come here, and pydicom's errors quote values.
-        raise ReadError("unreadable") from None
     return dataset
 
 
@@ -100,7 +96,8 @@ def apply_functional_groups(dataset: pydicom.Dataset, frame: int) -> None:
     Raises:
         ReadError: "unreadable", when the groups of this frame are missing or are not what they should be.
     """
-    try:
+    # Elements of any kind may stand where sequences should.
+    with refused_as("unreadable"):
         groups = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
         frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
         groups += [frames[frame - 1]] if len(frames) else []
@@ -112,11 +109,6 @@ def apply_functional_groups(dataset: pydicom.Dataset, frame: int) -> None:
                             dataset.pop(keyword, None)
                             if keyword in item:
                                 dataset[keyword] = item[keyword]
-    except MemoryError:
-        raise
-    except Exception:
-        # Elements of any kind may stand where sequences should, and pydicom's errors quote them.
-        raise ReadError("unreadable") from None
 
 
 # PS3.3 C.7.6.16.2: the functional group macros that decide how a frame is shown.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging.geometry import make_square, ratio_of
-from sga_monai.imaging.limits import MAX_PIXELS
+from sga_monai.imaging.limits import MAX_PIXELS, refused_as
 
 HEADER_BYTES = 352
 NIFTI, GZIP = b"n+1\0", b"\x1f\x8b"
@@ -39,16 +39,10 @@ def read_nifti(data: bytes, lateral: bool = False) -> NDArray[np.float32]:
     Raises:
         ReadError: when the file is damaged, too large, or has more than one plane; "lateral"; "aspect".
     """
-    try:
-        with nib.imageglobals.LoggingOutputSuppressor():
-            values, codes, aspect = _nifti_values(data)
-        if not np.isfinite(values).all():
-            raise ReadError("not_finite")
-    except (ReadError, MemoryError):
-        raise
-    except Exception:
-        # nibabel's errors are of many kinds, and some quote the header.
-        raise ReadError("truncated") from None
+    with refused_as("truncated"), nib.imageglobals.LoggingOutputSuppressor():
+        values, codes, aspect = _nifti_values(data)
+    if not np.isfinite(values).all():
+        raise ReadError("not_finite")
     values = make_square(values, aspect, MAX_PIXELS)
     if not lateral and set("".join(codes)) in ({"A", "S"}, {"A", "I"}, {"P", "S"}, {"P", "I"}):
         raise ReadError("lateral")

@@ -20,7 +20,7 @@ from sga_monai.core.errors import ReadError
 from sga_monai.imaging import jpeg
 from sga_monai.imaging.geometry import make_square, ratio_of
 from sga_monai.imaging.jpeg_complete import Pixels, check_complete
-from sga_monai.imaging.limits import LUMINANCE, MAX_PIXELS, check_memory
+from sga_monai.imaging.limits import LUMINANCE, MAX_PIXELS, refused_as
 from sga_monai.imaging.png import ORIENTATION, SIGNATURE, orientation_of, read_png
 
 # Bounds the bytes of a deep color PNG.
@@ -69,24 +69,20 @@ def read_picture(data: bytes) -> NDArray[np.float32]:
 
 def _by_pillow(source: io.BufferedReader, check: Callable[[Pixels], None] | None, samples: int) -> tuple[NDArray[np.float32], object]:
     """Gray values, and the Exif orientation as Pillow finds it, of what has 8 bits, or gray alone, and ``samples`` in all."""
-    try:
-        with _quiet(), warnings.catch_warnings(action="ignore"), Image.open(source, formats=("PNG", "JPEG")) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ReadError("too_large")
-            if getattr(picture, "n_frames", 1) != 1:
-                raise ReadError("multi_frame")
-            picture.load()
-            if check is not None:
-                check(partial(_pixels, picture))
-            return _gray(picture), picture.getexif().get(ORIENTATION, 1)
-    except (ReadError, MemoryError):
-        raise
-    except Image.DecompressionBombError:
-        raise ReadError("too_large") from None
-    except Exception:
-        # Pillow has an error of its own for each way in which a file can be damaged.
-        check_memory(samples)
-        raise ReadError("truncated") from None
+    # Pillow has an error of its own for each way in which a file can be damaged.
+    with refused_as("truncated", samples):
+        try:
+            with _quiet(), warnings.catch_warnings(action="ignore"), Image.open(source, formats=("PNG", "JPEG")) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise ReadError("too_large")
+                if getattr(picture, "n_frames", 1) != 1:
+                    raise ReadError("multi_frame")
+                picture.load()
+                if check is not None:
+                    check(partial(_pixels, picture))
+                return _gray(picture), picture.getexif().get(ORIENTATION, 1)
+        except Image.DecompressionBombError:
+            raise ReadError("too_large") from None
 
 
 def _aspect(density: tuple[int, int, int]) -> float:
@@ -157,14 +153,8 @@ def _deep_jpeg(data: bytes, structure: jpeg.Structure) -> NDArray[np.float32]:
     rows, columns, _ = structure.shape
     if rows * columns > MAX_PIXELS:
         raise ReadError("too_large")
-    try:
+    with refused_as("truncated", math.prod(structure.shape)):
         array = np.asarray((imagecodecs.jpegls_decode if structure.process == jpeg.LS else imagecodecs.jpeg8_decode)(data))
-    except MemoryError:
-        raise
-    except Exception:
-        # As above.
-        check_memory(math.prod(structure.shape))
-        raise ReadError("truncated") from None
     if array.shape[:2] != (rows, columns) or array.ndim - 1 != (2 if structure.shape[2] == 3 else 1):
         raise ReadError("truncated")
     check_complete(data, structure, lambda rows, columns: array[rows, columns])
@@ -179,13 +169,8 @@ def _deep_jpeg(data: bytes, structure: jpeg.Structure) -> NDArray[np.float32]:
 
 def _deep_png(data: bytes) -> NDArray[np.float32]:
     """A PNG with 16 bits and color or alpha, of which Pillow keeps 8 bits."""
-    try:
+    with refused_as("truncated"):
         array = np.asarray(imagecodecs.png_decode(data))
-    except MemoryError:
-        raise
-    except Exception:
-        # Nothing is told of the bytes but that they end or lie.
-        raise ReadError("truncated") from None
     gray = np.empty(array.shape[:2], dtype=np.float32)
     for top in range(0, len(array), ROWS_AT_ONCE):
         block = array[top : top + ROWS_AT_ONCE].astype(np.float32) / np.float32(65535)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sga_monai.core.errors import ReadError
 from sga_monai.imaging.decoded import Decoded, ReadOptions
 from sga_monai.imaging.dicom import is_dicom, read_dicom
+from sga_monai.imaging.limits import refused_as
 from sga_monai.imaging.nifti import is_nifti, read_nifti
 from sga_monai.imaging.raster import is_picture, read_picture
 
@@ -81,7 +82,8 @@ def decode(data: bytes, options: ReadOptions | None = None) -> Decoded:
         ReadError: see ``read_cxr``.
     """
     options = options or ReadOptions()
-    try:
+    # Nothing that a file's bytes bring about may end an evaluation.
+    with refused_as("unreadable"):
         if is_dicom(data):
             decoded = read_dicom(data, options)
         elif is_picture(data):
@@ -90,11 +92,6 @@ def decode(data: bytes, options: ReadOptions | None = None) -> Decoded:
             decoded = Decoded(read_nifti(data, options.lateral), {"transfer_syntax": PICTURE})
         else:
             raise ReadError("unknown_format")
-    except (ReadError, MemoryError):
-        raise
-    except Exception:
-        # Nothing that a file's bytes bring about may end an evaluation.
-        raise ReadError("unreadable") from None
     if decoded.image.ndim != 2 or min(decoded.image.shape) < 2:
         raise ReadError("not_2d")
     _check_content(decoded)
