@@ -49,6 +49,24 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all.
+
+    Raises:
+        DiskError: see ``write_whole``.
+    """
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes, whole or not at all.
+
+    Raises:
+        DiskError: see ``write_whole``.
+    """
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
 def read_earlier(path: Path) -> dict[str, Any]:
     """A JSON file of an earlier call; empty where it is absent or was cut."""
     try:
@@ -70,8 +88,7 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1, sort_keys: b
     Raises:
         DiskError: see ``write_whole``.
     """
-    text = json.dumps(plain(content), indent=indent, sort_keys=sort_keys, allow_nan=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(plain(content), indent=indent, sort_keys=sort_keys, allow_nan=False) + "\n")
 
 
 def file_sha256(path: str | Path) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from string import Formatter
 from urllib.parse import quote
 
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, read_earlier, write_whole
+from sga_monai.core.files import file_sha256, read_earlier, write_text
 from sga_monai.data.manifest import read_manifest
 from sga_monai.hospital.cases import Calls, Case
 
@@ -60,8 +59,7 @@ def write_errors(calls: Calls, title: str, out: str | Path, viewer: Mapping[int,
                 page_name=page_name,
                 links=_links(cases, a_page),
             )
-            name = page_name(order, number)
-            write_whole(out / name, partial(Path.write_text, data=content, encoding="utf-8"))
+            write_text(out / page_name(order, number), content)
     return out / PAGE
 
 

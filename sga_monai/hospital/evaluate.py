@@ -18,7 +18,7 @@ from torch import nn
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, read_earlier, write_csv, write_json, write_whole
+from sga_monai.core.files import file_sha256, read_earlier, write_bytes, write_csv, write_json
 from sga_monai.core.folders import archive_previous_run, lock_output_dir
 from sga_monai.core.outputs import refuse_inside
 from sga_monai.core.provenance import code_digest, versions
@@ -118,7 +118,7 @@ def evaluate_bundle(
     # First: a folder without it is no evaluation's, and would be refused when the same command is given again.
     write_json(out / "run.json", facts | {"finished": None}, sort_keys=True)
     if plan is not None:
-        write_whole(out / PROTOCOL_FILE, lambda path: path.write_bytes(plan.data))
+        write_bytes(out / PROTOCOL_FILE, plan.data)
     scored = _score(networks, cohort, out / PARTS, num_workers, batch_size, reference)
     predictions = _predictions(scored, groups, reference)
     write_csv(out / FILE, predictions)

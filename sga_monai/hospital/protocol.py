@@ -16,7 +16,7 @@ import jsonschema
 from sga_monai.core import checks as check
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_json, write_whole
+from sga_monai.core.files import write_json, write_text
 from sga_monai.evaluation.predictions import GROUPS
 from sga_monai.hospital.formats import PROTOCOL
 from sga_monai.statistics.discrimination import hanley_mcneil_half_width
@@ -235,7 +235,7 @@ def write_protocol(plan: Plan, path: str | Path) -> Protocol:
     names = {name: label for name, (_, _, label) in MEASURES.items()}
     template = page_templates("hospital").get_template("protocol.html.jinja")
     page = template.render(protocol=protocol.content, sha256=protocol.sha256, names=names, relations=RELATIONS, file=path.name)
-    write_whole(path.with_suffix(".html"), lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_text(path.with_suffix(".html"), page)
     return protocol
 
 

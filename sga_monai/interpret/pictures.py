@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from sga_monai.core.figures import figure_image, subplots
-from sga_monai.core.files import write_whole
+from sga_monai.core.files import write_bytes
 from sga_monai.interpret.measures import Cases
 from sga_monai.model.modes import device_of
 
@@ -102,7 +102,7 @@ def write_pictures(out: Path, figure: Figure | None, table: Sequence[Mapping[str
     if figure is not None:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-        write_whole(out / "cases.png", lambda path: path.write_bytes(buffer.getvalue()))
+        write_bytes(out / "cases.png", buffer.getvalue())
         writer = SummaryWriter(str(out / "tensorboard"))
         writer.add_image("saliency/cases", figure_image(figure), dataformats="HWC")
         writer.close()

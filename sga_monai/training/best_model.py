@@ -17,7 +17,7 @@ from torch import nn
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, write_json, write_whole
+from sga_monai.core.files import file_sha256, write_bytes, write_json
 
 
 class BestModelSaver:
@@ -58,7 +58,7 @@ class BestModelSaver:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         facts = {self.metric: value, "epoch": self.epoch, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
-        write_whole(self.output_dir / "model.pt", lambda path: path.write_bytes(buffer.getvalue()))
+        write_bytes(self.output_dir / "model.pt", buffer.getvalue())
         write_json(self.output_dir / "model.json", facts)
 
     def state_dict(self) -> dict[str, Any]:

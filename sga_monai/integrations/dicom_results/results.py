@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from torch import nn
 
 from sga_monai.core.display import track
 from sga_monai.core.errors import REASONS, InputError, ReadError
-from sga_monai.core.files import file_sha256, read_earlier, write_json, write_whole
+from sga_monai.core.files import file_sha256, read_earlier, write_bytes, write_json
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
@@ -219,12 +218,8 @@ def write_case(out: Path, case: Case, model: Model, path: Path, options: ReadOpt
         # Of highdicom and pydicom, about a value that the source's header should not have; they quote it.
         return "header"
     for target, content in zip(_files(out, case.row), contents, strict=True):
-        write_whole(target, partial(_put, content))
+        write_bytes(target, content)
     return ""
-
-
-def _put(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
 
 
 def _encoded(made: Dataset) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_json, write_whole
+from sga_monai.core.files import write_bytes, write_json
 from sga_monai.hospital.pool import pool_releases
 from sga_monai.integrations.federated.aggregation import read_release
 from sga_monai.integrations.federated.refusals import REASONS, Refusal
@@ -58,8 +58,8 @@ def pool_answers(answers: Sequence[Answer], sums: str, folder: Path, min_sites: 
     for answer, (code, alias) in zip(answers, read, strict=True):
         status = "same alias" if code == VALID and sites[alias] > 1 else code
         if status == VALID:
-            path, data = folder / RELEASES / f"{answer.name}.json", answer.release.encode()
-            write_whole(path, lambda target, data=data: target.write_bytes(data))  # type: ignore[misc]
+            path = folder / RELEASES / f"{answer.name}.json"
+            write_bytes(path, answer.release.encode())
             files.append((alias, path))
         lines.append({"name": answer.name, "alias": alias, "status": status, "reason": REASONS.get(status, "")})
     content: dict[str, Any] = {"schema": SCHEMA, "bundle_sha256sums": sums, "sites": lines, "valid": len(files), "not_pooled": None}

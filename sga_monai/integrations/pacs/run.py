@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_whole
+from sga_monai.core.files import write_bytes
 from sga_monai.data.identity import same_id
 from sga_monai.data.pseudonyms import patient_key
 from sga_monai.integrations.pacs.accounting import AGAIN, CONFLICT, FETCHED, NOT_FOUND, NOT_TRIED, SEVERAL, THERE, Accounting, Line
@@ -166,7 +166,7 @@ class Run:
         progress.received(len(data))
         verdict = reason_against(data, image, study.patient_id)
         if verdict is None:
-            write_whole(path, lambda draft: draft.write_bytes(data))
+            write_bytes(path, data)
             return FETCHED
         if verdict.final:
             self.rejected.add(name, verdict.code)
