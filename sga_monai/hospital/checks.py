@@ -114,7 +114,7 @@ def shortcut_audit(scored: pd.DataFrame) -> dict[str, Any]:
         rows = scored[scored[column].notna()]
         figure = auroc(rows[column], rows["label"], rows["patient"])
         patients = [int(rows.loc[rows["label"] == label, "patient"].nunique()) for label in (1, 0)]
-        audit[name] = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "n": len(rows), "n_patients": figure.n_patients}
+        audit[name] = {**figure.estimate, "n": len(rows), "n_patients": figure.n_patients}
         audit[name] |= dict(zip(("positive_patients", "negative_patients"), patients, strict=True))
     audit["tag"] = _tag(scored) if control_column("tag") in scored else None
     columns = {key: scored[key].fillna("") for key in METADATA if key in scored}

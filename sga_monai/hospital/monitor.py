@@ -164,10 +164,10 @@ def _figures(period: Period, threshold: float, temperature: float) -> dict[str, 
     }
     if not len(rows):
         return counts | dict.fromkeys(("auroc", "alert_rate", "slope", "intercept", "observed_to_expected"), asdict(NO_ESTIMATE))
-    figure, probability = auroc(score, label, patient), expit(score.to_numpy() / temperature)
+    probability = expit(score.to_numpy() / temperature)
     slope, intercept = calibration_line(probability, label, patient)
     return counts | {
-        "auroc": {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high},
+        "auroc": auroc(score, label, patient).estimate,
         "alert_rate": asdict(share(score >= threshold, patient)),
         "slope": asdict(slope),
         "intercept": asdict(intercept),

@@ -101,7 +101,7 @@ def model_figures(
         rates = [[t, *map(float, line)] for t, line in zip(curve, rates_at(probability, label, curve), strict=True)]
         band = decision_band(probability, cases, curve, prevalence)
     return {
-        "auroc": {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high, "variance": figure.variance},
+        "auroc": {**figure.estimate, "variance": figure.variance},
         "auprc": asdict(average_precision(score, label, patient)) if both else None,
         "operating_point": point,
         "per_thousand": per_thousand(point) if point else None,
@@ -200,8 +200,7 @@ def subgroups(scored: pd.DataFrame, threshold: float | None = None) -> list[dict
                 rows = pd.concat([rows[rows["label"] == 0], scored[scored["label"] == 1]])
                 if level == "missing" and not (rows["label"] == 0).any():
                     continue
-            figure = auroc(rows["score"], rows["label"], rows["patient"])
-            estimate = {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high}
+            estimate = auroc(rows["score"], rows["label"], rows["patient"]).estimate
             table.append({"by": by, "level": str(level), **_counts(rows), "auroc": estimate, **_rates(rows, threshold)})
     return table
 

@@ -136,12 +136,11 @@ def _cutoff(ratings: NDArray[np.float64], cutoff: float | None) -> float | None:
 
 def _observer(rating: NDArray[np.float64], called: Any, label: NDArray[Any], patient: NDArray[Any]) -> dict[str, Any]:
     """AUROC of one observer, and sensitivity and specificity of its calls, where there are any."""
-    figure = auroc(rating, label, patient)
     rates: dict[str, Any] = {"sensitivity": None, "specificity": None}
     if called is not None:
         rates["sensitivity"] = asdict(share(called[label == 1], patient[label == 1]))
         rates["specificity"] = asdict(share(~called[label == 0], patient[label == 0]))
-    return {"auroc": {"value": figure.auroc, "low": figure.ci_low, "high": figure.ci_high}, **rates}
+    return {"auroc": auroc(rating, label, patient).estimate, **rates}
 
 
 def _compare(observers: Sequence[dict[str, Any]], figure: str, covariance: NDArray[np.float64]) -> dict[str, Any]:

@@ -36,6 +36,11 @@ class Auroc:
     n_negative: int
     n_patients: int
 
+    @property
+    def estimate(self) -> dict[str, float]:
+        """``value, low, high``, as every estimate is recorded."""
+        return {"value": self.auroc, "low": self.ci_low, "high": self.ci_high}
+
 
 def placements(score: ArrayLike, label: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """For each positive the share of negatives below it, for each negative the share of positives above it.
