@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json
+from sga_monai.core.schema import record
 from sga_monai.statistics.feature_shift import FEWEST, moments
 from sga_monai.statistics.separability import FEWEST as FEWEST_PATIENTS
 from sga_monai.statistics.separability import LABELS, N_AXES, source_profile
@@ -20,45 +21,32 @@ from sga_monai.statistics.separability import LABELS, N_AXES, source_profile
 _NUMBERS = {"type": "number", "minimum": -1e12, "maximum": 1e12}
 _POSITIVE = {"type": "number", "minimum": 1e-24, "maximum": 1e24}
 _COORDINATES = {"type": "array", "minItems": 2, "maxItems": N_AXES + 1}
-_GAUSSIAN = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["n_patients", "mean", "covariance"],
-    "properties": {
-        "n_patients": {"type": "integer", "minimum": FEWEST_PATIENTS, "maximum": 10**9},
-        "mean": _COORDINATES | {"items": _NUMBERS},
-        "covariance": _COORDINATES | {"items": _COORDINATES | {"items": _NUMBERS}},
-    },
-}
-_BY_LABEL = {"type": "object", "additionalProperties": False, "required": [*LABELS], "properties": dict.fromkeys(LABELS, _GAUSSIAN)}
+_GAUSSIAN = record(
+    n_patients={"type": "integer", "minimum": FEWEST_PATIENTS, "maximum": 10**9},
+    mean=_COORDINATES | {"items": _NUMBERS},
+    covariance=_COORDINATES | {"items": _COORDINATES | {"items": _NUMBERS}},
+)
+_BY_LABEL = record(**dict.fromkeys(LABELS, _GAUSSIAN))
 
 
 def embedding_schema(n_features: int) -> dict[str, Any]:
     """JSON schema of an embedding of a network with ``n_features`` features."""
     each = {"type": "array", "minItems": n_features, "maxItems": n_features}
-    half = {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["center", "axes", "rest", "drawn", "judge"],
-        "properties": {
-            "center": each | {"items": _NUMBERS},
-            "axes": {"type": "array", "items": each | {"items": _NUMBERS}, "minItems": 1, "maxItems": N_AXES},
-            "rest": each | {"items": _POSITIVE},
-            "drawn": _BY_LABEL,
-            "judge": _BY_LABEL,
-        },
-    }
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["n", "mean", "variance"],
-        "properties": {
-            "n": {"type": "integer", "minimum": FEWEST, "maximum": 10**9},
-            "mean": each | {"items": _NUMBERS},
-            "variance": each | {"items": _NUMBERS | {"minimum": 0}},
-            "profile": {"type": "array", "items": half, "minItems": 2, "maxItems": 2},
-        },
-    }
+    half = record(
+        center=each | {"items": _NUMBERS},
+        axes={"type": "array", "items": each | {"items": _NUMBERS}, "minItems": 1, "maxItems": N_AXES},
+        rest=each | {"items": _POSITIVE},
+        drawn=_BY_LABEL,
+        judge=_BY_LABEL,
+    )
+    schema = record(
+        n={"type": "integer", "minimum": FEWEST, "maximum": 10**9},
+        mean=each | {"items": _NUMBERS},
+        variance=each | {"items": _NUMBERS | {"minimum": 0}},
+    )
+    # Of internal images only.
+    schema["properties"]["profile"] = {"type": "array", "items": half, "minItems": 2, "maxItems": 2}
+    return schema
 
 
 def write_embedding(path: Path, features: ArrayLike, label: ArrayLike | None = None, patient: ArrayLike | None = None) -> None:

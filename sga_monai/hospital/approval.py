@@ -12,21 +12,17 @@ from typing import Any
 import jsonschema
 
 from sga_monai.core.errors import InputError
+from sga_monai.core.schema import record
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 
 FIELD = "approval"
 # JSON schema of the field; a release without approval has none.
-SCHEMA = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["approved_by", "time", "values_shown", "sha256"],
-    "properties": {
-        "approved_by": {"type": "string", "pattern": ALPHABET},
-        "time": {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\+00:00$"},
-        "values_shown": {"type": "integer", "minimum": 1},
-        "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-    },
-}
+SCHEMA = record(
+    approved_by={"type": "string", "pattern": ALPHABET},
+    time={"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\+00:00$"},
+    values_shown={"type": "integer", "minimum": 1},
+    sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"},
+)
 REMEDY = "give the command without --approved-by, read what it prints, then give it again with it"
 APPROVED, MISSING, CHANGED = "approved", "missing", "changed"
 

@@ -17,6 +17,7 @@ from sga_monai.core import checks as check
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json, write_text
+from sga_monai.core.schema import record
 from sga_monai.evaluation.predictions import GROUPS
 from sga_monai.hospital.formats import PROTOCOL
 from sga_monai.statistics.discrimination import hanley_mcneil_half_width
@@ -45,12 +46,7 @@ ONE_LINE = r"^[^\u0000-\u001f\u007f]*[^\u0000-\u0020\u007f][^\u0000-\u001f\u007f
 TEXT = {"type": "string", "maxLength": LONGEST, "pattern": ONE_LINE}
 
 
-def _record(**properties: Any) -> dict[str, Any]:
-    """A JSON object with exactly these fields."""
-    return {"type": "object", "additionalProperties": False, "required": list(properties), "properties": properties}
-
-
-SCHEMA = _record(
+SCHEMA = record(
     schema={"const": PROTOCOL},
     written={"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$"},
     question=TEXT,
@@ -61,17 +57,17 @@ SCHEMA = _record(
     endpoint={"enum": list(MEASURES)},
     limits={
         "type": "array",
-        "items": _record(measure={"enum": list(MEASURES)}, relation={"enum": list(RELATIONS)}, limit={"type": "number"}),
+        "items": record(measure={"enum": list(MEASURES)}, relation={"enum": list(RELATIONS)}, limit={"type": "number"}),
     },
     subgroups={"type": "array", "items": {"enum": list(GROUPS)}, "uniqueItems": True},
-    sample_size=_record(
+    sample_size=record(
         expected_auroc=SHARE,
         positive_share=SHARE,
         half_width=SHARE,
         patients={"type": ["integer", "null"]},
         table={
             "type": "array",
-            "items": _record(patients={"type": "integer"}, positive={"type": "integer"}, half_width={"type": "number"}),
+            "items": record(patients={"type": "integer"}, positive={"type": "integer"}, half_width={"type": "number"}),
         },
     ),
 )

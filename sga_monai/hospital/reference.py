@@ -16,6 +16,7 @@ from sklearn.metrics import roc_curve
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain
+from sga_monai.core.schema import record
 from sga_monai.evaluation.embedding import check_embedding
 from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION, is_internal
 from sga_monai.hospital import development
@@ -30,35 +31,30 @@ REFUSAL = "reference.json is missing or not as sga-monai package writes it; ask 
 
 FPR_GRID = tuple(round(0.05 * i, 2) for i in range(21))
 NUMBER = {"type": ["number", "null"]}
+NUMBERS = {"type": "array", "items": {"type": "number"}}
 ESTIMATE = {
     "type": "object",
     "additionalProperties": False,
     "required": ["value", "low", "high"],
     "properties": {"value": NUMBER, "low": NUMBER, "high": NUMBER, "p": NUMBER},
 }
-MODEL_FACTS = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": "network sha256 threshold temperature auroc variance n_positive n_negative n_patients roc slope intercept brier".split(),
-    "properties": {
-        "network": {"type": "string", "pattern": "^[a-z0-9_]{1,64}$"},
-        "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-        "threshold": {"type": "number"},
-        "temperature": {"type": "number", "exclusiveMinimum": 0},
-        "auroc": NUMBER,
-        "variance": NUMBER,
-        "n_positive": {"type": "integer"},
-        "n_negative": {"type": "integer"},
-        "n_patients": {"type": "integer"},
-        "roc": {"type": "array", "items": {"type": "number"}, "minItems": len(FPR_GRID), "maxItems": len(FPR_GRID)},
-        "slope": ESTIMATE,
-        "intercept": ESTIMATE,
-        "brier": ESTIMATE,
-        # Bundles of before have none of these.
-        "sensitivity": ESTIMATE,
-        "specificity": ESTIMATE,
-    },
-}
+MODEL_FACTS = record(
+    network={"type": "string", "pattern": "^[a-z0-9_]{1,64}$"},
+    sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    threshold={"type": "number"},
+    temperature={"type": "number", "exclusiveMinimum": 0},
+    auroc=NUMBER,
+    variance=NUMBER,
+    n_positive={"type": "integer"},
+    n_negative={"type": "integer"},
+    n_patients={"type": "integer"},
+    roc=NUMBERS | {"minItems": len(FPR_GRID), "maxItems": len(FPR_GRID)},
+    slope=ESTIMATE,
+    intercept=ESTIMATE,
+    brier=ESTIMATE,
+)
+# Bundles of before have neither.
+MODEL_FACTS["properties"] |= {"sensitivity": ESTIMATE, "specificity": ESTIMATE}
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
@@ -80,15 +76,7 @@ SCHEMA = {
         "image_features": {
             "type": "object",
             "additionalProperties": False,
-            "properties": {
-                name: {
-                    "type": "object",
-                    "additionalProperties": False,
-                    "required": ["edges", "shares"],
-                    "properties": {part: {"type": "array", "items": {"type": "number"}} for part in ("edges", "shares")},
-                }
-                for name in FEATURES
-            },
+            "properties": {name: record(edges=NUMBERS, shares=NUMBERS) for name in FEATURES},
         },
         "embedding": {"type": "object"},
         "development": development.SCHEMA,

@@ -12,6 +12,7 @@ import jsonschema
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json
+from sga_monai.core.schema import record
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 from sga_monai.hospital import approval
 from sga_monai.hospital.formats import BASELINE, MODEL, RELEASE, REPORT, THRESHOLDS, is_schema_1
@@ -23,20 +24,15 @@ NUMBER = {"type": ["number", "null"]}
 COUNT = {"type": "integer", "minimum": MIN_CELL}
 
 
-def _record(**properties: Any) -> dict[str, Any]:
-    """A JSON object with exactly these fields."""
-    return {"type": "object", "additionalProperties": False, "required": list(properties), "properties": properties}
-
-
 def _counted(**properties: Any) -> dict[str, Any]:
     """A JSON object with exactly these fields and the counts; that of all patients may be absent."""
-    record = _record(**properties, positive_patients=COUNT, negative_patients=COUNT)
-    record["properties"]["patients"] = COUNT
-    return record
+    counted = record(**properties, positive_patients=COUNT, negative_patients=COUNT)
+    counted["properties"]["patients"] = COUNT
+    return counted
 
 
-ESTIMATE = _record(value=NUMBER, low=NUMBER, high=NUMBER)
-MODEL_FIGURES = _record(
+ESTIMATE = record(value=NUMBER, low=NUMBER, high=NUMBER)
+MODEL_FIGURES = record(
     auroc=ESTIMATE,
     auprc=ESTIMATE,
     auroc_difference=ESTIMATE,
@@ -53,11 +49,11 @@ MODEL_FIGURES = _record(
 )
 TEXT = {"type": "string", "pattern": ALPHABET}
 SHOWN = _counted(by=TEXT, level=TEXT, suppressed={"const": False}, auroc=ESTIMATE)
-SUBGROUP = {"anyOf": [SHOWN, _record(by=TEXT, level={"const": HIDDEN}, suppressed={"const": True})]}
-SCHEMA = _record(
+SUBGROUP = {"anyOf": [SHOWN, record(by=TEXT, level={"const": HIDDEN}, suppressed={"const": True})]}
+SCHEMA = record(
     schema={"const": RELEASE},
     site=TEXT,
-    bundle=_record(
+    bundle=record(
         name=TEXT, version=TEXT, sha256sums={"type": "string", "pattern": "^[0-9a-f]{64}$"}, signature_verified={"type": "boolean"}
     ),
     software={"type": "object", "additionalProperties": TEXT, "propertyNames": TEXT},
@@ -75,12 +71,12 @@ SCHEMA = _record(
     model_minus_baseline={"anyOf": [ESTIMATE, {"type": "null"}]},
     difference_in_differences={"anyOf": [ESTIMATE, {"type": "null"}]},
     subgroups={"type": "array", "items": SUBGROUP},
-    drift={"type": "array", "items": _record(feature=TEXT, psi=NUMBER, flag={"type": "boolean"})},
-    shortcut_audit=_record(center_blank=ESTIMATE, border_blank=ESTIMATE, metadata_only={"anyOf": [ESTIMATE, {"type": "null"}]}),
+    drift={"type": "array", "items": record(feature=TEXT, psi=NUMBER, flag={"type": "boolean"})},
+    shortcut_audit=record(center_blank=ESTIMATE, border_blank=ESTIMATE, metadata_only={"anyOf": [ESTIMATE, {"type": "null"}]}),
     verdict=TEXT,
 )
 # Where there was one; a release of before has no such field.
-SCHEMA["properties"]["protocol"] = _record(
+SCHEMA["properties"]["protocol"] = record(
     sha256={"type": "string", "pattern": "^[0-9a-f]{64}$"}, status={"enum": ["before", "changed", "after"]}
 )
 SCHEMA["properties"][approval.FIELD] = approval.SCHEMA
