@@ -16,6 +16,14 @@ from numpy.typing import NDArray
 
 # Colors of a page in daylight, and what ``page_svg`` makes of them: those of ``templates/style.css``.
 INK, RULE, PANEL, ACCENT, GRAY, BAD = "#1c1c1c", "#dddddd", "#f5f5f3", "#1f5a99", "#707070", "#b3402a"
+# Letters as text are smaller than as paths and can be searched.
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "sga_monai",
+    "svg.fonttype": "none",
+    "font.size": 8.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def subplots(rows: int = 1, columns: int = 1, *, size: tuple[float, float], sharey: bool = False) -> tuple[Figure, NDArray[Any]]:
@@ -31,29 +39,19 @@ def subplots(rows: int = 1, columns: int = 1, *, size: tuple[float, float], shar
     return figure, axes
 
 
-def figure_style(font_size: float = 8, text: bool = False) -> AbstractContextManager[None]:
-    """The style of every figure: equal data give equal bytes, two spines, one font size. Draw and save within it.
-
-    Args:
-        font_size: in points.
-        text: letters of an SVG stay text, which is smaller and can be searched, instead of paths.
-    """
-    style: dict[Any, Any] = {"svg.hashsalt": "sga_monai", "font.size": font_size, "axes.spines.top": False, "axes.spines.right": False}
-    return rc_context(style | ({"svg.fonttype": "none"} if text else {}))
+def figure_style() -> AbstractContextManager[None]:
+    """The style of every SVG: equal data give equal bytes, text stays text, two spines. Draw and save within it."""
+    return rc_context(STYLE)
 
 
-def page_style(font_size: float = 8) -> AbstractContextManager[None]:
-    """``figure_style`` for ``page_svg``: text stays text, lines and letters in the ink of the page, no paper of its own."""
+def page_style() -> AbstractContextManager[None]:
+    """``figure_style`` for ``page_svg``: lines and letters in the ink of the page, no paper of its own."""
     parts = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
-    style: dict[Any, Any] = {"svg.hashsalt": "sga_monai", "svg.fonttype": "none", "font.size": font_size, "savefig.transparent": True}
-    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none"} | dict.fromkeys(parts, INK)
-    return rc_context(style)
+    return rc_context(STYLE | {"savefig.transparent": True, "axes.facecolor": "none"} | dict.fromkeys(parts, INK))
 
 
-def figure_image(figure: Figure, dpi: float | None = None) -> NDArray[np.uint8]:
+def figure_image(figure: Figure) -> NDArray[np.uint8]:
     """A figure as pixels, ``[H, W, 3]``."""
-    if dpi is not None:
-        figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -21,7 +21,7 @@ MOST_COLUMNS = 4
 
 def svg(records: Sequence[Record]) -> Markup:
     """The picture: curves along the axis, or intervals by method where there is none. Equal records give equal bytes."""
-    with figure_style(text=True):
+    with figure_style():
         return inline_svg(_curves(records) if records[0]["axis"] else _intervals(records))
 
 
@@ -47,7 +47,7 @@ def learning_curves(records: Sequence[Record]) -> Markup | None:
     curves = [(method, condition) for condition in head["condition"] for method in head["method"] if (method, condition) in run]
     columns, lines = _grid(names)
     lowest = 0.22
-    with figure_style(text=True):
+    with figure_style():
         figure, axes = subplots(lines, columns, size=(2.5 * columns + 1.2, 2.4 * lines), sharey=True)
         for axis, name in zip(axes.flat, names, strict=False):
             for method, condition in curves:
