@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.experiments.cell import Launcher
 from sga_monai.experiments.launch_local import LocalLauncher
@@ -34,8 +35,7 @@ def launcher_of(
     Raises:
         InputError: on another name, or an option that the launcher does not take.
     """
-    if name not in NAMES:
-        raise InputError(f"launcher must be one of {', '.join(NAMES)}, got {name!r}")
+    check.choice("launcher", name, NAMES)
     if name != "slurm" and (sbatch or dry_run):
         raise InputError(f"{'--sbatch' if sbatch else '--dry-run'} is for --launcher slurm; leave it out or add that")
     if name == "local":

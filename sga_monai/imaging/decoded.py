@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 
 VOI = ("dicom", "none")
@@ -37,9 +38,8 @@ class ReadOptions:
     other_examinations: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("voi", VOI), ("orientation", ORIENTATIONS)):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        check.choice("voi", self.voi, VOI)
+        check.choice("orientation", self.orientation, ORIENTATIONS)
         if self.frame is not None and (isinstance(self.frame, bool) or not isinstance(self.frame, int) or self.frame < 1):
             raise InputError(f"frame must be a number from 1, or null, got {self.frame!r}")
 
