@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,48 +33,35 @@ def benchmark_evaluate(machine: Machine, n_images: int = 8) -> Result:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = write_dicom_files(folder, "raw", n_images)
+        stock = Dataset([{"image": row["image"], "label": row["label"]} for row in rows], monai_chain(machine.image_size))
         out = folder / "predictions.csv"
         cases = []
         for maps, goal in ((False, STOCK_AT_LEAST), (True, STOCK_MAPS_AT_LEAST)):
             what = "with maps" if maps else "scores"
             ours = f"{what}: sga_monai"
-            cases.append(Case(ours, _Ours(machine, network, rows, out, maps), ours, units=n_images))
-            cases.append(Case(f"{what}: stock MONAI", _Stock(machine, network, rows, out, maps), ours, at_least=goal, units=n_images))
+            cases.append(Case(ours, partial(_ours, machine, network, rows, out, maps), ours, units=n_images))
+            run = partial(_stock, machine, network, stock, out, maps)
+            cases.append(Case(f"{what}: stock MONAI", run, ours, at_least=goal, units=n_images))
         return Result(compare(NAME, cases, machine))
 
 
-class _Ours:
+def _ours(machine: Machine, network: nn.Module, rows: Sequence[dict[str, Any]], out: Path, maps: bool) -> None:
     """This package's way: read once, score in batches, maps in batches."""
-
-    def __init__(self, machine: Machine, network: nn.Module, rows: Sequence[dict[str, Any]], out: Path, maps: bool) -> None:
-        self.machine, self.network, self.rows, self.out, self.maps = machine, network, rows, out, maps
-        self.number = itertools.count()
-
-    def __call__(self) -> None:
-        dataset = CXRDataset(self.rows, preprocessing(Preparation(self.machine.image_size)))
-        score_dataset(self.network, dataset, self.machine.batch_size).predictions.to_csv(self.out)
-        if self.maps:
-            for batch in DataLoader(dataset, batch_size=self.machine.batch_size):
-                fullgrad_map(self.network, batch["image"].to(self.machine.device))
+    dataset = CXRDataset(rows, preprocessing(Preparation(machine.image_size)))
+    score_dataset(network, dataset, machine.batch_size).predictions.to_csv(out)
+    if maps:
+        for batch in DataLoader(dataset, batch_size=machine.batch_size):
+            fullgrad_map(network, batch["image"].to(machine.device))
 
 
-class _Stock:
+def _stock(machine: Machine, network: nn.Module, dataset: Dataset, out: Path, maps: bool) -> None:
     """What MONAI's documentation shows: default chain, DataLoader, one eager pass, the authors' FullGrad."""
-
-    def __init__(self, machine: Machine, network: nn.Module, rows: Sequence[dict[str, Any]], out: Path, maps: bool) -> None:
-        self.machine, self.network, self.out, self.maps = machine, network, out, maps
-        self.dataset = Dataset([{"image": row["image"], "label": row["label"]} for row in rows], monai_chain(machine.image_size))
-
-    def __call__(self) -> None:
-        with silence():
-            self._predict()
-
-    def _predict(self) -> None:
-        scores = []
-        for batch in DataLoader(self.dataset, batch_size=self.machine.batch_size):
-            image = batch["image"].to(self.machine.device)
+    scores = []
+    with silence():
+        for batch in DataLoader(dataset, batch_size=machine.batch_size):
+            image = batch["image"].to(machine.device)
             with torch.no_grad():
-                scores += self.network(image).softmax(1)[:, 1].tolist()
-            if self.maps:
-                authors_fullgrad(self.network, image)
-        pd.DataFrame({"probability": scores}).to_csv(self.out)
+                scores += network(image).softmax(1)[:, 1].tolist()
+            if maps:
+                authors_fullgrad(network, image)
+        pd.DataFrame({"probability": scores}).to_csv(out)
