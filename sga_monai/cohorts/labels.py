@@ -228,4 +228,4 @@ def changes(changed: Mapping[str, Sequence[int]]) -> list[str]:
         changed: rows by the sentences of ``parse_label``, and by ``REPEATED``.
     """
     rows = {what: changed[what] for what in (IMPOSSIBLE, RESPELLED, REPEATED) if what in changed}
-    return [f"{what} (row {', '.join(map(str, numbers[:5]))}{', ...' if len(numbers) > 5 else ''})" for what, numbers in rows.items()]
+    return [f"{what} (row {first_of(numbers)})" for what, numbers in rows.items()]

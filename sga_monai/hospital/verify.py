@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sga_monai.core.errors import InputError
+from sga_monai.core.files import file_sha256
 
 SUMS, SIGNATURE = "SHA256SUMS", "model.sig"
 LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_./-]*)")
@@ -39,7 +39,7 @@ def verify_bundle(folder: str | Path) -> int:
     present = {name for name in found if not LEFT_BY_DOWNLOADS.fullmatch(name)} - {SUMS, SIGNATURE}
     problems = [f"{name} is not in {SUMS}" for name in sorted(present - set(listed))]
     problems += [f"{name} is missing" for name in sorted(set(listed) - present)]
-    problems += [f"{name} was changed" for name in sorted(present & set(listed)) if _digest(root / name) != listed[name]]
+    problems += [f"{name} was changed" for name in sorted(present & set(listed)) if file_sha256(root / name) != listed[name]]
     if problems:
         raise InputError("the bundle is not what was packaged: " + "; ".join(problems[:5]) + "; ask for it again")
     return len(listed)
@@ -141,8 +141,3 @@ def _read_sums(path: Path) -> dict[str, str]:
             raise InputError(f"{SUMS} is malformed; do not use the bundle")
         listed[match[2]] = match[1]
     return listed
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from sga_monai.statistics.calibration import log_odds, logistic_coefficients, logistic_estimate
 from sga_monai.statistics.estimates import Estimate
-from sga_monai.statistics.probes import ENOUGH_PATIENTS, FOLDS
+from sga_monai.statistics.folds import ENOUGH_PATIENTS, FOLDS, patient_folds
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,3 @@ def recalibrate(probability: ArrayLike, label: ArrayLike, patient: ArrayLike) ->
         crossed[held_out] = expit(design[held_out] @ beta)
     intercept, slope = (logistic_estimate(design, y, offset, patient, which) for which in (0, 1))
     return Recalibration(intercept, slope, crossed)
-
-
-def patient_folds(patient: ArrayLike) -> NDArray[np.int64]:
-    """0 to 4 for each image, ``[N]``: the patients in five folds of nearly equal numbers, the same each time."""
-    keys, index = np.unique(np.asarray(patient), return_inverse=True)
-    fold: NDArray[np.int64] = (np.random.default_rng(0).permutation(len(keys)) % FOLDS)[index]
-    return fold

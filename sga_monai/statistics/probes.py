@@ -14,9 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from sga_monai.statistics.discrimination import auroc, logit_interval
+from sga_monai.statistics.folds import ENOUGH_PATIENTS, FOLDS
 
-ENOUGH_PATIENTS = 10
-FOLDS = 5
 VARIANCE_FACTOR = 1 + FOLDS / (FOLDS - 1)
 # Columns of a manifest from which a label should not be readable.
 METADATA = ("view", "manufacturer", "sex")

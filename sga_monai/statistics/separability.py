@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm
 
+from sga_monai.statistics.folds import patient_folds
+
 LABELS = ("0", "1")
 # Principal axes, the least number of patients of one half and label for each, and that for any profile at all.
 N_AXES, PATIENTS_EACH, FEWEST = 8, 5, 10
@@ -38,7 +40,7 @@ def source_profile(features: ArrayLike, label: ArrayLike, patient: ArrayLike) ->
         ``judge``: ``n_patients, mean`` ``[K + 1]`` and ``covariance``. ``None`` with fewer than 10 patients in a half of a
         label, or features without variance. Six digits of each number.
     """
-    values, label, patient, half = np.asarray(features, dtype=np.float64), np.asarray(label), np.asarray(patient), _halves(patient)
+    values, label, patient, half = np.asarray(features, dtype=np.float64), np.asarray(label), np.asarray(patient), patient_folds(patient, 2)
     parts = {(side, name): (half == side) & (label == int(name)) for side in (0, 1) for name in LABELS}
     fewest = min(len(np.unique(patient[chosen])) for chosen in parts.values())
     if fewest < FEWEST:
@@ -92,7 +94,7 @@ def site_scores_along(
     along_halves: Sequence[NDArray[np.float64]], label: ArrayLike, patient: ArrayLike, profile: Sequence[Mapping[str, Any]]
 ) -> NDArray[np.float64]:
     """``site_scores`` of features that are given as their ``coordinates`` in each half of ``profile``, ``[N, K + 1]`` each."""
-    label, patient, half = np.asarray(label), np.asarray(patient), _halves(patient)
+    label, patient, half = np.asarray(label), np.asarray(patient), patient_folds(patient, 2)
     score = np.full(len(label), math.nan)
     people = {name: [len(np.unique(patient[(label == int(name)) & (half == side)])) for side in (0, 1)] for name in LABELS}
     known = [name for name in LABELS if min(people[name]) >= PATIENTS_EACH]
@@ -126,7 +128,7 @@ def site_auroc(score: ArrayLike, label: ArrayLike, patient: ArrayLike, profile: 
     Returns:
         ``value, low, high``, and the number of images ``n``; ``None`` where no image has a score.
     """
-    score, label, patient, half = np.asarray(score, dtype=np.float64), np.asarray(label), np.asarray(patient), _halves(patient)
+    score, label, patient, half = np.asarray(score, dtype=np.float64), np.asarray(label), np.asarray(patient), patient_folds(patient, 2)
     known = np.isfinite(score)
     if not known.any():
         return None
@@ -152,13 +154,6 @@ def site_auroc(score: ArrayLike, label: ArrayLike, patient: ArrayLike, profile: 
         width = float(norm.ppf(0.5 + CONFIDENCE / 2)) * error / (area * (1 - area))
         figure |= {"low": float(expit(logit(area) - width)), "high": float(expit(logit(area) + width))}
     return figure
-
-
-def _halves(patient: ArrayLike) -> NDArray[np.int64]:
-    """0 or 1 for each image: the patients in two halves, the same each time."""
-    keys, index = np.unique(np.asarray(patient), return_inverse=True)
-    side: NDArray[np.int64] = (np.random.default_rng(0).permutation(len(keys)) % 2)[index]
-    return side
 
 
 def _gaussian(values: NDArray[np.float64], patient: NDArray[Any]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sga_monai.statistics.probes import ENOUGH_PATIENTS, FOLDS, out_of_fold_auroc
+from sga_monai.statistics.folds import ENOUGH_PATIENTS, FOLDS
+from sga_monai.statistics.probes import out_of_fold_auroc
 
 # The frame's share of a side is two cells of 25.
 FRAME_SHARE, FRAME_GRID, THUMBNAIL_GRID = 0.08, 25, 20
