@@ -48,12 +48,12 @@ def _refuse_no_release(path: Path) -> None:
     Raises:
         InputError: naming the file.
     """
-    from sga_monai.hospital.approval import read_shown
+    from sga_monai.core.files import read_earlier
     from sga_monai.hospital.formats import RELEASE
 
     # A release of an earlier version may be replaced too.
     kind = RELEASE.rpartition(" ")[0]
-    if path.is_file() and str((read_shown(path) or {}).get("schema", "")).rpartition(" ")[0] != kind:
+    if path.is_file() and str(read_earlier(path).get("schema", "")).rpartition(" ")[0] != kind:
         raise InputError(f"--out would replace {path.name}, which is no release; give another path")
 
 

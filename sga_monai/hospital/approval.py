@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 
 from sga_monai.core.errors import InputError
+from sga_monai.core.provenance import utc_time
 from sga_monai.core.schema import record
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 
@@ -41,21 +40,12 @@ def content_sha256(release: Mapping[str, Any]) -> str:
     return hashlib.sha256(data.encode("ascii")).hexdigest()
 
 
-def read_shown(path: str | Path) -> dict[str, Any] | None:
-    """The release that an earlier call wrote and printed; ``None`` where there is none."""
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def make_approval(release: Mapping[str, Any], shown: Mapping[str, Any] | None, approved_by: str, values: int) -> dict[str, Any]:
+def make_approval(release: Mapping[str, Any], shown: Mapping[str, Any], approved_by: str, values: int) -> dict[str, Any]:
     """The approval of a release that was shown before.
 
     Args:
         release: what would be written now.
-        shown: of ``read_shown``.
+        shown: what an earlier call wrote and printed; empty where there is none.
         approved_by: person, role or committee, in the alphabet of a release once it is spelled plainly.
         values: how many of its values were printed.
 
@@ -65,22 +55,21 @@ def make_approval(release: Mapping[str, Any], shown: Mapping[str, Any] | None, a
     name = plain_text(approved_by)
     if not name:
         raise InputError(f"--approved-by must be written in {ALPHABET_IN_WORDS}")
-    if shown is None:
+    if not shown:
         raise InputError(f"nothing was shown yet: {REMEDY}")
     if content_sha256(shown) != content_sha256(release):
         raise InputError(f"the values are not those that were shown: {REMEDY}")
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"approved_by": name, "time": time, "values_shown": values, "sha256": content_sha256(release)}
+    return {"approved_by": name, "time": utc_time(), "values_shown": values, "sha256": content_sha256(release)}
 
 
-def standing_approval(release: Mapping[str, Any], shown: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def standing_approval(release: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any] | None:
     """The approval that an earlier call recorded of exactly these values; ``None`` where there is none.
 
     Args:
         release: what would be written now.
-        shown: of ``read_shown``.
+        shown: as for ``make_approval``.
     """
-    found = (shown or {}).get(FIELD)
+    found = shown.get(FIELD)
     if not isinstance(found, dict) or not jsonschema.Draft202012Validator(SCHEMA).is_valid(found):
         return None
     return found if found["sha256"] == content_sha256(release) else None

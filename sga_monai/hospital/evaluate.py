@@ -6,7 +6,6 @@ import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, read_earlier, write_bytes, write_csv, write_json
 from sga_monai.core.folders import archive_previous_run, lock_output_dir
 from sga_monai.core.outputs import refuse_inside
-from sga_monai.core.provenance import code_digest, versions
+from sga_monai.core.provenance import code_digest, utc_time, versions
 from sga_monai.data.listed_files import refuse_copies
 from sga_monai.evaluation.cohort import Cohort, list_cohort
 from sga_monai.evaluation.embedding import write_moments
@@ -32,13 +31,12 @@ from sga_monai.hospital.evaluated import WRITTEN
 from sga_monai.hospital.formats import BASELINE, MODEL, PROTOCOL_FILE, weights_file
 from sga_monai.hospital.heatmaps import write_heat_maps
 from sga_monai.hospital.protocol import read_protocol
-from sga_monai.hospital.reference import read_reference
+from sga_monai.hospital.reference import read_reference, reference_preparation
 from sga_monai.hospital.selftest import Comparison, run_selftest
 from sga_monai.hospital.verify import SUMS, verify_bundle, verify_signature
 from sga_monai.interpret.controls import BORDER_BLANK, CENTER_BLANK, LUNGS_BLANK, ONLY_LUNGS, TAG
 from sga_monai.model.modes import to_device
 from sga_monai.model.networks import build_network
-from sga_monai.model.preparation import SETTINGS, Preparation
 from sga_monai.model.weights import load_best_model
 from sga_monai.statistics.separability import site_scores_along
 
@@ -100,7 +98,7 @@ def evaluate_bundle(
     check.choice("device", device, ("cpu", "cuda"))
     networks = {role: to_device(network, device) for role, network in load_models(bundle, reference).items()}
     lock_output_dir(out)
-    cohort = list_cohort(manifest, dataset_dir, _preparation(reference), site_key=site_key)
+    cohort = list_cohort(manifest, dataset_dir, reference_preparation(reference), site_key=site_key)
     cohort.check_masks()
     refuse_copies(cohort.items, cohort.name)
     # Of a million rows all cells would take a gigabyte.
@@ -112,7 +110,7 @@ def evaluate_bundle(
     if started is None:
         archive_previous_run(str(out))
     # An evaluation that goes on began when it first began.
-    facts["started"] = started or _now()
+    facts["started"] = started or utc_time()
     if first is not None:
         facts["first"] = first
     # First: a folder without it is no evaluation's, and would be refused when the same command is given again.
@@ -126,7 +124,7 @@ def evaluate_bundle(
     shutil.copyfile(bundle / "reference.json", out / "reference.json")
     write_heat_maps(networks[MODEL].cpu(), scored, predictions, reference["models"][MODEL]["threshold"], out, cohort.lung)
     counts = {"rows": len(cohort.items), "scored": len(scored), "failed": len(scored.failures)}
-    write_json(out / "run.json", facts | {"counts": counts, WRITTEN: file_sha256(out / FILE), "finished": _now()}, sort_keys=True)
+    write_json(out / "run.json", facts | {"counts": counts, WRITTEN: file_sha256(out / FILE), "finished": utc_time()}, sort_keys=True)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     return predictions
 
@@ -139,7 +137,7 @@ def selftest_bundle(bundle: str | Path) -> list[Comparison]:
     """
     bundle = Path(bundle)
     reference = read_reference(bundle / "reference.json")
-    return run_selftest(bundle, load_models(bundle, reference)[MODEL], _preparation(reference))
+    return run_selftest(bundle, load_models(bundle, reference)[MODEL], reference_preparation(reference))
 
 
 def listed_files_sha256(bundle: str | Path, manifest: str | Path, dataset_dir: str | Path, site_key: str | Path | None = None) -> str:
@@ -148,7 +146,7 @@ def listed_files_sha256(bundle: str | Path, manifest: str | Path, dataset_dir: s
     Raises:
         InputError: see ``list_cohort``.
     """
-    preparation = _preparation(read_reference(Path(bundle) / "reference.json"))
+    preparation = reference_preparation(read_reference(Path(bundle) / "reference.json"))
     return list_cohort(manifest, dataset_dir, preparation, site_key=site_key).files_sha256
 
 
@@ -161,10 +159,6 @@ def load_models(bundle: Path, reference: Mapping[str, Any]) -> dict[str, nn.Modu
             raise InputError("the bundle's weights are not those of its reference; ask for it again")
         networks[role] = load_best_model(build_network(facts["network"]), str(path)).eval()
     return networks
-
-
-def _preparation(reference: Mapping[str, Any]) -> Preparation:
-    return Preparation(**{name: reference[name] for name in SETTINGS})
 
 
 def _score(
@@ -228,7 +222,3 @@ def _first_scoring(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> dict
     same = same and earlier.get("bundle", {}).get("sha256sums") == facts["bundle"]["sha256sums"]
     first: dict[str, Any] = earlier.get("first") or {key: earlier.get(key) for key in ("protocol", "started")}
     return first if same and first["protocol"] != facts["protocol"] else None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

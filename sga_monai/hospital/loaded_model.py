@@ -19,9 +19,8 @@ from sga_monai.core.errors import InputError, input_error
 from sga_monai.data.transforms import preprocessing
 from sga_monai.hospital.evaluate import load_models
 from sga_monai.hospital.formats import MODEL
-from sga_monai.hospital.reference import read_reference
+from sga_monai.hospital.reference import read_reference, reference_preparation
 from sga_monai.hospital.verify import verify_bundle, verify_signature
-from sga_monai.model.preparation import SETTINGS, Preparation
 from sga_monai.model.scores import logit_difference
 
 # A bundle of two networks is below 1 GB.
@@ -98,7 +97,7 @@ def _load_folder(folder: Path, public_key: str | Path | None) -> LoadedModel:
     reference = read_reference(folder / "reference.json")
     facts = reference["models"][MODEL]
     network = load_models(folder, {**reference, "models": {MODEL: facts}})[MODEL]
-    chain = preprocessing(Preparation(**{name: reference[name] for name in SETTINGS}))
+    chain = preprocessing(reference_preparation(reference))
     names = (reference["name"], reference["version"])
     return LoadedModel(*names, network, _Preprocess(chain), float(facts["threshold"]), float(facts["temperature"]))
 

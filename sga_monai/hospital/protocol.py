@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from sga_monai.core import checks as check
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json, write_text
+from sga_monai.core.provenance import utc_time
 from sga_monai.core.schema import record
 from sga_monai.evaluation.predictions import GROUPS
 from sga_monai.hospital.formats import PROTOCOL
@@ -214,7 +214,7 @@ def write_protocol(plan: Plan, path: str | Path) -> Protocol:
             raise InputError(f"{output.name} exists, and a protocol is not overwritten, nor what would be its page; give another name")
     content = {
         "schema": PROTOCOL,
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "written": utc_time(),
         "question": plan.question,
         "labels": plan.labels,
         "label_source": plan.label_source,

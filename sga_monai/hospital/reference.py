@@ -22,7 +22,7 @@ from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION, is_
 from sga_monai.hospital import development
 from sga_monai.hospital.formats import BASELINE, MODEL, REFERENCE, is_schema_1
 from sga_monai.model.architectures import find_architecture
-from sga_monai.model.preparation import SETTINGS
+from sga_monai.model.preparation import SETTINGS, Preparation
 from sga_monai.statistics.calibration import assess_calibration, fit_temperature
 from sga_monai.statistics.decisions import operating_point, youden_threshold
 from sga_monai.statistics.discrimination import auroc, paired_difference
@@ -82,6 +82,11 @@ SCHEMA = {
         "development": development.SCHEMA,
     },
 }
+
+
+def reference_preparation(reference: Mapping[str, Any]) -> Preparation:
+    """How the images of a reference's models are prepared."""
+    return Preparation(**{name: reference[name] for name in SETTINGS})
 
 
 def make_reference(

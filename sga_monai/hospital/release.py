@@ -11,7 +11,7 @@ import jsonschema
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_json
+from sga_monai.core.files import read_earlier, write_json
 from sga_monai.core.schema import record
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 from sga_monai.hospital import approval
@@ -152,7 +152,7 @@ def make_release(
     if report.get("protocol", {}).get("sha256"):
         release["protocol"] = {key: report["protocol"][key] for key in ("sha256", "status")}
     check_release(release)
-    shown_before = approval.read_shown(path)
+    shown_before = read_earlier(Path(path))
     given = approval.standing_approval(release, shown_before)
     if approved_by is not None:
         given = approval.make_approval(release, shown_before, approved_by, sum(1 for _ in numbers(release)))

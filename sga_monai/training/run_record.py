@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,10 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from sga_monai.core.files import file_sha256, write_json
+from sga_monai.core.files import file_sha256, read_earlier, write_json
 from sga_monai.core.folders import RESULTS
 from sga_monai.core.live_objects import describe, processor
-from sga_monai.core.provenance import code_digest, git_revision, versions
+from sga_monai.core.provenance import code_digest, git_revision, utc_time, versions
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.model.networks import network_name
 from sga_monai.training.progress import optimizer_steps
@@ -114,12 +112,13 @@ class RunRecord:
             self.path.with_name(name).unlink(missing_ok=True)
         self.began = time.monotonic()
         self.epoch = engine.state.epoch
-        earlier = self._earlier() if self.epoch else {}
+        # The time of a run that is resumed counts too.
+        earlier = read_earlier(self.path) if self.epoch else {}
         self.before = float(earlier.get("duration_s") or 0.0)
         self.facts: dict[str, Any] = {
             "identity": self.identity,
             "git_revision": git_revision(),
-            "started": earlier.get("started") or _now(),
+            "started": earlier.get("started") or utc_time(),
             "finished": None,
             "resumed_after_epoch": self.epoch or None,
         }
@@ -130,17 +129,9 @@ class RunRecord:
         self.epoch = engine.state.epoch
         self.write(engine)
 
-    def _earlier(self) -> dict[str, Any]:
-        """The card of the run that is resumed; its time counts too."""
-        try:
-            card: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError):
-            return {}
-        return card
-
     def finish(self, engine: Engine) -> None:
         """Say that the training is complete."""
-        self.facts["finished"] = _now()
+        self.facts["finished"] = utc_time()
         self.write(engine)
 
     def write(self, engine: Engine) -> None:
@@ -158,10 +149,6 @@ class RunRecord:
             "model_sha256": file_sha256(model) if model.is_file() else None,
         }
         write_json(self.path, facts)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _peak_memory_mb() -> float | None:

@@ -32,7 +32,7 @@ from sga_monai.hospital.evaluate import load_models
 from sga_monai.hospital.evaluated import read_evaluation
 from sga_monai.hospital.formats import MODEL
 from sga_monai.hospital.heatmaps import heat_map
-from sga_monai.hospital.reference import read_reference
+from sga_monai.hospital.reference import read_reference, reference_preparation
 from sga_monai.hospital.verify import SUMS, verify_bundle
 from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.read import decode, read_bytes
@@ -40,7 +40,6 @@ from sga_monai.integrations.dicom_results.case import Case, Model, statement
 from sga_monai.integrations.dicom_results.picture import draw_result
 from sga_monai.integrations.dicom_results.sources import COPIES, read_cases
 from sga_monai.integrations.pacs.server import EXTRA, silenced
-from sga_monai.model.preparation import SETTINGS, Preparation
 from sga_monai.model.scores import logit_difference
 
 RECORD = "results.json"
@@ -102,7 +101,7 @@ def write_results(output_dir: Path, bundle: Path, manifest: Path, dataset_dir: P
     out.mkdir(parents=True, exist_ok=True)
     out.chmod(0o700)
     write_json(out / RECORD, {"evaluation": model.evaluation, "finished": False})
-    preparation = Preparation(**{name: reference[name] for name in SETTINGS})
+    preparation = reference_preparation(reference)
     cohort = list_cohort(manifest, dataset_dir, preparation)
     paths = {int(item["row"]): Path(item["image"]) for item in cohort.items}
     scored = predictions[predictions["score"].notna()]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256
-from sga_monai.hospital.approval import APPROVED, approval_state, content_sha256, read_shown
+from sga_monai.core.files import file_sha256, read_earlier
+from sga_monai.hospital.approval import APPROVED, approval_state, content_sha256
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.site import EVALUATION, Site
 from sga_monai.hospital.validate import Validation
@@ -73,8 +73,8 @@ def released(given: EvaluationSite, fresh: Mapping[str, Any]) -> str:
         Refusal: when the site wants every release approved, and nobody has approved this one.
     """
     path = given.out / RELEASE
-    there: Mapping[str, Any] | None = read_shown(path)
-    if there is None or content_sha256(there) != content_sha256(fresh):
+    there: Mapping[str, Any] = read_earlier(path)
+    if content_sha256(there) != content_sha256(fresh):
         shutil.copyfile(given.out / FRESH, path)
         there = fresh
     if given.approval == "each" and approval_state(there) != APPROVED:
