@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import re
 import sys
@@ -21,6 +20,7 @@ from sga_monai.cohorts import phantom
 from sga_monai.core import checks as check
 from sga_monai.core.command_line import given_texts, keep_texts, override_value, read_overrides
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
+from sga_monai.core.files import read_json
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, keep_freed_memory, loads_a_network, quiet_monai
 from sga_monai.data.datalist import load_manifest
@@ -170,7 +170,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
         return
     known = set(inspect.signature(bundle_run).parameters)
     for file in files:
-        known |= {key.lstrip("+").replace("::", "#").split("#")[0] for key in json.loads(Path(file).read_text(encoding="utf-8-sig"))}
+        known |= {key.lstrip("+").replace("::", "#").split("#")[0] for key in read_json(file)}
     known |= {name for name in given if any(re.search(rf"@{re.escape(name)}\b", value) for value in given.values())}
     _check_run_id(arguments, given, known, files)
     for name in given:

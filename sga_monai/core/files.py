@@ -67,10 +67,20 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file, with the mark that Windows puts before a text or without it.
+
+    Raises:
+        OSError: when it cannot be read.
+        ValueError: when it is no JSON in UTF-8.
+    """
+    return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+
+
 def read_earlier(path: Path) -> dict[str, Any]:
     """A JSON file of an earlier call; empty where it is absent or was cut."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

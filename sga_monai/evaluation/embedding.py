@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_json
+from sga_monai.core.files import read_json, write_json
 from sga_monai.core.schema import record
 from sga_monai.statistics.feature_shift import FEWEST, moments
 from sga_monai.statistics.separability import FEWEST as FEWEST_PATIENTS
@@ -76,7 +75,7 @@ def read_embedding(path: Path, n_features: int) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
+        content: dict[str, Any] = read_json(path)
         check_embedding(content, n_features)
     except (OSError, ValueError, RecursionError, jsonschema.ValidationError):
         raise InputError(f"{path.name} is damaged; run again what wrote it") from None

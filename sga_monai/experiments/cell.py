@@ -7,7 +7,6 @@ scheduler runs.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sga_monai.core.files import read_json
 from sga_monai.core.folders import is_finished, is_in_use
 from sga_monai.core.process import tied_to_parent
 
@@ -148,7 +148,7 @@ def log_size(run: CellRun) -> int:
 def share_done(folder: Path) -> tuple[float, str]:
     """Completed epochs of a run as a share, and as text."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        card: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
+        card: dict[str, Any] = read_json(folder / "run.json")
         return card["epoch"] / card["max_epochs"], f"epoch {card['epoch']}/{card['max_epochs']}"
     return 0.0, "reading"
 

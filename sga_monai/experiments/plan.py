@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 import jsonschema
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import FORMULA
+from sga_monai.core.files import FORMULA, read_json
 from sga_monai.core.source import find_file
 
 SETTINGS = {"type": "object", "additionalProperties": {"type": ["number", "string", "boolean", "null", "array"]}}
@@ -154,7 +153,7 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     _check_names(name, methods, conditions, cells)
     config_file = str(find_file(content.get("config_file", "bundles/sga/train.json")))
     try:
-        defaults = json.loads(Path(config_file).read_text(encoding="utf-8-sig"))
+        defaults = read_json(config_file)
     except (OSError, ValueError):
         raise InputError(f"{name}: config_file {config_file} is no JSON file here; start in the folder that it is relative to") from None
     selection_set, pooled_sets = content.get("selection_set", ""), tuple(content.get("pooled_sets", ()))
@@ -187,7 +186,7 @@ def _read_content(path: str | Path) -> dict[str, Any]:
     if file.is_dir():
         raise InputError(f"{name or path} is a folder, and a plan is a JSON file; give one")
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8-sig"))
+        content: dict[str, Any] = read_json(file)
         jsonschema.validate(content, SCHEMA)
     except FileNotFoundError:
         raise InputError(f"no plan {name}; `sga-monai bundle DIR` writes those of this installation to DIR/experiments") from None

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import plain
+from sga_monai.core.files import plain, read_json
 from sga_monai.evaluation.predictions import FILE, INTERNAL, VALIDATION, read_predictions, read_sets
 from sga_monai.experiments.plan import Cell, Plan
 from sga_monai.experiments.selection import Record, is_reported, selections
@@ -95,7 +95,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _cell(cell: Cell, folder: Path, predictions: pd.DataFrame) -> Record:
-    card = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
+    card = read_json(folder / "run.json")
     results = read_sets(folder / "results.csv")
     identity = card["identity"]
     calibrated = {str(name): _calibration(rows) for name, rows in predictions[predictions["score"].notna()].groupby("set")}

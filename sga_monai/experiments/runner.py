@@ -15,7 +15,7 @@ from rich.console import Console
 from sga_monai.cohorts.phantom import OPTIONS as PHANTOM_OPTIONS
 from sga_monai.cohorts.phantom import draw_once, ensure_phantom, write_phantom
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, write_json
+from sga_monai.core.files import file_sha256, read_json, write_json
 from sga_monai.core.folders import is_finished, lock_output_dir
 from sga_monai.core.provenance import code_digest, differences, versions
 from sga_monai.experiments.cell import CellRun, Ended, Launcher, last_words
@@ -123,7 +123,7 @@ def command(plan: Plan, cell: Cell, folder: Path) -> list[str]:
 def _ensure_phantom(folder: Path, options: Mapping[str, Any]) -> None:
     """Draw a phantom where there is none; one that was drawn with other options is another experiment's."""
     draw_once(folder, **options)
-    drawn = json.loads((folder / PHANTOM_OPTIONS).read_text(encoding="utf-8-sig")) if (folder / PHANTOM_OPTIONS).is_file() else {}
+    drawn = read_json(folder / PHANTOM_OPTIONS) if (folder / PHANTOM_OPTIONS).is_file() else {}
     defaults = {name: parameter.default for name, parameter in inspect.signature(write_phantom).parameters.items() if name != "out"}
     changed = differences(drawn, defaults | dict(options))
     if changed:
@@ -138,7 +138,7 @@ def _drop_checkpoints(folder: Path) -> None:
 
 def _given(plan: Plan, cell: Cell) -> dict[str, Any]:
     """The configuration's ids with the cell's overrides."""
-    defaults: dict[str, Any] = json.loads(Path(plan.config_file).read_text(encoding="utf-8-sig"))
+    defaults: dict[str, Any] = read_json(plan.config_file)
     return defaults | dict(cell.settings)
 
 
@@ -162,7 +162,7 @@ def _check_same(plan: Plan, out: Path, cell: Cell) -> None:
     record = {"method": cell.method, "condition": cell.condition, "seed": cell.seed, "settings": settings, "inputs": _inputs(plan, cell)}
     record = json.loads(json.dumps(record))
     if path.is_file() and (out / cell.folder).exists():
-        before = json.loads(path.read_text(encoding="utf-8-sig"))
+        before = read_json(path)
         changed = differences(before["settings"], record["settings"]) + differences(before["inputs"], record["inputs"])
         # A cell that lacked a manifest failed before it was trained.
         if changed and all(before["inputs"].values()):
@@ -172,16 +172,16 @@ def _check_same(plan: Plan, out: Path, cell: Cell) -> None:
 
 def _copy_finished(plan: Plan, out: Path, cell: Cell, others: Iterable[Path]) -> None:
     """Copy the first finished run of ``others`` that is the same as ``cell``, unless that was begun here."""
-    folder, mine = out / cell.folder, json.loads((out / f"{cell.folder}.json").read_text(encoding="utf-8-sig"))
+    folder, mine = out / cell.folder, read_json(out / f"{cell.folder}.json")
     if folder.exists() or "" in mine["inputs"].values():
         return
-    defaults = json.loads(Path(plan.config_file).read_text(encoding="utf-8-sig"))
+    defaults = read_json(plan.config_file)
     for record in sorted(path for other in others for path in other.glob("*/*/seed_*.json")):
-        found, theirs = record.with_suffix(""), json.loads(record.read_text(encoding="utf-8-sig"))
+        found, theirs = record.with_suffix(""), read_json(record)
         if theirs.get("inputs") != mine["inputs"] or not is_finished(found):
             continue
         # An override with the default's value is no difference.
-        code = json.loads((found / "run.json").read_text(encoding="utf-8-sig"))["identity"]["code"]
+        code = read_json(found / "run.json")["identity"]["code"]
         if defaults | theirs["settings"] == defaults | mine["settings"] and code == {"digest": code_digest(), "versions": versions()}:
             draft = folder.with_name(f".{folder.name}.tmp")
             shutil.rmtree(draft, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256
+from sga_monai.core.files import file_sha256, read_json
 from sga_monai.evaluation.predictions import FILE, read_predictions
 
 RUN = "run.json"
@@ -31,7 +30,7 @@ def read_evaluation(folder: str | Path, called: str = "this folder") -> tuple[di
     """
     folder = Path(folder)
     try:
-        run = json.loads((folder / RUN).read_text(encoding="utf-8-sig"))
+        run = read_json(folder / RUN)
         predictions = read_predictions(folder / FILE)
     except (OSError, ValueError):
         raise InputError(f"{called} holds no evaluation; run sga-monai evaluate first") from None

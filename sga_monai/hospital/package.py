@@ -17,7 +17,7 @@ import torch
 
 from sga_monai import __version__
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, write_json
+from sga_monai.core.files import file_sha256, read_json, write_json
 from sga_monai.core.source import source_bundle
 from sga_monai.data.manifest import OPTIONAL, REQUIRED, read_manifest
 from sga_monai.evaluation.embedding import read_embedding
@@ -138,7 +138,7 @@ class _Run:
 def _finished_run(checkpoint: Path) -> _Run:
     folder = checkpoint.parent
     try:
-        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8-sig"))
+        record: dict[str, Any] = read_json(folder / "run.json")
         predictions = read_predictions(folder / FILE)
     except (OSError, ValueError):
         raise InputError("the checkpoint's folder has no run.json and predictions.csv; give the model.pt of a training") from None
@@ -206,7 +206,7 @@ def _write_configs(source: Path, draft: Path, settings: dict[str, Any], network:
     """The source's configurations with paths inside the bundle and the run's settings and temperature as defaults."""
     (draft / "configs").mkdir()
     for name in CONFIGS:
-        config = json.loads((source / name).read_text(encoding="utf-8-sig"))
+        config = read_json(source / name)
         known = {key: value for key, value in settings.items() if key in config}
         config |= known | {"bundle_root": "."}
         if "checkpoint" in config:
@@ -217,7 +217,7 @@ def _write_configs(source: Path, draft: Path, settings: dict[str, Any], network:
             raise InputError(f"the source's {name} has no temperature; write the source bundle again with sga-monai bundle")
         # As the source is indented, so that their difference is what was changed.
         write_json(draft / "configs" / name, config, indent=4)
-    metadata = json.loads((source / "metadata.json").read_text(encoding="utf-8-sig"))
+    metadata = read_json(source / "metadata.json")
     metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = [settings["image_size"]] * 2
     metadata["description"] = _description(settings, network)
     metadata["eval_metrics"] = {"internal_test": _eval_metrics(figures)}

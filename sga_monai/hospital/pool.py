@@ -11,7 +11,7 @@ from typing import Any
 
 from sga_monai.core.display import p_text, page_templates
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import plain, write_json, write_text
+from sga_monai.core.files import plain, read_json, write_json, write_text
 from sga_monai.hospital.approval import CHANGED, FIELD, MISSING, approval_state
 from sga_monai.hospital.formats import MODEL, POOLED, ROLES
 from sga_monai.hospital.release import check_release, decimals, numbers
@@ -41,7 +41,7 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
     releases = []
     for path in paths:
         try:
-            release = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+            release = read_json(path)
         except (OSError, ValueError, RecursionError):
             raise InputError(f"{Path(path).name} is no release.json") from None
         check_release(release)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from scipy.special import expit
 from sklearn.metrics import roc_curve
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import plain
+from sga_monai.core.files import plain, read_json
 from sga_monai.core.schema import record
 from sga_monai.evaluation.embedding import check_embedding
 from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION, is_internal
@@ -177,7 +176,7 @@ def read_reference(path: str | Path) -> dict[str, Any]:
         InputError: when it is missing, of an earlier version or not of the schema, or names a network that is not in ``NETWORKS``.
     """
     try:
-        reference: Any = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        reference: Any = read_json(path)
     except (OSError, ValueError, RecursionError):
         raise InputError(REFUSAL) from None
     if is_schema_1(reference):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import jsonschema
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import read_earlier, write_json
+from sga_monai.core.files import read_earlier, read_json, write_json
 from sga_monai.core.schema import record
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 from sga_monai.hospital import approval
@@ -113,7 +112,7 @@ def make_release(
     if not alias:
         raise InputError(f"site must be written in {ALPHABET_IN_WORDS}")
     try:
-        report = json.loads((Path(output_dir) / "report.json").read_text(encoding="utf-8-sig"))
+        report = read_json(Path(output_dir) / "report.json")
     except (OSError, ValueError):
         raise InputError("no report.json in this folder; run sga-monai report first") from None
     if report.get("schema") != REPORT or any("net_benefit_rates" not in model for model in report["models"].values()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ import pandas as pd
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, plain, write_json
+from sga_monai.core.files import file_sha256, plain, read_json, write_json
 from sga_monai.core.provenance import code_digest, versions
 from sga_monai.core.text import plain_text
 from sga_monai.evaluation.predictions import BASELINE_SCORE
@@ -160,7 +159,7 @@ def _audit(scored: pd.DataFrame) -> dict[str, Any]:
 def _first_protocol(out: Path, sha256: str) -> dict[str, Any] | None:
     """What an earlier report of the same table says of its protocol; ``None`` where there is no such report."""
     try:
-        earlier = json.loads((out / "report.json").read_text(encoding="utf-8-sig"))
+        earlier = read_json(out / "report.json")
         found: dict[str, Any] | None = earlier["protocol"] if earlier["scores"]["sha256"] == sha256 else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import nn
 from sga_monai.cohorts.anatomy import draw_chest
 from sga_monai.cohorts.phantom import SITES, write_dicom
 from sga_monai.core.errors import InputError, ReadError
-from sga_monai.core.files import write_json
+from sga_monai.core.files import read_json, write_json
 from sga_monai.data.transforms import preprocessing
 from sga_monai.imaging.read import read_cxr
 from sga_monai.model.modes import frozen_statistics
@@ -112,7 +111,7 @@ def run_selftest(bundle: str | Path, network: nn.Module, preparation: Preparatio
         InputError: when the bundle has no self-test, as those of earlier versions, or one that ``write_selftest`` did not write.
     """
     try:
-        lines: list[dict[str, Any]] = json.loads((Path(bundle) / EXPECTED).read_text(encoding="utf-8-sig"))
+        lines: list[dict[str, Any]] = read_json(Path(bundle) / EXPECTED)
         jsonschema.validate(lines, SCHEMA)
     except (OSError, ValueError, RecursionError, jsonschema.ValidationError):
         raise InputError("the bundle has no self-test that can be read; ask for it to be packaged again with this version") from None

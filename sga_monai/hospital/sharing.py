@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, write_text
+from sga_monai.core.files import file_sha256, read_json, write_text
 from sga_monai.hospital.checksums import write_sums
 from sga_monai.hospital.verify import SIGNATURE, SUMS, verify_bundle
 
@@ -117,7 +117,7 @@ def _license_id(text: str) -> str:
 
 
 def _read_metadata(bundle: Path) -> dict[str, Any]:
-    metadata: dict[str, Any] = json.loads((bundle / "configs/metadata.json").read_text(encoding="utf-8-sig"))
+    metadata: dict[str, Any] = read_json(bundle / "configs/metadata.json")
     return metadata
 
 

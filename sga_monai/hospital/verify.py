@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256
+from sga_monai.core.files import file_sha256, read_json
 
 SUMS, SIGNATURE = "SHA256SUMS", "model.sig"
 LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_./-]*)")
@@ -95,7 +94,7 @@ def lint_bundle(folder: str | Path) -> Lint:
         if not (name.startswith("configs/") and name.endswith(".json")):
             continue
         try:
-            content = json.loads((Path(folder) / name).read_text(encoding="utf-8-sig"))
+            content = read_json(Path(folder) / name)
         except (ValueError, RecursionError):
             raise InputError(f"{name} is not JSON; do not use the bundle") from None
         _look(content, name, "", lint)

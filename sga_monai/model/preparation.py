@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
+from sga_monai.core.files import read_json
 
 # A packaged bundle and the audit take no smaller one: nothing of a chest is left to see.
 MIN_IMAGE_SIZE = 16
@@ -92,7 +92,7 @@ def run_identity(checkpoint: str | Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        identity: Any = json.loads(path.read_text(encoding="utf-8-sig"))["identity"]
+        identity: Any = read_json(path)["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(DAMAGED) from None
     if not isinstance(identity, Mapping):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from sga_monai.core.errors import InputError
+from sga_monai.core.files import read_json
 from sga_monai.model.architectures import DEFAULT_NETWORK, NETWORKS, find_architecture
 from sga_monai.model.networks import build_network, network_name
 from sga_monai.model.preparation import Preparation, recorded_preparation, run_identity, trained_preparation
@@ -61,7 +61,7 @@ def _recorded_sha256(card: Path) -> str:
     if not card.is_file():
         return ""
     try:
-        return str(json.loads(card.read_text(encoding="utf-8-sig")).get("sha256", ""))
+        return str(read_json(card).get("sha256", ""))
     except (OSError, ValueError, AttributeError):
         raise InputError(f"checkpoint: {card.name} beside it is damaged; train again, or remove it to go without its check") from None
 

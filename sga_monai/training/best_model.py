@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import nn
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, write_bytes, write_json
+from sga_monai.core.files import file_sha256, read_json, write_bytes, write_json
 
 
 class BestModelSaver:
@@ -71,7 +70,7 @@ class BestModelSaver:
         if self.resume and self.epoch and not (self.output_dir / "model.pt").is_file():
             raise InputError("resume: output_dir has checkpoints but no model.pt; restore it, or start again without resume")
         try:
-            facts = json.loads((self.output_dir / "model.json").read_text(encoding="utf-8-sig"))
+            facts = read_json(self.output_dir / "model.json")
             value, epoch = float(facts[self.metric]), int(facts["epoch"])
         except (OSError, ValueError, KeyError, TypeError):
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
+from sga_monai.core.files import read_json
 from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
 
 APPROVALS = ("each", "none")
@@ -106,7 +106,7 @@ def read_site_file(path: str | Path) -> SiteFile:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError):
         raise InputError(f"{path.name} is no JSON file; give the site's file") from None
     if not isinstance(content, dict):
