@@ -16,6 +16,7 @@ from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, REASONS, InputError, fi
 from sga_monai.core.outputs import is_same, refuse_inputs
 
 if TYPE_CHECKING:
+    from sga_monai.cohorts.inspection import Inspection
     from sga_monai.cohorts.listing import Listing
 
 NAMES = (
@@ -96,7 +97,7 @@ def check(
 ) -> None:
     """Read every image as an evaluation would; print the flow, what the files are, and what failed."""
     from sga_monai.cohorts.contact_sheet import write_contact_sheet
-    from sga_monai.cohorts.inspection import FACTS, inspect_manifest, write_pairs
+    from sga_monai.cohorts.inspection import inspect_manifest, write_pairs
 
     for option, output in (("--contact-sheet", contact_sheet), ("--pairs", pairs)):
         refuse_inputs(option, output, (file, accepted_pairs))
@@ -105,32 +106,7 @@ def check(
         raise InputError("--pairs and --contact-sheet are one file; give two")
     drawn = contact_sheet is not None
     found = inspect_manifest(file, dataset_dir, labels, voi, num_workers, drawn, shortcuts, accepted_pairs, orientation)
-    console = Console()
-    table = Table("flow", "rows", "label 0", "label 1", title=file.name)
-    for step, counts in found.flow.items():
-        table.add_row(step, *(str(count) for count in counts))
-    console.print(table)
-    table = Table("DICOM keyword", "value", "images")
-    for name, counter in found.facts.items():
-        for value, count in counter.most_common():
-            table.add_row(FACTS[name], value, str(count))
-    console.print(table)
-    if shortcuts:
-        table = Table("label read from", "AUROC", "95 % CI", "images", "patients")
-        for name, title in (("frame_only", "the outer 8 % of each side"), ("thumbnail", "20 x 20 pixels")):
-            table.add_row(title, *_figures(found.shortcuts[name]))
-        console.print(table)
-        typer.echo("0.5 is chance; the more the frame tells, the more of a network's AUROC on this set may be a shortcut")
-    for sentence in found.warnings:
-        typer.echo(f"note: {sentence}")
-    _show_pairs(console, found.pairs)
-    # Before what may be refused, which the failures may explain.
-    if found.failures:
-        table = Table("failed", "rows", "reason")
-        for code in dict.fromkeys(code for _, code in found.failures):
-            rows = [str(row) for row, reason in found.failures if reason == code]
-            table.add_row(str(len(rows)), first_of(rows), f"{code}: {REASONS[code]}")
-        console.print(table)
+    _show_inspection(found, file.name)
     if pairs is not None:
         write_pairs(pairs, found.pairs)
         typer.echo(f"wrote {pairs.name}: {len(found.pairs)} pairs")
@@ -161,6 +137,37 @@ def _refuse_images(option: str, output: Path | None, file: Path, dataset_dir: Pa
     for column, what in (("image", "an image"), ("lung_mask", "a lung_mask")):
         if any(row.get(column) and is_same(output, dataset_dir / on_disk(str(dataset_dir), row[column])) for row in rows):
             raise InputError(f"{option} would replace {what} of the manifest; give another path")
+
+
+def _show_inspection(found: Inspection, title: str) -> None:
+    """Print what was found, failures too: they may explain what is refused afterwards."""
+    from sga_monai.cohorts.inspection import FACTS
+
+    console = Console()
+    table = Table("flow", "rows", "label 0", "label 1", title=title)
+    for step, counts in found.flow.items():
+        table.add_row(step, *(str(count) for count in counts))
+    console.print(table)
+    table = Table("DICOM keyword", "value", "images")
+    for name, counter in found.facts.items():
+        for value, count in counter.most_common():
+            table.add_row(FACTS[name], value, str(count))
+    console.print(table)
+    if found.shortcuts:
+        table = Table("label read from", "AUROC", "95 % CI", "images", "patients")
+        for name, where in (("frame_only", "the outer 8 % of each side"), ("thumbnail", "20 x 20 pixels")):
+            table.add_row(where, *_figures(found.shortcuts[name]))
+        console.print(table)
+        typer.echo("0.5 is chance; the more the frame tells, the more of a network's AUROC on this set may be a shortcut")
+    for sentence in found.warnings:
+        typer.echo(f"note: {sentence}")
+    _show_pairs(console, found.pairs)
+    if found.failures:
+        table = Table("failed", "rows", "reason")
+        for code in dict.fromkeys(code for _, code in found.failures):
+            rows = [str(row) for row, reason in found.failures if reason == code]
+            table.add_row(str(len(rows)), first_of(rows), f"{code}: {REASONS[code]}")
+        console.print(table)
 
 
 def _show_pairs(console: Console, pairs: list[dict[str, str]]) -> None:

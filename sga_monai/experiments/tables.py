@@ -165,19 +165,7 @@ def rows_of(records: Sequence[Record]) -> list[str]:
     """What must be said beside the tables: selection, extent, command, versions."""
     head, cells = records[0], [record for record in records if record["kind"] == "cell"]
     means = [record for record in records if record["kind"] == "mean" and is_reported(record["set"], head.get("selection_set", ""))]
-    lines = []
-    for record in records:
-        if record["kind"] == "selection":
-            where = f" at {record['condition']}" if record["condition"] != ALL else ""
-            tie = " (a tie: this rule cannot tell them apart)" if len(record["chosen"]) > 1 else ""
-            # The chosen method's AUROC at sets that took no part in the choice; the oracle has none.
-            unseen = ORACLE not in record["rule"]
-            key = [*record["chosen"], record["condition"]]
-            others = [f"{mean['set']} {_auroc(mean['auroc'])}" for mean in means if unseen and [mean["method"], mean["condition"]] == key]
-            outside = "; " * bool(others) + ", ".join(others)
-            uneven = len({mean["auroc"]["n_seeds"] for mean in means if mean["condition"] == record["condition"]}) > 1
-            unequal = " (among methods with unequal numbers of seeds)" * uneven
-            lines.append(f"Chosen{where} by {record['rule']}{unequal}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}{outside}.")
+    lines = [_chosen(record, means) for record in records if record["kind"] == "selection"]
     if head.get("selection_set"):
         lines.append(f"{head['selection_set']} is used only to choose a method: it is left out of the average and the comparisons.")
     seeds = sorted({cell["seed"] for cell in cells})
@@ -186,28 +174,44 @@ def rows_of(records: Sequence[Record]) -> list[str]:
         where = "" if len(seeds) == 1 else ' where "seeds" is 1'
         lines.append(f"One seed{where}: intervals and p are over patients alone and say nothing of how much another training would differ.")
     if cells:
-        settings = cells[0]["settings"]
-        same = {
-            key: value for key, value in settings.items() if key != "seed" and all(cell["settings"].get(key) == value for cell in cells)
-        }
-        steps = sorted({cell["optimizer_steps"] for cell in cells if cell.get("optimizer_steps")})
-        if steps:
-            few = f"; with fewer than {FEW_STEPS} results are preliminary" if steps[0] < FEW_STEPS else ""
-            lines.append(f"Optimizer steps of a training: {', '.join(map(str, steps))} (the paper: about 1,700){few}.")
-        else:
-            lines.append("Optimizer steps were not recorded by the version that ran this.")
-        epochs = sorted({cell["epochs"] for cell in cells})
-        lines.append(f"Epochs {', '.join(map(str, epochs))}; " + ", ".join(f"{key} {value}" for key, value in same.items()) + ".")
-        codes = sorted({f"{cell['git_revision'] or 'no revision'} (code {cell['code']['digest']})" for cell in cells})
-        packages = sorted({", ".join(f"{name} {number}" for name, number in cell["code"]["versions"].items()) for cell in cells})
-        machines = sorted({_machine(cell["machine"]) for cell in cells})
-        lines.append(f"Code: {'; '.join(codes)}. Versions: {'; '.join(packages)}. Machine: {'; '.join(machines)}.")
+        lines += _trainings(cells)
     file = f"{head['name']}.json"
     # A plan of one's own lies elsewhere, and records do not say where.
     known = f"{NAME}/experiments/{file}"
     command = f"sga-monai experiment {known if find_file(known).is_file() else file}"
     lines.append(f"Repeat: `{command}`, with `--dataset-dir` where it reads collections; hashes of data and models are in the records.")
     return lines
+
+
+def _chosen(record: Record, means: Sequence[Record]) -> str:
+    """What a rule chose, and the chosen method's AUROC at sets that took no part in the choice; the oracle has none."""
+    where = f" at {record['condition']}" if record["condition"] != ALL else ""
+    tie = " (a tie: this rule cannot tell them apart)" if len(record["chosen"]) > 1 else ""
+    unseen = ORACLE not in record["rule"]
+    key = [*record["chosen"], record["condition"]]
+    others = [f"{mean['set']} {_auroc(mean['auroc'])}" for mean in means if unseen and [mean["method"], mean["condition"]] == key]
+    outside = "; " * bool(others) + ", ".join(others)
+    uneven = len({mean["auroc"]["n_seeds"] for mean in means if mean["condition"] == record["condition"]}) > 1
+    unequal = " (among methods with unequal numbers of seeds)" * uneven
+    return f"Chosen{where} by {record['rule']}{unequal}: {', '.join(record['chosen'])}, {record['value']:.3f}{tie}{outside}."
+
+
+def _trainings(cells: Sequence[Record]) -> list[str]:
+    """Length and common settings of the trainings; code, versions and machines that they ran with."""
+    settings = cells[0]["settings"]
+    same = {key: value for key, value in settings.items() if key != "seed" and all(cell["settings"].get(key) == value for cell in cells)}
+    steps = sorted({cell["optimizer_steps"] for cell in cells if cell.get("optimizer_steps")})
+    few = f"; with fewer than {FEW_STEPS} results are preliminary" if steps and steps[0] < FEW_STEPS else ""
+    taken = f"Optimizer steps of a training: {', '.join(map(str, steps))} (the paper: about 1,700){few}."
+    epochs = sorted({cell["epochs"] for cell in cells})
+    codes = sorted({f"{cell['git_revision'] or 'no revision'} (code {cell['code']['digest']})" for cell in cells})
+    packages = sorted({", ".join(f"{name} {number}" for name, number in cell["code"]["versions"].items()) for cell in cells})
+    machines = sorted({_machine(cell["machine"]) for cell in cells})
+    return [
+        taken if steps else "Optimizer steps were not recorded by the version that ran this.",
+        f"Epochs {', '.join(map(str, epochs))}; " + ", ".join(f"{key} {value}" for key, value in same.items()) + ".",
+        f"Code: {'; '.join(codes)}. Versions: {'; '.join(packages)}. Machine: {'; '.join(machines)}.",
+    ]
 
 
 def set_title(means: Sequence[Record], name: str) -> str:

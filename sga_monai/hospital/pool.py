@@ -38,26 +38,8 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
         InputError: when a file is no release, two are of one site, they are of different bundles, the values of one are not those
             that were approved there or have a number that no report gives, or fewer than two sites can be pooled.
     """
-    releases = []
-    for path in paths:
-        try:
-            release = read_json(path)
-        except (OSError, ValueError, RecursionError):
-            raise InputError(f"{Path(path).name} is no release.json") from None
-        check_release(release)
-        if not is_countable(release):
-            raise InputError(f"{Path(path).name} holds a number that no report gives; ask {release['site']} for its file again")
-        _refuse_unapproved(release, Path(path).name, require_approval)
-        releases.append(release)
-    if len({release["site"] for release in releases}) < len(releases):
-        raise InputError("two releases are of the same site; give each site its own alias")
-    sites: dict[str, str] = {}
-    for release in releases:
-        first = sites.setdefault(json.dumps({key: release[key] for key in ("cohort", "models")}, sort_keys=True), release["site"])
-        if first != release["site"]:
-            logger.warning("the releases of %s and %s have the same figures: is one site given twice?", first, release["site"])
-    if len({release["bundle"]["sha256sums"] for release in releases}) > 1:
-        raise InputError("the releases are of different bundles; pool only sites that ran the same")
+    releases = [_read_release(Path(path), require_approval) for path in paths]
+    _refuse_apart(releases)
     models: dict[str, Any] = {}
     left_out: list[dict[str, str]] = []
     for key in ROLES:
@@ -91,6 +73,32 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
     page = environment.get_template("pooled.html.jinja").render(pooled=pooled)
     write_text(folder / "pooled.html", page)
     return pooled
+
+
+def _read_release(path: Path, require_approval: bool) -> dict[str, Any]:
+    """A release as its site wrote it, with no number that would leave the floats."""
+    try:
+        release: dict[str, Any] = read_json(path)
+    except (OSError, ValueError, RecursionError):
+        raise InputError(f"{path.name} is no release.json") from None
+    check_release(release)
+    if not is_countable(release):
+        raise InputError(f"{path.name} holds a number that no report gives; ask {release['site']} for its file again")
+    _refuse_unapproved(release, path.name, require_approval)
+    return release
+
+
+def _refuse_apart(releases: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse releases that are not of one bundle at several sites; warn of two with the same figures."""
+    if len({release["site"] for release in releases}) < len(releases):
+        raise InputError("two releases are of the same site; give each site its own alias")
+    sites: dict[str, str] = {}
+    for release in releases:
+        first = sites.setdefault(json.dumps({key: release[key] for key in ("cohort", "models")}, sort_keys=True), release["site"])
+        if first != release["site"]:
+            logger.warning("the releases of %s and %s have the same figures: is one site given twice?", first, release["site"])
+    if len({release["bundle"]["sha256sums"] for release in releases}) > 1:
+        raise InputError("the releases are of different bundles; pool only sites that ran the same")
 
 
 def is_countable(release: Mapping[str, Any]) -> bool:

@@ -111,8 +111,23 @@ def make_release(
     alias = plain_text(site)
     if not alias:
         raise InputError(f"site must be written in {ALPHABET_IN_WORDS}")
+    release = _aggregates(_read_report(Path(output_dir) / "report.json"), alias, min_cell)
+    check_release(release)
+    shown = read_earlier(Path(path))
+    given = approval.standing_approval(release, shown)
+    if approved_by is not None:
+        given = approval.make_approval(release, shown, approved_by, sum(1 for _ in numbers(release)))
+    if given is not None:
+        release[approval.FIELD] = given
+        check_release(release)
+    write_json(Path(path), release, sort_keys=True)
+    return release
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    """The report of a bundle's evaluation in which few enough images failed."""
     try:
-        report = read_json(Path(output_dir) / "report.json")
+        report: dict[str, Any] = read_json(path)
     except (OSError, ValueError):
         raise InputError("no report.json in this folder; run sga-monai report first") from None
     if report.get("schema") != REPORT or any("net_benefit_rates" not in model for model in report["models"].values()):
@@ -121,6 +136,11 @@ def make_release(
         raise InputError("the report is of a table of scores; only the report of a bundle's evaluation can be released")
     if not report["failures"]["reportable"]:
         raise InputError("the report is not reportable: too many images failed")
+    return report
+
+
+def _aggregates(report: Mapping[str, Any], alias: str, min_cell: int) -> dict[str, Any]:
+    """What of a report may leave the site, before anyone has approved it."""
     cohort = {key: report["cohort"][key] for key in COUNTS}
     if min(cohort.values()) < min_cell:
         raise InputError(f"a class has fewer than {min_cell} patients: nothing may leave")
@@ -150,15 +170,6 @@ def make_release(
     }
     if report.get("protocol", {}).get("sha256"):
         release["protocol"] = {key: report["protocol"][key] for key in ("sha256", "status")}
-    check_release(release)
-    shown_before = read_earlier(Path(path))
-    given = approval.standing_approval(release, shown_before)
-    if approved_by is not None:
-        given = approval.make_approval(release, shown_before, approved_by, sum(1 for _ in numbers(release)))
-    if given is not None:
-        release[approval.FIELD] = given
-        check_release(release)
-    write_json(Path(path), release, sort_keys=True)
     return release
 
 
