@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +41,26 @@ def write_dashboards(records: list[Record], runs: Mapping[Cell, Path], out: Path
     predictions = {cell: read_predictions(path / FILE).dropna(subset=["score"]) for cell, path in runs.items()}
     for cell, frame in predictions.items():
         record = by_cell[cell.method, cell.condition, cell.seed]
-        writer = SummaryWriter(str(folder / cell.folder))
-        metrics = {f"auroc/{name}": figures["auroc"] for name, figures in record["sets"].items() if figures["auroc"] is not None}
         settings = {key: record["settings"].get(key) for key in varying if key != "seed"}
-        settings = {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in settings.items()}
-        # "." keeps them in the cell's own run; the default would open one more, named by the time.
-        writer.add_hparams({"method": cell.method, "condition": cell.condition, "seed": cell.seed, **settings}, metrics, run_name=".")
-        for name, rows in frame.groupby("set", sort=False):
-            if rows["label"].nunique() == 2:
-                writer.add_pr_curve(f"pr/{name}", rows["label"].to_numpy(), rows["probability"].to_numpy())
-        writer.close()
-    writer = SummaryWriter(str(folder / "summary"))
-    for condition in records[0]["condition"]:
+        _write_cell(folder / cell.folder, cell, settings, record["sets"], frame)
+    _write_summary(folder / "summary", records[0]["condition"], predictions)
+
+
+def _write_cell(folder: Path, cell: Cell, settings: Mapping[str, Any], sets: Mapping[str, Any], frame: pd.DataFrame) -> None:
+    writer = SummaryWriter(str(folder))
+    metrics = {f"auroc/{name}": figures["auroc"] for name, figures in sets.items() if figures["auroc"] is not None}
+    settings = {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in settings.items()}
+    # "." keeps them in the cell's own run; the default would open one more, named by the time.
+    writer.add_hparams({"method": cell.method, "condition": cell.condition, "seed": cell.seed, **settings}, metrics, run_name=".")
+    for name, rows in frame.groupby("set", sort=False):
+        if rows["label"].nunique() == 2:
+            writer.add_pr_curve(f"pr/{name}", rows["label"].to_numpy(), rows["probability"].to_numpy())
+    writer.close()
+
+
+def _write_summary(folder: Path, conditions: Sequence[str], predictions: Mapping[Cell, pd.DataFrame]) -> None:
+    writer = SummaryWriter(str(folder))
+    for condition in conditions:
         first: dict[str, pd.DataFrame] = {}
         for cell, frame in predictions.items():
             if cell.condition == condition:

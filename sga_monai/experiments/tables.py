@@ -76,19 +76,8 @@ def tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[st
             if not of:
                 continue
             start = [method, *([condition] if conditions else [])]
-            row = [*start, str(next(iter(of.values()))["auroc"]["n_seeds"])]
-            row += [_auroc(of[name]["auroc"]) if name in of else "-" for name in sets]
-            row += [estimate_text(of[name]["auroc_difference"], signed=True) if name in of else "-" for name in outside]
-            if outside:
-                values = [of[name]["auroc"]["value"] for name in (INTERNAL, *outside) if name in of]
-                known = len(values) > 1 and None not in values and INTERNAL in of
-                row.append(f"{(values[0] + sum(values[1:]) / len(values[1:])) / 2:.3f}" if known else "-")
-            rows.append(row)
-            for name in outside:
-                other = of[name]["against_baseline"] if name in of else None
-                if other:
-                    minus = estimate_text(other, signed=True) + _common_seeds(other["n_seeds"], of[name]["auroc"]["n_seeds"])
-                    compared.append([*start, name, minus, p_text(other["p"]), p_text(other.get("p_holm"))])
+            rows.append([*start, str(next(iter(of.values()))["auroc"]["n_seeds"]), *_areas(of, list(sets), outside)])
+            compared += [[*start, *line] for line in _against_baseline(of, outside)]
     for method, areas in (head.get("published") or {}).items():
         row = [f"{method}, the paper", *([""] if conditions else []), "-"]
         row += [f"{areas[name]:.2f}" if name in areas else "-" for name in sets]
@@ -100,6 +89,28 @@ def tables(records: Sequence[Record]) -> list[tuple[str, list[str], list[list[st
     tables += _effect_table(records, conditions)
     tables += _calibration_table(records, conditions)
     return tables
+
+
+def _areas(of: Mapping[str, Record], sets: Sequence[str], outside: Sequence[str]) -> list[str]:
+    """A method's AUROC of each set, what the sets outside differ by, and the average."""
+    cells = [_auroc(of[name]["auroc"]) if name in of else "-" for name in sets]
+    cells += [estimate_text(of[name]["auroc_difference"], signed=True) if name in of else "-" for name in outside]
+    if outside:
+        values = [of[name]["auroc"]["value"] for name in (INTERNAL, *outside) if name in of]
+        known = len(values) > 1 and None not in values and INTERNAL in of
+        cells.append(f"{(values[0] + sum(values[1:]) / len(values[1:])) / 2:.3f}" if known else "-")
+    return cells
+
+
+def _against_baseline(of: Mapping[str, Record], outside: Sequence[str]) -> list[list[str]]:
+    """A method's AUROC minus the baseline's at each set outside where there are both: set, difference, p values."""
+    lines = []
+    for name in outside:
+        other = of[name]["against_baseline"] if name in of else None
+        if other:
+            minus = estimate_text(other, signed=True) + _common_seeds(other["n_seeds"], of[name]["auroc"]["n_seeds"])
+            lines.append([name, minus, p_text(other["p"]), p_text(other.get("p_holm"))])
+    return lines
 
 
 def _effect_table(records: Sequence[Record], conditions: bool) -> list[tuple[str, list[str], list[list[str]]]]:
