@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,6 +26,16 @@ def code_digest() -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def code_facts() -> dict[str, Any]:
+    """``code_digest`` and ``versions``: with others a training, and thus a cell of an experiment, is another one."""
+    return {"digest": code_digest(), "versions": versions()}
+
+
+def software() -> dict[str, str]:
+    """What an evaluation or a report was made with, on one level."""
+    return versions() | {"python": platform.python_version(), "code": code_digest()}
 
 
 def utc_time() -> str:

@@ -52,11 +52,11 @@ class RayLauncher:
         Raises:
             InputError: when Ray is not installed, cannot be reached, or no node has what a cell needs.
         """
-        from sga_monai.core.provenance import code_digest, versions
+        from sga_monai.core.provenance import code_facts
 
         with _connection() as ray:
             gpu = self._gpu(ray.nodes())
-            code = {"digest": code_digest(), "versions": versions()}
+            code = code_facts()
             task = ray.remote(
                 num_cpus=self.cpus, num_gpus=int(gpu is True), max_retries=RETRIES, retry_exceptions=False, scheduling_strategy="SPREAD"
             )(run_cell)
@@ -102,10 +102,10 @@ def run_cell(run: CellRun, cwd: Path, cpus: int, gpu: bool | None, code: Mapping
     Returns:
         Exit code, seconds, and why it was not run where it was not.
     """
-    from sga_monai.core.provenance import code_digest, differences, versions
+    from sga_monai.core.provenance import code_facts, differences
 
     began = time.monotonic()
-    changed = differences(code, {"digest": code_digest(), "versions": versions()})
+    changed = differences(code, code_facts())
     if changed:
         return 1, 0.0, f"a node has another sga_monai or other packages ({'; '.join(changed[:3])}); install the same on all nodes"
     if not cwd.is_dir() or not run.folder.parent.is_dir():

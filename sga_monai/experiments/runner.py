@@ -17,7 +17,7 @@ from sga_monai.cohorts.phantom import draw_once, ensure_phantom, write_phantom
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, read_json, write_json
 from sga_monai.core.folders import is_finished, lock_output_dir
-from sga_monai.core.provenance import code_digest, differences, versions
+from sga_monai.core.provenance import code_facts, differences
 from sga_monai.experiments.cell import CellRun, Ended, Launcher, last_words
 from sga_monai.experiments.launch_local import LocalLauncher
 from sga_monai.experiments.plan import Cell, Plan
@@ -182,7 +182,7 @@ def _copy_finished(plan: Plan, out: Path, cell: Cell, others: Iterable[Path]) ->
             continue
         # An override with the default's value is no difference.
         code = read_json(found / "run.json")["identity"]["code"]
-        if defaults | theirs["settings"] == defaults | mine["settings"] and code == {"digest": code_digest(), "versions": versions()}:
+        if defaults | theirs["settings"] == defaults | mine["settings"] and code == code_facts():
             draft = folder.with_name(f".{folder.name}.tmp")
             shutil.rmtree(draft, ignore_errors=True)
             shutil.copytree(found, draft)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, read_earlier, write_bytes, write_csv, write_json
 from sga_monai.core.folders import archive_previous_run, lock_output_dir
 from sga_monai.core.outputs import refuse_inside
-from sga_monai.core.provenance import code_digest, utc_time, versions
+from sga_monai.core.provenance import software, utc_time
 from sga_monai.data.listed_files import refuse_copies
 from sga_monai.evaluation.cohort import Cohort, list_cohort
 from sga_monai.evaluation.embedding import write_moments
@@ -201,7 +200,7 @@ def _facts(
         },
         "manifest_sha256": file_sha256(manifest),
         "failure_limit": failure_limit,
-        "software": versions() | {"python": platform.python_version(), "code": code_digest()},
+        "software": software(),
         "device": device,
         "threads": torch.get_num_threads(),
     }

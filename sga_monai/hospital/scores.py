@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, plain, read_json, write_json
-from sga_monai.core.provenance import code_digest, versions
+from sga_monai.core.provenance import software
 from sga_monai.core.text import plain_text
 from sga_monai.evaluation.predictions import BASELINE_SCORE
 from sga_monai.evaluation.results import FAILURE_LIMIT, summarize
@@ -98,7 +97,7 @@ def report_scores(path: str | Path, output_dir: str | Path, options: ScoresRepor
         "title": options.name,
         "bundle": None,
         "scores": {"sha256": sha256, "scale": "score" if _has_own_score(scored) else PROBABILITY, "threshold_given": threshold is not None},
-        "software": versions() | {"python": platform.python_version(), "code": code_digest()},
+        "software": software(),
         "manifest_sha256": None,
         "prevalence": prevalence,
         "flow": flow(predictions),

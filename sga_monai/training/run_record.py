@@ -17,7 +17,7 @@ from torch import nn
 from sga_monai.core.files import file_sha256, read_earlier, write_json
 from sga_monai.core.folders import RESULTS
 from sga_monai.core.live_objects import describe, processor
-from sga_monai.core.provenance import code_digest, git_revision, utc_time, versions
+from sga_monai.core.provenance import code_facts, git_revision, utc_time
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.model.networks import network_name
 from sga_monai.training.progress import optimizer_steps
@@ -70,7 +70,7 @@ def identify(
             "transform": describe(transform),
         },
         "data": {"manifest_sha256": file_sha256(manifest), "images_sha256": images},
-        "code": {"digest": code_digest(), "versions": versions()},
+        "code": code_facts(),
         "machine": {
             "device": str(device),
             "processor": processor(device),
