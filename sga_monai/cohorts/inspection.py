@@ -15,7 +15,7 @@ from typing import Any
 
 from sga_monai.cohorts.contact_sheet import EvenSample, Thumbnail, as_thumbnail
 from sga_monai.core.errors import InputError, ReadError
-from sga_monai.core.files import write_text
+from sga_monai.core.files import write_utf8
 from sga_monai.data.datalist import data_rows
 from sga_monai.data.duplicates import COLUMNS as PAIR_COLUMNS
 from sga_monai.data.duplicates import TOO_MANY, Accepted, find_pairs, is_accepted, read_accepted
@@ -215,7 +215,7 @@ def write_pairs(path: str | Path, pairs: Sequence[dict[str, str]]) -> None:
     writer = csv.DictWriter(text, PAIR_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(pairs)
-    write_text(Path(path), text.getvalue())
+    write_utf8(Path(path), text.getvalue())
 
 
 def _look(row: dict[str, Any], options: ReadOptions, thumbnail: bool, shortcuts: bool) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_utf8(path: Path, text: str) -> None:
     """Write a text in UTF-8, whole or not at all.
 
     Raises:
@@ -98,7 +98,7 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1, sort_keys: b
     Raises:
         DiskError: see ``write_whole``.
     """
-    write_text(path, json.dumps(plain(content), indent=indent, sort_keys=sort_keys, allow_nan=False) + "\n")
+    write_utf8(path, json.dumps(plain(content), indent=indent, sort_keys=sort_keys, allow_nan=False) + "\n")
 
 
 def file_sha256(path: str | Path) -> str:

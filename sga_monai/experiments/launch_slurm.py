@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_json, write_text
+from sga_monai.core.files import write_json, write_utf8
 from sga_monai.core.folders import is_finished
 from sga_monai.experiments.cell import CellRun, Ended, Watch, log_size
 
@@ -93,7 +93,7 @@ class SlurmLauncher:
             watch.say(f"Slurm job {job} of an earlier call is still there and is waited for; scancel {job} ends it")
         else:
             text = script(runs, out.name, Path.cwd(), self.cpus, self._gpu(), self.jobs, self.options)
-            write_text(path, text)
+            write_utf8(path, text)
         if self.dry_run:
             watch.say(f"wrote {path.name}, an array of {len(runs)} cells: submit it with sbatch {shlex.quote(str(path))}")
             watch.say("then give this command without --dry-run: it collects what is finished and submits the rest")

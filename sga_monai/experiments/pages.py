@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_csv, write_text, write_whole
+from sga_monai.core.files import write_csv, write_utf8, write_whole
 from sga_monai.core.folders import is_finished
 from sga_monai.experiments.archive import archived_runs, write_archive
 from sga_monai.experiments.dashboards import write_dashboards
@@ -38,7 +38,7 @@ def collect_experiment(plan: Plan, output_dir: str | Path) -> list[Record]:
     records = experiment_records(plan, runs)
     write_whole(out / "records.jsonl", lambda path: write_records(path, records))
     write_csv(out / "results.csv", flat_rows(records))
-    write_text(out / "results.md", markdown(records))
+    write_utf8(out / "results.md", markdown(records))
     page = (
         page_templates("experiments")
         .get_template("experiment.html.jinja")
@@ -51,7 +51,7 @@ def collect_experiment(plan: Plan, output_dir: str | Path) -> list[Record]:
             curves=learning_curves(records),
         )
     )
-    write_text(out / "results.html", page)
+    write_utf8(out / "results.html", page)
     write_dashboards(records, runs, out)
     return records
 
@@ -90,9 +90,9 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
         raise InputError("no records in this folder; give the folders of sga-monai experiment")
     for records in found:
         for name, picture in zip(_picture_names(records), (svg(records), learning_curves(records)), strict=False):
-            write_text(out / name, str(picture))
+            write_utf8(out / name, str(picture))
     text = page(found, (out / "analysis.md").is_file(), archives_in(out))
-    write_text(out / "README.md", text)
+    write_utf8(out / "README.md", text)
     return [records[0]["name"] for records in found]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sga_monai.core.files import file_sha256, write_text
+from sga_monai.core.files import file_sha256, write_utf8
 from sga_monai.hospital.verify import SUMS
 
 
@@ -20,4 +20,4 @@ def write_sums(folder: Path, elsewhere: Mapping[str, str] | None = None) -> None
     sums = {path.relative_to(folder): file_sha256(path) for path in files}
     sums |= {Path(name): digest for name, digest in (elsewhere or {}).items()}
     lines = [f"{sums[name]}  {name.as_posix()}\n" for name in sorted(sums)]
-    write_text(folder / SUMS, "".join(lines))
+    write_utf8(folder / SUMS, "".join(lines))

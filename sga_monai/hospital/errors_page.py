@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, read_earlier, write_text
+from sga_monai.core.files import file_sha256, read_earlier, write_utf8
 from sga_monai.data.manifest import read_manifest
 from sga_monai.hospital.cases import Calls, Case
 
@@ -59,7 +59,7 @@ def write_errors(calls: Calls, title: str, out: str | Path, viewer: Mapping[int,
                 page_name=page_name,
                 links=_links(cases, a_page),
             )
-            write_text(out / page_name(order, number), content)
+            write_utf8(out / page_name(order, number), content)
     return out / PAGE
 
 

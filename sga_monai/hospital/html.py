@@ -10,7 +10,7 @@ from typing import Any
 
 from sga_monai.core.display import estimate_text, figure_text, p_text, page_templates
 from sga_monai.core.errors import REASONS
-from sga_monai.core.files import write_text
+from sga_monai.core.files import write_utf8
 from sga_monai.hospital.acceptance import limit_text
 from sga_monai.hospital.cases import KINDS, Calls, read_calls
 from sga_monai.hospital.errors_page import write_errors
@@ -68,7 +68,7 @@ def write_html(report: Mapping[str, Any], output_dir: str | Path, viewer: Mappin
         questions=QUESTIONS,
         reasons=REASONS,
     )
-    write_text(out / "report.html", page)
+    write_utf8(out / "report.html", page)
     if calls is not None:
         write_errors(calls, report["title"], out, viewer)
     return out / "report.html"

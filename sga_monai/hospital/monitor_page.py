@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sga_monai.core.display import estimate_text, figure_text, page_templates
 from sga_monai.core.figures import ACCENT, BAD, GRAY, PANEL, page_style, page_svg, subplots
-from sga_monai.core.files import write_text
+from sga_monai.core.files import write_utf8
 from sga_monai.hospital.monitor import CHARTS
 
 COLUMNS = 3
@@ -39,7 +39,7 @@ def write_monitor_page(content: Mapping[str, Any], out: str | Path) -> Path:
         charts = page_svg(draw_charts(content), said)
     page = environment.get_template("monitor.html.jinja").render(monitor=content, charts=charts, names=CHARTS)
     path = Path(out) / "monitor.html"
-    write_text(path, page)
+    write_utf8(path, page)
     return path
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sga_monai.core.display import p_text, page_templates
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import plain, read_json, write_json, write_text
+from sga_monai.core.files import plain, read_json, write_json, write_utf8
 from sga_monai.hospital.approval import CHANGED, FIELD, MISSING, approval_state
 from sga_monai.hospital.formats import MODEL, POOLED, ROLES
 from sga_monai.hospital.release import check_release, decimals, numbers
@@ -71,7 +71,7 @@ def pool_releases(paths: Sequence[str | Path], out: str | Path, require_approval
     environment = page_templates("hospital")
     environment.filters["p_value"] = p_text
     page = environment.get_template("pooled.html.jinja").render(pooled=pooled)
-    write_text(folder / "pooled.html", page)
+    write_utf8(folder / "pooled.html", page)
     return pooled
 
 

@@ -15,7 +15,7 @@ import jsonschema
 from sga_monai.core import checks as check
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_json, write_text
+from sga_monai.core.files import write_json, write_utf8
 from sga_monai.core.provenance import utc_time
 from sga_monai.core.schema import record
 from sga_monai.evaluation.predictions import GROUPS
@@ -231,7 +231,7 @@ def write_protocol(plan: Plan, path: str | Path) -> Protocol:
     names = {name: label for name, (_, _, label) in MEASURES.items()}
     template = page_templates("hospital").get_template("protocol.html.jinja")
     page = template.render(protocol=protocol.content, sha256=protocol.sha256, names=names, relations=RELATIONS, file=path.name)
-    write_text(path.with_suffix(".html"), page)
+    write_utf8(path.with_suffix(".html"), page)
     return protocol
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_text
+from sga_monai.core.files import write_utf8
 from sga_monai.hospital.reference import FPR_GRID, roc_on_grid
 from sga_monai.hospital.score_table import reader_columns, reader_name
 from sga_monai.statistics.discrimination import auroc
@@ -108,7 +108,7 @@ def write_imrmc(scored: pd.DataFrame, path: str | Path) -> int:
         for case, (rating, score) in enumerate(zip(scored[column], scored["score"], strict=True), 1):
             if not math.isnan(rating):
                 lines += [f"{reader_name(column)},{case},{READERS},{rating!r}", f"{reader_name(column)},{case},{MODEL},{score!r}"]
-    write_text(Path(path), "\n".join(lines) + "\n")
+    write_utf8(Path(path), "\n".join(lines) + "\n")
     return len(lines) - before
 
 

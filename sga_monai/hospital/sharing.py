@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, read_json, write_text
+from sga_monai.core.files import file_sha256, read_json, write_utf8
 from sga_monai.hospital.checksums import write_sums
 from sga_monai.hospital.verify import SIGNATURE, SUMS, verify_bundle
 
@@ -65,7 +65,7 @@ def write_model_zoo(bundle: str | Path, out: str | Path, name: str, url: str | N
         # A text in JSON is one in YAML.
         lines += [f"  {'- ' if key == 'path' else '  '}{key}: {json.dumps(value)}\n" for key, value in fields.items()]
     if large:
-        write_text(target / LARGE_FILES, "".join(lines))
+        write_utf8(target / LARGE_FILES, "".join(lines))
     write_sums(target, digests)
     return target
 
@@ -98,7 +98,7 @@ def write_hugging_face(bundle: str | Path, out: str | Path, license_id: str | No
         lines += [f"{key}:\n", *(f"- {one}\n" for one in value)] if isinstance(value, list) else [f"{key}: {value}\n"]
     card = (source / "docs/README.md").read_text(encoding="utf-8")
     text = "".join(lines) + f"---\n\n{card}{_python_use(metadata)}"
-    write_text(target / "README.md", text)
+    write_utf8(target / "README.md", text)
     write_sums(target)
     return target
 

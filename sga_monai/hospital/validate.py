@@ -14,7 +14,7 @@ from sga_monai.cohorts.inspection import Inspection, inspect_manifest
 from sga_monai.cohorts.listing import LEFT_OUT, Listing
 from sga_monai.core.display import page_templates
 from sga_monai.core.errors import REASONS
-from sga_monai.core.files import file_sha256, read_earlier, write_json, write_text
+from sga_monai.core.files import file_sha256, read_earlier, write_json, write_utf8
 from sga_monai.core.folders import first_free, lock_output_dir
 from sga_monai.data.listed_files import OUTSIDE, any_is_back
 from sga_monai.data.manifest import read_manifest
@@ -178,7 +178,7 @@ class Validation:
         template = page_templates("hospital").get_template("index.html.jinja")
         sheet = (self.site.out / SHEET).is_file()
         page = template.render(report=figures, listing=asdict(listing), checked=checked, reasons=REASONS | LEFT_OUT, sheet=sheet)
-        write_text(self.site.out / INDEX, page)
+        write_utf8(self.site.out / INDEX, page)
         return Outcome(listing, figures["failures"]["failed"], figures["verdict"], self.site.out / INDEX)
 
     def _files_sha256(self) -> str:

@@ -217,7 +217,7 @@ def test_an_evaluation_that_a_full_disk_stopped_at_its_beginning_goes_on(bundle,
     write_protocol(Plan("Does it work?", "1: disease", "drawn"), tmp_path / "plan.json")
     given = (bundle, tmp_path / "site.csv", images, tmp_path / "out")
     with monkeypatch.context() as full:
-        for name in ("write_json", "write_whole"):
+        for name in ("write_json", "write_bytes"):
             full.setattr(evaluate, name, unwritable(getattr(evaluate, name), "run.json"))
         with pytest.raises(DiskError):
             evaluate_bundle(*given, protocol=tmp_path / "plan.json")
