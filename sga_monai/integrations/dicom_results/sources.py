@@ -15,6 +15,7 @@ from sga_monai.core.errors import ReadError
 from sga_monai.imaging.dicom import is_dicom
 from sga_monai.imaging.head import read_head
 from sga_monai.imaging.header import quiet
+from sga_monai.imaging.limits import refused_as
 from sga_monai.integrations.dicom_results.case import Case, as_source
 
 COPIES = "several rows"
@@ -50,15 +51,10 @@ def read_cases(scored: pd.DataFrame, paths: Mapping[int, Path], threshold: float
 def _source(path: Path) -> Dataset | str:
     """An image's header, or why it has none that results could belong to."""
     try:
-        head = read_head(path)
-        if not is_dicom(head):
-            return "not a DICOM file"
-        with quiet():
+        with refused_as("unreadable"), quiet():
+            head = read_head(path)
+            if not is_dicom(head):
+                return "not a DICOM file"
             return as_source(pydicom.dcmread(io.BytesIO(head), force=True, stop_before_pixels=True)) or "no study"
     except ReadError as error:
         return error.code
-    except MemoryError:
-        raise
-    except Exception:
-        # pydicom's errors quote values.
-        return "unreadable"

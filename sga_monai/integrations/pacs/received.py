@@ -11,6 +11,7 @@ from sga_monai.core.errors import ReadError
 from sga_monai.data.identity import same_id
 from sga_monai.imaging.dicom import is_dicom, read_header, read_stored
 from sga_monai.imaging.head import read_head
+from sga_monai.imaging.limits import refused_as
 from sga_monai.imaging.read import MAX_BYTES
 from sga_monai.integrations.pacs.server import Image
 
@@ -73,14 +74,10 @@ def is_of(path: Path, patient_id: str) -> bool:
 def _damage(data: bytes) -> str:
     """The reason code of pixels that are absent, cut or damaged; "" when they decode, or what keeps them from it is no damage."""
     try:
-        read_stored(data)
+        with refused_as("unreadable"):
+            read_stored(data)
     except ReadError as error:
         return error.code if error.code in DAMAGE else ""
-    except MemoryError:
-        raise
-    except Exception:
-        # A decoder's, of damaged bytes.
-        return "unreadable"
     return ""
 
 
