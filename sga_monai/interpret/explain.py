@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sga_monai.core.display import estimate_text, figure_text, table_text, track
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_csv, write_json
-from sga_monai.core.folders import refuse_other_results
+from sga_monai.core.folders import move_results_aside, refuse_other_results
 from sga_monai.core.provenance import differences
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.interpret.measures import BATCH, Cases, Measured, measure_maps
@@ -65,8 +65,8 @@ def explain_checkpoints(
         manifest: the images; its columns ``lung_mask`` and ``boxes`` are the regions "lung" and "boxes".
         dataset_dir: the folder that the images are relative to.
         output_dir: an earlier result there is replaced.
-        regions: further regions: a folder below ``dataset_dir`` by name, which holds ``<image's name>.png``, above zero
-            inside; images without a file or with an empty one are left out of this region.
+        regions: further regions: a folder below ``dataset_dir`` by name, which holds ``<image's name>.png`` (see
+            ``picture_name``), above zero inside; images without a file or with an empty one are left out of this region.
         split: rows of this split are taken.
         image_size: pixels of a side; ``None`` as in the checkpoints' runs, which must agree.
         voi: see ``read_cxr``; ``None`` as in the checkpoints' runs.
@@ -79,7 +79,9 @@ def explain_checkpoints(
 
     Raises:
         InputError: when a checkpoint, the manifest or a region is refused, the models have different numbers of checkpoints, or
-            ``run.json`` beside several checkpoints of a model says that they are not its seeds, or others than the first model's.
+            ``run.json`` beside several checkpoints of a model says that they are not its seeds, or others than the first model's, or
+            another process writes to ``output_dir``.
+        OSError: when ``output_dir`` cannot be made, before any map is computed.
     """
     out, regions = Path(output_dir), regions or {}
     refuse_other_results(out, "saliency.json")
@@ -97,6 +99,8 @@ def explain_checkpoints(
     cohort = list_cohort(manifest, dataset_dir, models.preparation, split, limit=limit)
     (dataset,) = read_cohorts([cohort])
     cases = Cases.of(dataset, read_regions(dataset, cohort, Path(dataset_dir), regions))
+    # Before the maps, which take long: a folder that cannot be made is known, and nobody else writes to it. An earlier result is replaced.
+    move_results_aside(out, ())
     main = _main_map(models.networks)
     drawn: dict[str, Tensor] = {}
     measured: dict[str, list[Measured]] = {}

@@ -25,7 +25,7 @@ def read_regions(dataset: CXRDataset, cohort: Cohort, root: Path, regions: Mappi
         dataset: the images.
         cohort: with their rows, whose ``lung_mask`` and ``boxes`` are the regions "lung" and "boxes".
         root: the folder that the images are relative to.
-        regions: folders below ``root`` by name, which hold ``<image's name>.png``.
+        regions: folders below ``root`` by name, which hold the picture of each image under its ``picture_name``.
 
     Raises:
         InputError: when two images have one name, a picture lies outside ``root``, cannot be read or does not lie as its image is shown
@@ -55,11 +55,24 @@ def read_regions(dataset: CXRDataset, cohort: Cohort, root: Path, regions: Mappi
     return {name: mask for name, mask in stacked.items() if mask.any()}
 
 
+def picture_name(image: str) -> str:
+    """The name of an image's picture in the folder of a region: ``.png`` in the place of its ending, or behind a name that has none.
+
+    Digits are no ending: a file that is called by its UID has none.
+
+    Example:
+        >>> picture_name("a/chest.1.dcm"), picture_name("a/1.2.840.10008")
+        ('chest.1.png', '1.2.840.10008.png')
+    """
+    path = Path(image)
+    return f"{path.name if path.suffix[1:].isdigit() else path.stem}.png"
+
+
 def _refuse_equal_names(dataset: CXRDataset, cohort: Cohort) -> None:
     """Refuse two images that would share one picture of a region."""
     first: dict[str, str] = {}
     for item in dataset.data:
-        other = first.setdefault(Path(cohort.cells[item["row"]]["image"]).stem, item["row"])
+        other = first.setdefault(picture_name(cohort.cells[item["row"]]["image"]), item["row"])
         if other != item["row"]:
             raise InputError(f"rows {other} and {item['row']} have images of one name, which a region's pictures go by; rename one")
 
@@ -68,7 +81,7 @@ def _find_pictures(root: Path, folder: str, dataset: CXRDataset, cohort: Cohort,
     """The picture of each row that has one, by row number."""
     found = {}
     for item in dataset.data:
-        picture = f"{folder}/{Path(cohort.cells[item['row']]['image']).stem}.png"
+        picture = f"{folder}/{picture_name(cohort.cells[item['row']]['image'])}"
         path = (root / on_disk(str(root), picture)).resolve()
         if not path.is_relative_to(root):
             raise InputError(f"region {name}: the picture of row {item['row']} lies outside dataset_dir; correct the folder")

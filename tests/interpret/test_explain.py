@@ -147,6 +147,30 @@ def test_two_images_of_one_name_are_refused_where_a_region_goes_by_it(drawn, dic
         read_regions(dataset, cohort, tmp_path, {"marker": "masks"})
 
 
+def test_images_that_are_called_by_their_uids_have_pictures_of_their_own(drawn, dicom_file, tmp_path):
+    (tmp_path / "lesion").mkdir()
+    rows = []
+    for name in ("1.2.840.7", "1.2.840.8"):
+        shutil.move(dicom_file(drawn), tmp_path / name)
+        Image.fromarray(np.uint8([[255, 0], [0, 0]])).save(tmp_path / f"lesion/{name}.png")
+        rows.append({"image": name, "label": "1", "patient_id": name, "site": "s", "split": "test"})
+    pixels = bytearray((tmp_path / "1.2.840.8").read_bytes())
+    pixels[-1] ^= 1
+    (tmp_path / "1.2.840.8").write_bytes(pixels)
+    pd.DataFrame(rows).to_csv(tmp_path / "m.csv", index=False)
+    cohort = list_cohort(tmp_path / "m.csv", tmp_path, Preparation(32))
+    (dataset,) = read_cohorts([cohort])
+    assert read_regions(dataset, cohort, tmp_path, {"lesion": "lesion"})["lesion"].flatten(1).sum(1).tolist() == [256, 256]
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_any_map(explained, phantom_dir, tmp_path, monkeypatch):
+    models, _, _, _ = explained
+    monkeypatch.setattr("sga_monai.interpret.explain._maps", lambda *_: pytest.fail("maps were computed"))
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OSError, match=r"exists|directory"):
+        explain_checkpoints({"NT": models["NT"]}, phantom_dir / "northgate.csv", phantom_dir, tmp_path / "out", image_size=32, limit=2)
+
+
 def test_one_name_for_two_models_is_refused_unless_they_are_named_as_seeds(explained, phantom_dir, tmp_path):
     models, _, _, _ = explained
     for name in ("a", "b"):
