@@ -16,7 +16,7 @@ from sga_monai.benchmark.explain import benchmark_explain
 from sga_monai.benchmark.measure import Fact, Line, Machine, Result
 from sga_monai.benchmark.step import benchmark_step
 from sga_monai.core.display import figure_text
-from sga_monai.core.files import write_json
+from sga_monai.core.files import read_earlier, write_json
 
 # In this order: from the warm epochs of "data" on, the process keeps freed memory as a training does, which others' chains do not.
 BENCHMARKS: dict[str, Callable[[Machine], Result]] = {
@@ -53,6 +53,11 @@ def run_benchmarks(names: Sequence[str], machine: Machine, path: str | Path | No
     if path is not None:
         write_json(Path(path), record)
     return record
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is a record of ``run_benchmarks``."""
+    return {"machine", "lines", "facts", "notes"} <= read_earlier(path).keys()
 
 
 def table_of_lines(record: dict[str, Any]) -> Sequence[tuple[str, ...]]:

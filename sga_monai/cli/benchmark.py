@@ -72,8 +72,11 @@ def commands(
 
 def _run(names: list[str], image_size: int, batch_size: int, threads: int, device: str, rounds: int, path: Path | None) -> None:
     from sga_monai.benchmark import Machine, run_benchmarks
-    from sga_monai.benchmark.suite import table_of_facts, table_of_lines
+    from sga_monai.benchmark.suite import is_record, table_of_facts, table_of_lines
+    from sga_monai.core.outputs import refuse_other_kind
 
+    # Before what takes minutes.
+    refuse_other_kind("--json", path, is_record, "record of a benchmark")
     record = run_benchmarks(names, Machine(image_size, batch_size, threads, device, rounds), path)
     machine = record["machine"]
     title = (

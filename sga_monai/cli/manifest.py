@@ -13,7 +13,7 @@ from rich.table import Table
 from sga_monai import __version__
 from sga_monai.core.checks import whole
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, REASONS, InputError, first_of
-from sga_monai.core.outputs import is_same, refuse_inputs
+from sga_monai.core.outputs import is_same, refuse_inputs, refuse_other_kind
 
 if TYPE_CHECKING:
     from sga_monai.cohorts.inspection import Inspection
@@ -96,12 +96,14 @@ def check(
     orientation: Annotated[str, typer.Option(help="header or stored, as in the evaluation.")] = "header",
 ) -> None:
     """Read every image as an evaluation would; print the flow, what the files are, and what failed."""
-    from sga_monai.cohorts.contact_sheet import write_contact_sheet
-    from sga_monai.cohorts.inspection import inspect_manifest, write_pairs
+    from sga_monai.cohorts.contact_sheet import is_contact_sheet, write_contact_sheet
+    from sga_monai.cohorts.inspection import inspect_manifest, is_table_of_pairs, write_pairs
 
     for option, output in (("--contact-sheet", contact_sheet), ("--pairs", pairs)):
         refuse_inputs(option, output, (file, accepted_pairs))
         _refuse_images(option, output, file, dataset_dir, labels)
+    refuse_other_kind("--contact-sheet", contact_sheet, is_contact_sheet, "contact sheet")
+    refuse_other_kind("--pairs", pairs, is_table_of_pairs, "table of pairs")
     if pairs is not None and contact_sheet is not None and is_same(pairs, contact_sheet):
         raise InputError("--pairs and --contact-sheet are one file; give two")
     drawn = contact_sheet is not None

@@ -14,6 +14,9 @@ from sga_monai.core.files import write_whole
 
 THUMBNAIL = 144
 COLUMNS, MOST_THUMBNAILS = 8, 48
+WIDTH = COLUMNS * (THUMBNAIL + 4)
+# How a gray PNG of that width begins: the bytes up to its height, and those behind it.
+HEAD, GRAY = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + WIDTH.to_bytes(4, "big"), b"\x08\0"
 
 Thumbnail = tuple[int, int, NDArray[np.uint8]]
 
@@ -70,7 +73,7 @@ def write_contact_sheet(path: str | Path, thumbnails: Sequence[Thumbnail]) -> in
         chosen = [group[i] for i in np.unique(np.linspace(0, len(group) - 1, MOST_THUMBNAILS).astype(int))]
         drawn += len(chosen)
         lines = -(-len(chosen) // COLUMNS)
-        strip = Image.new("L", (COLUMNS * (THUMBNAIL + 4), 18 + lines * (THUMBNAIL + 16)), 40)
+        strip = Image.new("L", (WIDTH, 18 + lines * (THUMBNAIL + 16)), 40)
         draw = ImageDraw.Draw(strip)
         draw.text((4, 3), f"label {label}" if label >= 0 else "no label", fill=255)
         for i, (row, _, picture) in enumerate(chosen):
@@ -81,3 +84,10 @@ def write_contact_sheet(path: str | Path, thumbnails: Sequence[Thumbnail]) -> in
     sheet = Image.fromarray(np.vstack(strips))
     write_whole(Path(path), lambda temporary: sheet.save(temporary, format="PNG"))
     return drawn
+
+
+def is_contact_sheet(path: Path) -> bool:
+    """Whether a file looks like one of ``write_contact_sheet``: a gray PNG of its width."""
+    with path.open("rb") as stream:
+        head = stream.read(len(HEAD) + 4 + len(GRAY))
+    return head.startswith(HEAD) and head.endswith(GRAY)

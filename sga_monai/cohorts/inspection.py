@@ -218,6 +218,15 @@ def write_pairs(path: str | Path, pairs: Sequence[dict[str, str]]) -> None:
     write_utf8(Path(path), text.getvalue())
 
 
+def is_table_of_pairs(path: Path) -> bool:
+    """Whether a file is one of ``write_pairs``, whatever lines a person left in it."""
+    try:
+        read_accepted(path)
+    except InputError:
+        return False
+    return True
+
+
 def _look(row: dict[str, Any], options: ReadOptions, thumbnail: bool, shortcuts: bool) -> dict[str, Any]:
     data = read_bytes(row["image"])
     sha256 = sha256_of(data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sga_monai.core.errors import InputError
@@ -22,6 +22,24 @@ def refuse_inputs(option: str, output: Path | None, inputs: Iterable[Path | None
     for path in inputs:
         if output is not None and path is not None and is_same(output, path):
             raise InputError(f"{option} would replace {path.name}, which is read; give another path")
+
+
+def refuse_other_kind(option: str, output: Path | None, is_own: Callable[[Path], bool], kind: str) -> None:
+    """Refuse to replace a file that no earlier call can have written there: a slip of the keyboard must not cost a site its key.
+
+    Args:
+        option: as it is typed, such as ``--out``.
+        output: the file that would be written; ``None`` where the option is not given.
+        is_own: whether a file is one that this option writes.
+        kind: what that is, for the message.
+
+    Raises:
+        InputError: naming the option, not the file, whose name may be a patient's.
+    """
+    if output is not None and output.is_dir():
+        raise InputError(f"{option} is a folder; give the path of a file")
+    if output is not None and output.exists() and not is_own(output):
+        raise InputError(f"{option} would replace a file that is no {kind}; give another path")
 
 
 def refuse_inside(option: str, output: Path, folder: Path, name: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from conftest import ROOT
 from fixtures import warm
 from torch import nn
+from typer.testing import CliRunner
 
 from sga_monai.benchmark import Case, Machine, compare, count_flops, peak_memory
 from sga_monai.benchmark.data import benchmark_data
@@ -20,6 +21,7 @@ from sga_monai.benchmark.explain import DIFFERENCE_AT_MOST, benchmark_explain
 from sga_monai.benchmark.measure import Line
 from sga_monai.benchmark.peers import authors_fullgrad
 from sga_monai.benchmark.step import METHODS, benchmark_step
+from sga_monai.cli.benchmark import app
 from sga_monai.core.errors import InputError
 from sga_monai.interpret.saliency import fullgrad_map
 from sga_monai.model.modes import recalibrate
@@ -127,6 +129,22 @@ def test_the_command_writes_a_record(tmp_path):
     assert record["machine"]["clock"] == "CPU time of the process"
     assert record["lines"][1]["against"] == "plain loop"
     assert "beyond the passes" in result.stdout
+
+
+def test_a_record_replaces_a_record_alone_which_is_known_before_anything_is_measured(tmp_path, monkeypatch):
+    record = {"machine": dict.fromkeys(("gpu", "processor", "threads", "clock", "image_size", "batch_size"), 1)}
+    record |= {"lines": [], "facts": [], "notes": []}
+    runs = []
+    monkeypatch.setattr("sga_monai.benchmark.suite.run_benchmarks", lambda *_: runs.append(1) or record)
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    (tmp_path / "earlier.json").write_text(json.dumps(record))
+    for path, message in (("model.pt", "--json would replace a file that is no record of a benchmark"), (".", "--json is a folder")):
+        refused = CliRunner().invoke(app, ["engine", "--json", str(tmp_path / path)])
+        assert message in str(refused.exception)
+    assert not runs
+    for path in ("earlier.json", "new.json"):
+        assert CliRunner().invoke(app, ["engine", "--json", str(tmp_path / path)]).exit_code == 0
+    assert len(runs) == 2
 
 
 def test_what_cannot_be_measured_is_refused():

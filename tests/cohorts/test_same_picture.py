@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from conftest import ROOT
 from typer.testing import CliRunner
 
 from sga_monai.cli.manifest import app
@@ -63,6 +64,22 @@ def test_the_pair_is_listed_written_and_accepted(leak):
     with (leak / "pairs.csv").open(encoding="utf-8", newline="") as stream:
         assert list(csv.DictReader(stream)) == [pair]
     assert "the same picture" not in check(leak, "--accepted-pairs", str(leak / "pairs.csv"), code=0)
+
+
+@pytest.mark.parametrize(("option", "name"), [("--pairs", "table of pairs"), ("--contact-sheet", "contact sheet")])
+def test_an_output_of_the_check_replaces_its_own_kind_alone(leak, option, name):
+    for other, content in (
+        ("site.key", b"ab" * 32),
+        ("labels.csv", b"image,label\na,1\n"),
+        ("picture.png", (ROOT / "docs/phantom.png").read_bytes()),
+    ):
+        (leak / other).write_bytes(content)
+        assert f"{option} would replace a file that is no {name}; give another path" in check(leak, option, str(leak / other), code=3)
+        assert (leak / other).read_bytes() == content
+    (leak / "folder").mkdir()
+    assert f"{option} is a folder; give the path of a file" in check(leak, option, str(leak / "folder"), code=3)
+    for _ in range(2):
+        check(leak, option, str(leak / "out"), code=0)
 
 
 def test_without_patients_and_labels_nothing_is_said_of_them(leak):
