@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pydicom
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydicom.errors import InvalidDicomError
 
 from sga_monai.cohorts.splits import split_by_patient
-from sga_monai.cohorts.tables import FILLED, NOT_THERE, drop_copies, find_copies, make_row, read_table
+from sga_monai.cohorts.tables import FILLED, NOT_THERE, Rule, drop_copies, find_copies, make_row, read_table
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.data.manifest import Row
@@ -23,6 +23,7 @@ RULES = {
     "typical_only": ("Typical Appearance",),
     "opacity_box": (),
 }
+PIXELS: Rule = ("[1-9][0-9]*", "must be a whole number of pixels")
 
 
 def siim(root: Path, seed: int = 0, rule: str = "any_appearance", drop_unboxed_duplicates: bool = False) -> list[Row]:
@@ -44,7 +45,7 @@ def read_siim(root: Path, rule: str = "any_appearance", drop_unboxed_duplicates:
         drop_unboxed_duplicates: leave out images without a box in a study that has a boxed image.
 
     Raises:
-        InputError: on an unknown rule, a missing table, or a box that cannot be scaled.
+        InputError: on an unknown rule, a missing table, a row that cannot be used, or a box that cannot be scaled.
     """
     check.choice("rule", rule, RULES)
     folder = root / "siim"
@@ -74,7 +75,9 @@ def read_siim(root: Path, rule: str = "any_appearance", drop_unboxed_duplicates:
             # An empty PatientID would be that of everyone without one.
             row["patient_id"] = f"siim-{patient or study}"
         if line["boxes"] and not row["dropped"]:
-            row["boxes"] = json.dumps(_scaled(_parse_boxes(line["boxes"]), path, sizes.get(name)))
+            boxes = _scaled(_parse_boxes(line["boxes"]), path, sizes.get(name))
+            row["dropped"] = "" if boxes is not None else "image cannot be read"
+            row["boxes"] = json.dumps(boxes or [])
         rows.append(row)
     # DICOM files of one exposure differ in their headers, so equal bytes are looked for among the copies alone.
     copies = [] if any(path.endswith(".dcm") for path in paths.values()) else find_copies(root, rows)
@@ -122,24 +125,27 @@ def _native_sizes(folder: Path) -> dict[str, tuple[int, int]]:
     path = folder / "file_tree.csv"
     if not path.is_file():
         return {}
-    lines = read_table(path, ("path", "height", "width"))
+    lines = read_table(path, ("path", "height", "width"), {"height": PIXELS, "width": PIXELS})
     return {Path(line["path"]).stem: (int(line["width"]), int(line["height"])) for line in lines}
 
 
 def _parse_boxes(text: str) -> list[list[float]]:
     """x, y, width and height of each box in the competition's column, a list of Python dictionaries in that order."""
-    numbers = [float(value) for value in re.findall(r":\s*(-?[\d.]+)", text)]
+    numbers = [float(value) for value in re.findall(r":\s*(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)", text)]
     return [numbers[i : i + 4] for i in range(0, len(numbers), 4)]
 
 
-def _scaled(boxes: list[list[float]], path: Path, native: tuple[int, int] | None) -> list[list[float]]:
-    """Native boxes in pixels of the file that is read."""
+def _scaled(boxes: list[list[float]], path: Path, native: tuple[int, int] | None) -> list[list[float]] | None:
+    """Native boxes in pixels of the file that is read; ``None`` where it is no picture."""
     scale = (1.0, 1.0)
     if path.suffix != ".dcm":
         if native is None:
             raise InputError("siim/file_tree.csv lacks the native size of an image with boxes; use the table that came with the images")
-        with Image.open(path) as picture:
-            scale = (picture.width / native[0], picture.height / native[1])
+        try:
+            with Image.open(path) as picture:
+                scale = (picture.width / native[0], picture.height / native[1])
+        except UnidentifiedImageError:
+            return None
     return [[round(value * scale[i % 2], 1) for i, value in enumerate(box)] for box in boxes]
 
 

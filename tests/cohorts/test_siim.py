@@ -72,6 +72,27 @@ def test_siim_names_the_missing_native_size(tmp_path):
         read_siim(tmp_path)
 
 
+@pytest.mark.parametrize("size", ["n/a", "0", "9.5", ""])
+def test_siim_names_the_row_of_a_size_that_is_none(tmp_path, size):
+    add_copies(siim_folder(tmp_path))
+    table = tmp_path / "siim/file_tree.csv"
+    table.write_text(table.read_text().replace("train/s/b/b.dcm,9,9", f"train/s/b/b.dcm,9,{size}"))
+    with pytest.raises(InputError, match=r"^file_tree\.csv: row 3: width must be a whole number of pixels"):
+        read_siim(tmp_path)
+
+
+def test_siim_drops_a_damaged_copy_whose_box_cannot_be_scaled(tmp_path):
+    add_copies(siim_folder(tmp_path))
+    (tmp_path / "siim/images256/a.jpg").write_bytes(b"cut")
+    assert [row["dropped"] for row in read_siim(tmp_path)] == ["image cannot be read", "", "", ""]
+
+
+def test_siim_reads_boxes_in_powers_of_ten(tmp_path):
+    table = siim_folder(tmp_path) / "siim/train_image_level.csv"
+    table.write_text(table.read_text().replace("1.5", "-1.4e-14"))
+    assert json.loads(read_siim(tmp_path)[0]["boxes"]) == [[0.0, 2.0, 3.0, 4.0]]
+
+
 def add_dicom(root: Path, patients: Sequence[str]) -> None:
     """A DICOM file without pixels of each image."""
     for name, patient in zip("abcd", patients, strict=True):
