@@ -62,7 +62,7 @@ def build(
     rows = BUILDERS[name](root, seed=seed, **options)
     if all_test:
         rows, options = tables.all_test(rows), options | {"all_test": True}
-    replace_manifest(path, [row for row in rows if not row["dropped"]])
+    replace_manifest(path, tables.kept_rows(rows))
     table = Table("", "value", "label 0", "label 1", title=f"{name}, seed {seed}")
     lines = audit(rows)
     for group, value, *counts in lines:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sga_monai.cohorts.nih import read_nih
 from sga_monai.cohorts.splits import split_by_patient
-from sga_monai.cohorts.tables import FILLED, all_test, find_mask, make_row, missing, read_table
+from sga_monai.cohorts.tables import FILLED, all_test, find_mask, make_row, missing, read_table, refuse_shared_masks
 from sga_monai.data.manifest import Row
 
 COVID = ("covid-19",)
@@ -48,7 +48,8 @@ def read_cohen(root: Path, views: Iterable[str] = ("PA", "AP")) -> list[Row]:
     table = root / "hannover/data.csv"
     hannover = {line["image_id"] for line in read_table(table, ("image_id",))} if table.is_file() else set()
     columns = ("patientid", "sex", "age", "finding", "view", "modality", "folder", "filename")
-    for line in read_table(root / "cohen/metadata.csv", columns, {"patientid": FILLED}):
+    lines = read_table(root / "cohen/metadata.csv", columns, {"patientid": FILLED})
+    for line in lines:
         parts = [part.strip().lower() for part in re.split(r"[/,]", line["finding"]) if part.strip()]
         positive = any(part in COVID for part in parts)
         view, modality = line["view"].strip(), line["modality"]
@@ -73,6 +74,7 @@ def read_cohen(root: Path, views: Iterable[str] = ("PA", "AP")) -> list[Row]:
             seen.add(row["image"])
         row["lung_mask"] = find_mask(root, "cohen", line["filename"])
         rows.append(row)
+    refuse_shared_masks(rows, lines, "metadata.csv")
     return rows
 
 

@@ -9,7 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from sga_monai.cohorts.splits import split_by_patient
-from sga_monai.cohorts.tables import FILLED, all_test, drop_copies, find_copies, find_mask, make_row, missing, read_table
+from sga_monai.cohorts.tables import (
+    FILLED,
+    all_test,
+    drop_copies,
+    find_copies,
+    find_mask,
+    make_row,
+    missing,
+    read_table,
+    refuse_shared_masks,
+)
 from sga_monai.data.manifest import Row
 
 COLUMNS = ("image", "label", "patient_id", "site", "sha256")
@@ -25,7 +35,8 @@ RULES = {
 def read_hospital(root: Path, collection: str) -> list[Row]:
     """Every image of a collection's ``table.csv``; a negative is a normal radiograph."""
     rows = []
-    for line in read_table(root / collection / "table.csv", COLUMNS, RULES):
+    table = read_table(root / collection / "table.csv", COLUMNS, RULES)
+    for line in table:
         image, site = f"{collection}/{line['image']}", line["site"]
         row = make_row(image, line["label"], f"{site}-{line['patient_id']}", site, sex=line.get("sex", "")[:1], age=line.get("age", ""))
         row["sha256"] = line["sha256"]
@@ -33,7 +44,9 @@ def read_hospital(root: Path, collection: str) -> list[Row]:
         row["lung_mask"] = find_mask(root, collection, line["image"])
         row["dropped"] = missing(root, row)
         rows.append(row)
-    return drop_copies(rows, find_copies(root, rows))
+    rows = drop_copies(rows, find_copies(root, rows))
+    refuse_shared_masks(rows, table, "table.csv")
+    return rows
 
 
 def shenzhen_tb(root: Path, seed: int = 0) -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,13 +24,16 @@ FILLED: Rule = (".+", "must not be empty")
 def read_table(path: Path, require: Iterable[str] = (), rules: Mapping[str, Rule] | None = None) -> Table:
     """A collection's CSV with its header normalized (lower case, no spaces around), in UTF-8 or Latin-1; empty rows are left out.
 
+    Each line also has ``row``, its number as a spreadsheet shows it.
+
     Args:
         path: the file.
         require: columns that must be there.
         rules: of some of them, for every row.
 
     Raises:
-        InputError: when the file is missing, empty or no CSV, lacks a column of ``require``, or a row lacks a cell or breaks a rule.
+        InputError: when the file is missing, empty or no CSV, lacks a column of ``require``, or a row has too few or too many cells or
+            breaks a rule.
     """
     if not path.is_file():
         raise InputError(f"no {path.name} in {path.parent.name}/; give the folder that holds the collections")
@@ -52,9 +56,14 @@ def read_table(path: Path, require: Iterable[str] = (), rules: Mapping[str, Rule
         line = dict(zip(header, (cell.strip() for cell in cells), strict=False))
         if not set(require) <= set(line):
             raise InputError(f"{path.name}: row {number} has {len(cells)} cells, the header has {len(header)}; fill in or remove the row")
+        if any(cell.strip() for cell in cells[len(header) :]):
+            raise InputError(
+                f"{path.name}: row {number} has {len(cells)} cells, the header has {len(header)}; put a cell that holds a comma in quotes"
+            )
         for column, (pattern, words) in (rules or {}).items():
             if not re.fullmatch(pattern, line[column]):
                 raise InputError(f"{path.name}: row {number}: {column} {words}")
+        line["row"] = str(number)
         table.append(line)
     return table
 
@@ -84,6 +93,39 @@ def find_mask(root: Path, collection: str, image: str) -> str:
     """``lung_masks/<name of the image>.png`` of a collection, relative to ``root``; empty where there is none."""
     mask = f"{collection}/lung_masks/{Path(image).stem}.png"
     return mask if (root / mask).is_file() else ""
+
+
+def refuse_shared_masks(rows: Sequence[Row], table: Table, name: str) -> None:
+    """Refuse one mask for two images that are kept: ``find_mask`` goes by the image's name, whatever its folder and ending.
+
+    Args:
+        rows: of the lines of ``table``, with ``lung_mask`` and ``dropped``.
+        table: of ``read_table``.
+        name: of the table, for the message.
+
+    Raises:
+        InputError: naming the first two rows.
+    """
+    first: dict[str, str] = {}
+    for row, line in zip(rows, table, strict=True):
+        if row["lung_mask"] and not row["dropped"]:
+            other = first.setdefault(row["lung_mask"], line["row"])
+            if other != line["row"]:
+                raise InputError(f"{name}: rows {other} and {line['row']} have images of one name, by which lung_masks/ goes; rename one")
+
+
+def kept_rows(rows: Iterable[Row]) -> list[Row]:
+    """The rows that are not dropped.
+
+    Raises:
+        InputError: when all are, with the most frequent reasons.
+    """
+    rows = list(rows)
+    kept = [row for row in rows if not row["dropped"]]
+    if not kept:
+        reasons = "; ".join(f"{count} rows: {reason}" for reason, count in Counter(row["dropped"] for row in rows).most_common(3))
+        raise InputError(f"no image can be listed ({reasons or 'the table is empty'}); put the files where data_manifests/README.md says")
+    return kept
 
 
 def all_test(rows: list[Row]) -> list[Row]:

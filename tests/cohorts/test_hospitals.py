@@ -3,7 +3,9 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from typer.testing import CliRunner
 
+from sga_monai.cli.manifest import app
 from sga_monai.cohorts.hospitals import read_hospital, shenzhen_tb
 from sga_monai.core.errors import InputError
 
@@ -58,6 +60,7 @@ def test_a_missing_table_is_named(tmp_path):
         ("images/3.jpg,1,P3,shenzhen,", "images/3.jpg,1,P3,shenzhen,12", "row 5: sha256 must be 64 hexadecimal digits or empty"),
         ("images/4.jpg", "\nimages/3.jpg,1\nimages/4.jpg", "row 7 has 2 cells, the header has 7"),
         ("images/4.jpg", '"images/4.jpg', "row 6 is not valid CSV|row 6 has 1 cells"),
+        (",Female,", ",Female, yes,", "row 3 has 8 cells, the header has 7; put a cell that holds a comma in quotes"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_as_the_table_numbers_it(shenzhen, old, new, sentence):
@@ -71,3 +74,24 @@ def test_rows_of_commas_as_a_spreadsheet_leaves_them_are_none(shenzhen):
     table = shenzhen / "shenzhen_tb/table.csv"
     table.write_text(table.read_text() + ",,,,,,\n  \n")
     assert len(read_hospital(shenzhen, "shenzhen_tb")) == 40
+
+
+def test_two_images_of_one_name_do_not_share_a_mask(shenzhen):
+    folder = shenzhen / "shenzhen_tb"
+    (folder / "images/3.png").write_bytes(b"another image")
+    with (folder / "table.csv").open("a") as stream:
+        stream.write("\nimages/3.png,0,P40,shenzhen,,,\n")
+    with pytest.raises(InputError, match=r"^table\.csv: rows 5 and 43 have images of one name, by which lung_masks/ goes; rename one"):
+        read_hospital(shenzhen, "shenzhen_tb")
+    (folder / "lung_masks/3.png").unlink()
+    assert len(read_hospital(shenzhen, "shenzhen_tb")) == 41
+
+
+def test_a_folder_without_its_images_is_said(shenzhen):
+    table = shenzhen / "shenzhen_tb/table.csv"
+    table.write_text(table.read_text().replace("images/", ""))
+    given = ["build", "shenzhen-tb", str(shenzhen), "--out", str(shenzhen / "m.csv")]
+    refused = CliRunner().invoke(app, given)
+    assert "no image can be listed (40 rows: image is not in the folder)" in str(refused.exception)
+    table.write_text(table.read_text().splitlines()[0])
+    assert "no image can be listed (the table is empty)" in str(CliRunner().invoke(app, given).exception)
