@@ -43,7 +43,8 @@ def write_parts(
         options: how the images are read; masks are of the image as it is read. Default ``ReadOptions()``.
 
     Returns:
-        The number of images "listed", "without lung_mask" and "left out", by reason code or for BurnedInAnnotation YES.
+        The number of images "listed", "without lung_mask" and "left out", by reason code (of the image or of its part) or for
+        BurnedInAnnotation YES.
 
     Raises:
         InputError: when the manifest is refused, an image leads outside ``dataset_dir`` through a link, a mask cannot be read,
@@ -71,11 +72,11 @@ def write_parts(
         images.mkdir()
         for row, item in track(list(zip(rows, items, strict=True)), f"keeping the {keep}"):
             kept = _part(item, masks.get(item["row"]), keep, source.name, options)
-            counts[kept if isinstance(kept, str) else "listed"] += 1
-            if isinstance(kept, str):
-                continue
             path = images / f"{item['row']:06d}.png"
-            Image.fromarray(_sixteen_bits(kept)).save(path)
+            reason = kept if isinstance(kept, str) else _write(path, kept)
+            counts[reason or "listed"] += 1
+            if reason:
+                continue
             sha256 = file_sha256(path)
             if sha256 in written:
                 # A manifest cannot list one file twice.
@@ -123,6 +124,17 @@ def _part(item: Mapping[str, Any], lung_mask: Path | None, keep: str, name: str,
         return f"left out: {error.code}"
     mask = lung_pixels(lung_mask, item["row"], name, (image.shape[0], image.shape[1]))
     return mask.astype(np.float32) if keep == "outline" else _lungs(image, mask)
+
+
+def _write(path: Path, kept: NDArray[np.float32]) -> str:
+    """Write a part, and say why it is left out after all, or "": lungs of few pixels are an image that no training would read."""
+    Image.fromarray(_sixteen_bits(kept)).save(path)
+    try:
+        decode(read_bytes(path), ReadOptions())
+    except ReadError as error:
+        path.unlink()
+        return f"left out: {error.code}"
+    return ""
 
 
 def _read(item: Mapping[str, Any], options: ReadOptions) -> NDArray[np.float32] | None:

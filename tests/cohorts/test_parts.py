@@ -134,6 +134,19 @@ def test_rows_that_cannot_be_read_end_with_the_exit_code_of_failed_rows(data, mo
     assert (result.exit_code, "left out: missing: 1" in result.output) == (2, True)
 
 
+@pytest.mark.parametrize("keep", ["lungs", "outline"])
+def test_a_part_that_could_not_be_read_again_is_left_out(data, keep):
+    folder = data[0]
+    few = np.zeros((30, 25), dtype=np.uint8)
+    few[10:12, 10:13] = 1
+    Image.fromarray(few).save(folder / "few.png")
+    (folder / "m.csv").write_text(HEADER + "0.png,0,p0,s,test,mask.png\n1.png,1,p1,s,test,few.png\n")
+    counts = write_parts(folder / "m.csv", folder, keep, "part", folder / "o.csv")
+    assert counts == {"listed": 1, "left out: nearly_constant": 1}
+    assert [path.name for path in (folder / "part").iterdir()] == ["000002.png"]
+    assert [row["image"] for row in read_manifest(folder / "o.csv")] == ["part/000002.png"]
+
+
 def test_an_image_with_burned_in_annotation_is_left_out(data, dicom_file, drawn):
     folder = data[0]
     dicom_file(drawn, name="burned.dcm", BurnedInAnnotation="YES")
