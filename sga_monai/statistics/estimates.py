@@ -53,8 +53,9 @@ def cluster_bootstrap(
     value = statistic(np.ones(len(cluster), dtype=np.int64))
     if len(keys) < 2:
         return Estimate(value, math.nan, math.nan)
-    drawn = rng.multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=n_samples)
-    samples = np.array([statistic(counts[cluster]) for counts in drawn])
+    chance = np.full(len(keys), 1 / len(keys))
+    # One at a time: those of a hundred thousand patients together would be 800 MB.
+    samples = np.array([statistic(rng.multinomial(len(keys), chance)[cluster]) for _ in range(n_samples)])
     usable = samples[~np.isnan(samples)]
     if math.isnan(value) or len(usable) < 0.95 * n_samples:
         return Estimate(value, math.nan, math.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import asdict
 
 import numpy as np
@@ -114,6 +115,18 @@ def test_bootstrap_repeats_and_covers_a_mean():
     assert 88 <= hits <= 99
     assert cluster_bootstrap(lambda w: float(w[0]), [0, 1], 50) == cluster_bootstrap(lambda w: float(w[0]), [0, 1], 50)
     assert math.isnan(cluster_bootstrap(lambda w: math.nan if w[0] == 0 else 1.0, [0, 1], 50).low)
+
+
+def test_the_samples_of_many_patients_are_not_in_memory_together():
+    patient, value = np.arange(5000), np.random.default_rng(0).normal(size=5000)
+    tracemalloc.start()
+    figure = cluster_bootstrap(lambda counts: float(np.average(value, weights=counts)), patient, 200)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 * patient.nbytes / 10
+    # The same samples as drawn at once.
+    counts = np.random.default_rng(0).multinomial(5000, np.full(5000, 1 / 5000), size=200)
+    assert (figure.low, figure.high) == tuple(np.quantile([np.average(value, weights=one) for one in counts], (0.025, 0.975)))
 
 
 def test_operating_point_with_one_image_a_patient(cohort):
