@@ -127,11 +127,13 @@ def measure_maps(kind: str, maps: Tensor, cases: Cases, network: nn.Module, curv
     for region, mask in cases.masks.items():
         some = mask.flatten(1).any(1)
         rows, patients = ([key for key, used in zip(keys, some.tolist(), strict=True) if used] for keys in (cases.row, cases.patient))
-        area = mask[some].double().mean((1, 2))
+        used, area = mask[some], mask[some].sum((1, 2)).double() / mask[0].numel()
         for measure, function in MEASURES.items():
             # Two random sets of share a have about a^2 in common and 2a - a^2 together.
             chance = float((area / (2 - area) if measure == "iou_at_area" else area).mean())
-            values = function(maps[some, 0], mask[some]).double().numpy()
+            # A few at a time, since a measure makes several copies of its maps, and of ranks.
+            parts = zip(maps[some, 0].split(BATCH), used.split(BATCH), strict=True)
+            values = torch.cat([function(*part).double() for part in parts]).numpy()
             yield Measured(kind, region, measure, values[None], rows, patients, chance)
     if curves:
         inserted, deleted = (_areas(curve, maps, cases, network).double().numpy() for curve in (insertion_auc, deletion_auc))

@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from sga_monai.benchmark import peak_memory
 from sga_monai.cli.research import app
 from sga_monai.core.errors import InputError
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.interpret.explain import explain_checkpoints, render
-from sga_monai.interpret.measures import MINUS, Measured
+from sga_monai.interpret.measures import MINUS, Cases, Measured, measure_maps
 from sga_monai.interpret.regions import read_regions
 from sga_monai.model.network import CXRResNet18
 from sga_monai.model.preparation import Preparation
@@ -200,6 +201,22 @@ def measured(measure: str, values: np.ndarray) -> dict:
     """The line of a measure of ten or eleven patients, one image each."""
     patient = np.arange(values.shape[-1])
     return Measured("fullgrad", "boxes", measure, np.atleast_2d(values), [str(key) for key in patient], patient, 0.5).describe()
+
+
+def test_measures_of_many_images_take_the_memory_of_a_few():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand((160, 1, 32, 32), generator=generator)
+    mask = torch.rand((160, 32, 32), generator=generator) < torch.linspace(0, 0.5, 160)[:, None, None]
+    cases = Cases(maps, torch.zeros(160), [*map(str, range(160))], range(160), [True] * 160, {"lung": mask})
+    few = Cases(maps[:16], torch.zeros(16), cases.row[:16], range(16), [True] * 16, {"lung": mask[:16]})
+    found = list(measure_maps("fullgrad", maps, cases, CXRResNet18(), curves=False))
+    for one, first in zip(found, measure_maps("fullgrad", maps[:16], few, CXRResNet18(), curves=False), strict=True):
+        assert np.array_equal(one.values[:, : first.values.shape[1]], first.values)
+        share = mask[mask.flatten(1).any(1)].double().mean((1, 2))
+        assert one.chance == pytest.approx(float((share / (2 - share) if one.measure == "iou_at_area" else share).mean()), abs=1e-15)
+    # The maps and masks that have the region are one copy of ten times as many.
+    peak = [peak_memory(lambda c=c: list(measure_maps("fullgrad", c.image, c, CXRResNet18(), curves=False))) for c in (few, cases)]
+    assert peak[1] - peak[0] < 2 * maps.nbytes
 
 
 def test_intervals_of_shares_stay_within_0_and_1():
