@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from typer.testing import CliRunner
 
-from sga_monai.cli.manifest import NAMES
+from sga_monai.cli.manifest import NAMES, app
 from sga_monai.cohorts.public import BUILDERS, default_name
 from sga_monai.cohorts.tables import all_test
 from sga_monai.core.errors import InputError
@@ -43,6 +45,15 @@ def test_the_record_beside_a_manifest_fits_it(name):
 
 def test_the_command_names_every_builder():
     assert set(NAMES) == set(BUILDERS)
+
+
+@pytest.mark.parametrize("strength", ["0.004", "0.125", "nan", "1.5"])
+def test_a_mixture_does_not_take_the_name_of_another_strength(tmp_path, monkeypatch, strength):
+    monkeypatch.chdir(tmp_path)
+    refused = CliRunner().invoke(app, ["build", "mixture", str(tmp_path), "--strength", strength])
+    assert isinstance(refused.exception, InputError)
+    assert re.match("the default name holds strength in whole percent; give --out|strength must be in", str(refused.exception))
+    assert [default_name("mixture", strength=i / 100) for i in range(101)] == [f"mixture_r{i:03d}" for i in range(101)]
 
 
 def test_no_external_site_of_siim_or_shenzhen_shares_patients_with_it():
