@@ -64,8 +64,10 @@ def time_reading(folder: str | Path, image_size: int = 224, rounds: int = 3, lim
         limit: number of files, drawn with a fixed seed.
 
     Raises:
-        InputError: when the folder has no readable image.
+        InputError: when the folder does not exist or has no readable image.
     """
+    if not Path(folder).is_dir():
+        raise InputError("the folder does not exist; check its path")
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     random.Random(0).shuffle(files)
     ours, theirs = preprocessing(Preparation(image_size)), monai_chain(image_size)

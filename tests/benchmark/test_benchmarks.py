@@ -13,7 +13,7 @@ from fixtures import warm
 from torch import nn
 from typer.testing import CliRunner
 
-from sga_monai.benchmark import Case, Machine, compare, count_flops, peak_memory
+from sga_monai.benchmark import Case, Machine, compare, count_flops, peak_memory, time_reading
 from sga_monai.benchmark.data import benchmark_data
 from sga_monai.benchmark.engine import benchmark_engine
 from sga_monai.benchmark.evaluate import benchmark_evaluate
@@ -147,7 +147,11 @@ def test_a_record_replaces_a_record_alone_which_is_known_before_anything_is_meas
     assert len(runs) == 2
 
 
-def test_what_cannot_be_measured_is_refused():
+def test_what_cannot_be_measured_is_refused(tmp_path):
+    with pytest.raises(InputError, match="the folder does not exist"):
+        time_reading(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no readable image in this folder"):
+        time_reading(tmp_path)
     with pytest.raises(InputError, match="image_size"):
         Machine(image_size=8)
     if not torch.cuda.is_available():
