@@ -54,7 +54,7 @@ def audit(rows: list[Row]) -> list[tuple[str, str, int, int]]:
         for value in sorted({of(row) for row in kept}):
             chosen = [row for row in kept if of(row) == value]
             lines.append((name, value, *_by_label(chosen)))
-    one_each = {(row["patient_id"], row["label"]): row for row in kept}
+    one_each = {(same_id(row["patient_id"]), row["label"]): row for row in kept}
     lines.append(("patients", "all", *_by_label(one_each.values())))
     for reason in sorted({row["dropped"] for row in rows} - {""}):
         chosen = [row for row in rows if row["dropped"] == reason]

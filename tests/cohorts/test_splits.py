@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sga_monai.cohorts.splits import SPLIT_SHARES, split_by_patient
+from sga_monai.cohorts.splits import SPLIT_SHARES, audit, split_by_patient
+from sga_monai.data.identity import same_id
 
 
 def rows_of(n: int) -> list[dict[str, str]]:
@@ -28,3 +29,6 @@ def test_one_patient_in_two_spellings_is_in_one_split():
         row["patient_id"] = f" {row['patient_id'].upper()}"
     split = split_by_patient(rows, 0)
     assert [row["split"] for row in split] == [row["split"] for row in split_by_patient(rows_of(200), 0)]
+    empty = dict.fromkeys(("site", "view", "sex", "age"), "")
+    count = {line[0]: line[2] + line[3] for line in audit([row | empty for row in split]) if line[1] == "all"}
+    assert count == {"images": 200, "patients": len({same_id(row["patient_id"]) for row in rows})}
