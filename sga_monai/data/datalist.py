@@ -60,8 +60,6 @@ def load_manifest(
         warnings += several_sites(chosen)
     for sentence in warnings:
         logger.warning("%s: %s", name, sentence)
-    if name.startswith(FORMULA):
-        raise InputError("the manifest's name begins like a formula, which a spreadsheet would run; rename it")
     found = file_states(chosen, root, name)
     if states is not None:
         states.update(found)
@@ -84,7 +82,12 @@ def data_rows(
         dataset_dir: see ``load_manifest``.
         key: of ``read_site_key``.
         require: see ``read_manifest``.
+
+    Raises:
+        InputError: when the manifest's name, which goes into tables as that of the set, begins like a formula.
     """
+    if Path(path).name.startswith(FORMULA):
+        raise InputError("the manifest's name begins like a formula, which a spreadsheet would run; rename it")
     root = Path(dataset_dir).resolve()
     patients = dict.fromkeys(same_id(row["patient_id"]) for row in rows)
     names = {patient: patient_key(patient, key) if key else i for i, patient in enumerate(patients)}

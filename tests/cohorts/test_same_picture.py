@@ -82,6 +82,12 @@ def test_an_output_of_the_check_replaces_its_own_kind_alone(leak, option, name):
         check(leak, option, str(leak / "out"), code=0)
 
 
+def test_a_table_of_pairs_holds_no_formula(leak):
+    (leak / "m.csv").rename(leak / "=m.csv")
+    with pytest.raises(InputError, match="the manifest's name begins like a formula"):
+        inspect_manifest(leak / "=m.csv", leak)
+
+
 def test_without_patients_and_labels_nothing_is_said_of_them(leak):
     rows = read_manifest(leak / "m.csv")
     (leak / "m.csv").write_text("image\n" + "".join(f"{row['image']}\n" for row in rows))
