@@ -7,15 +7,15 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pydicom
 from PIL import Image, UnidentifiedImageError
-from pydicom.errors import InvalidDicomError
 
 from sga_monai.cohorts.splits import split_by_patient
 from sga_monai.cohorts.tables import FILLED, NOT_THERE, Rule, drop_copies, find_copies, make_row, read_table
 from sga_monai.core import checks as check
-from sga_monai.core.errors import InputError
+from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.manifest import Row
+from sga_monai.imaging.dicom import is_dicom, read_header
+from sga_monai.imaging.head import read_head
 
 RULES = {
     "any_appearance": ("Typical Appearance", "Indeterminate Appearance", "Atypical Appearance"),
@@ -150,8 +150,9 @@ def _scaled(boxes: list[list[float]], path: Path, native: tuple[int, int] | None
 
 
 def _dicom_patient(path: Path) -> str | None:
-    """PatientID, empty where there is none; ``None`` for what is no DICOM file."""
+    """PatientID, empty where there is none; ``None`` for what is no DICOM file, or a damaged one."""
     try:
-        return str(pydicom.dcmread(path, specific_tags=["PatientID"], stop_before_pixels=True).get("PatientID") or "").strip()
-    except InvalidDicomError:
+        head = read_head(path)
+        return read_header(head, ("PatientID",)).get("PatientID", "") if is_dicom(head) else None
+    except ReadError:
         return None

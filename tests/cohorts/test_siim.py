@@ -118,6 +118,16 @@ def test_siim_prefers_dicom_with_native_boxes_and_its_patients(tmp_path):
     assert {row["patient_id"] for row in rows} == {"siim-p"}
 
 
+def test_siim_drops_a_dicom_file_with_a_damaged_header(tmp_path):
+    add_dicom(siim_folder(tmp_path), "pqrs")
+    path = tmp_path / "siim/train/s/a/a.dcm"
+    path.write_bytes(path.read_bytes().replace(b"\x02\x00\x10\x00UI", b"\x02\x00\x10\x00WI"))
+    (tmp_path / "siim/train/s/b/b.dcm").write_bytes(b"no DICOM")
+    rows = read_siim(tmp_path)
+    assert [row["dropped"] for row in rows] == ["DICOM header cannot be read"] * 2 + ["", ""]
+    assert [row["patient_id"] for row in rows[2:]] == ["siim-r", "siim-s"]
+
+
 def test_siim_studies_without_a_patient_are_not_taken_for_one_patients(tmp_path):
     add_dicom(siim_folder(tmp_path), ["p", "", "", " "])
     (tmp_path / "siim/train/s/a/a.dcm").write_bytes(b"cut")
