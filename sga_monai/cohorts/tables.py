@@ -118,13 +118,16 @@ def kept_rows(rows: Iterable[Row]) -> list[Row]:
     """The rows that are not dropped.
 
     Raises:
-        InputError: when all are, with the most frequent reasons.
+        InputError: when all of one label are, as where a folder was not fetched, with the most frequent reasons.
     """
     rows = list(rows)
     kept = [row for row in rows if not row["dropped"]]
-    if not kept:
-        reasons = "; ".join(f"{count} rows: {reason}" for reason, count in Counter(row["dropped"] for row in rows).most_common(3))
-        raise InputError(f"no image can be listed ({reasons or 'the table is empty'}); put the files where data_manifests/README.md says")
+    for label in {"0", "1"} - {row["label"] for row in kept}:
+        reasons = Counter(row["dropped"] for row in rows if row["label"] == label or not kept)
+        named = "; ".join(f"{count} rows: {reason}" for reason, count in reasons.most_common(3)) or "the table has none"
+        raise InputError(
+            f"no image{f' of label {label}' if kept else ''} can be listed ({named}); put the files where data_manifests/README.md says"
+        )
     return kept
 
 

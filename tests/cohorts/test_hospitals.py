@@ -94,4 +94,12 @@ def test_a_folder_without_its_images_is_said(shenzhen):
     refused = CliRunner().invoke(app, given)
     assert "no image can be listed (40 rows: image is not in the folder)" in str(refused.exception)
     table.write_text(table.read_text().splitlines()[0])
-    assert "no image can be listed (the table is empty)" in str(CliRunner().invoke(app, given).exception)
+    assert "no image can be listed (the table has none)" in str(CliRunner().invoke(app, given).exception)
+
+
+def test_a_manifest_of_one_class_replaces_none(shenzhen):
+    for i in range(1, 40, 2):
+        (shenzhen / f"shenzhen_tb/images/{i}.jpg").unlink(missing_ok=True)
+    refused = CliRunner().invoke(app, ["build", "shenzhen-tb", str(shenzhen), "--out", str(shenzhen / "m.csv")])
+    assert "no image of label 1 can be listed (20 rows: image is not in the folder); put the files where" in str(refused.exception)
+    assert not (shenzhen / "m.csv").exists()
