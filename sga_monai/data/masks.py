@@ -58,17 +58,19 @@ def find_lung_masks(rows: Iterable[Mapping[str, str]], dataset_dir: str | Path, 
     return found
 
 
-def refuse_bad_masks(masks: Mapping[int, Path], name: str) -> None:
+def refuse_bad_masks(masks: Mapping[int, Path], name: str, image_size: int | None = None) -> None:
     """Read every mask, so that a bad one is known before the images are read, and the others with it.
 
     Args:
         masks: of ``find_lung_masks``.
         name: of the manifest, for messages.
+        image_size: with which they will be read, where that is known.
 
     Raises:
-        InputError: naming the first rows whose mask is no picture, or else those in which lung is nowhere or everywhere.
+        InputError: naming the first rows whose mask is no picture, or else those in which lung is nowhere or everywhere, or else
+            those in which it is when they have ``image_size``.
     """
-    unreadable, uniform = [], []
+    unreadable, uniform, lost = [], [], []
     for row, path in track(masks.items(), "reading lung masks"):
         try:
             mask = read_picture(read_bytes(path)) > 0
@@ -77,10 +79,17 @@ def refuse_bad_masks(masks: Mapping[int, Path], name: str) -> None:
             continue
         if _is_uniform(mask):
             uniform.append(row)
+        elif image_size is not None and _is_uniform(_resized(mask, (image_size, image_size))):
+            lost.append(row)
     if unreadable:
         raise InputError(_unreadable(name, unreadable))
     if uniform:
         raise InputError(_uniform(name, uniform))
+    if lost:
+        raise InputError(
+            f"{name}: in the lung_mask of row {first_of(lost)} the lungs, or what is outside, are too small to be seen with image_size "
+            f"{image_size}; correct it or leave the cell empty"
+        )
 
 
 def lung_reader(masks: Mapping[int, Path], name: str, image_size: int) -> Callable[[int], Tensor | None] | None:
@@ -154,7 +163,11 @@ def mask_pixels(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     Raises:
         ReadError: when the file is no picture.
     """
-    mask = read_picture(read_bytes(path)) > 0
+    return _resized(read_picture(read_bytes(path)) > 0, shape)
+
+
+def _resized(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask by nearest neighbor over the whole picture."""
     index = [((np.arange(wanted) + 0.5) * size / wanted).astype(np.int64) for wanted, size in zip(shape, mask.shape, strict=True)]
     found: NDArray[np.bool_] = mask[np.ix_(*index)]
     return found

@@ -52,7 +52,7 @@ class Cohort:
         Raises:
             InputError: naming rows whose mask is no picture, marks nothing or everything, or lies as a turned image is stored.
         """
-        refuse_bad_masks(self.masks, f"{self.name}.csv")
+        refuse_bad_masks(self.masks, f"{self.name}.csv", self.preparation.image_size)
         check_turned(self.items, self.masks, f"{self.name}: the lung_mask", self.preparation.orientation)
 
     def groups(self) -> pd.DataFrame:

@@ -67,7 +67,14 @@ def test_missing_images_are_counted_equal_ones_and_masks_outside_are_refused(pha
         list_cohort(tmp_path / "site.csv", tmp_path, Preparation(24))
 
 
-@pytest.mark.parametrize(("bad", "message"), [("text", "cannot be read as a PNG"), ("black", "marks nothing or everything as lung")])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("text", "the lung_mask of row 3, 6 cannot be read as a PNG"),
+        ("black", "the lung_mask of row 3, 6 marks nothing or everything as lung"),
+        ("dot", "in the lung_mask of row 3, 6 the lungs, or what is outside, are too small to be seen with image_size 24"),
+    ],
+)
 def test_every_bad_mask_is_named_before_any_image_is_read(phantom_dir, tmp_path, bad, message, monkeypatch):
     rows = read_manifest(phantom_dir / "harbor.csv")[:6]
     for i, row in enumerate(rows):
@@ -75,10 +82,14 @@ def test_every_bad_mask_is_named_before_any_image_is_read(phantom_dir, tmp_path,
         pixels = np.zeros((8, 8), dtype=np.uint8)
         pixels[2:4] = 0 if bad == "black" and i in (1, 4) else 255
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        if bad == "dot" and i in (1, 4):
+            pixels = np.zeros((240, 240), dtype=np.uint8)
+            pixels[0, 0] = 255
+            Image.fromarray(pixels).save(tmp_path / f"{i}.png")
         if bad == "text" and i in (1, 4):
             (tmp_path / f"{i}.png").write_text("no picture")
         row["image"], row["lung_mask"], row["sha256"] = f"{i}.dcm", f"{i}.png", ""
     write_manifest(tmp_path / "site.csv", rows)
     monkeypatch.setattr("sga_monai.evaluation.cohort.CXRDataset", None)
-    with pytest.raises(InputError, match=rf"site\.csv: the lung_mask of row 3, 6 {message}"):
+    with pytest.raises(InputError, match=rf"site\.csv: {message}"):
         read_cohorts([list_cohort(tmp_path / "site.csv", tmp_path, Preparation(24))])
