@@ -29,6 +29,7 @@ from sga_monai.data.sets import INTERNAL, VALIDATION
 from sga_monai.model.architectures import DEFAULT_NETWORK, find_architecture
 from sga_monai.sga.iteration import SGAIteration
 from sga_monai.training.distributed import say_when_a_process_is_lost
+from sga_monai.training.options import check_options
 
 logger = logging.getLogger(__name__)
 # Ids of train.json on which no weight depends, or that run.json holds as hashes or as the machine's.
@@ -51,6 +52,7 @@ def prepare(
     output_dir: str | None = None,
     num_workers: int = 0,
     rank: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """First step of every run: a check of the command line, the lock, seeds, the phantom.
 
@@ -68,9 +70,11 @@ def prepare(
         output_dir: locked until the process ends.
         num_workers: checked to be zero or more.
         rank: of ``join_group``, in a run of several processes: the first one locks and writes.
+        options: of a training, see ``check_options``.
 
     Raises:
-        InputError: on an override that names nothing, a number that is not positive, or an ``output_dir`` in use.
+        InputError: on an override that names nothing, a number that is not positive, an option that would be refused later, or
+            an ``output_dir`` in use.
     """
     if is_program():
         install_plain_errors()
@@ -92,6 +96,8 @@ def prepare(
     if positive and positive.get("val_interval", 1) > positive.get("max_epochs", 1):
         raise InputError("val_interval must not be greater than max_epochs, or no model is ever chosen")
     check.whole("seed", seed, low=0)
+    if options is not None:
+        check_options(**options)
     if paths["output_dir"] and not rank and not loads_a_network():
         lock_output_dir(paths["output_dir"])
     set_determinism(seed=seed)

@@ -266,16 +266,46 @@ def test_overrides_have_the_values_that_the_command_gives_them(text):
     assert (override_value(text), type(override_value(text))) == (value, type(value))
 
 
-def test_bad_input_leaves_an_earlier_run_where_it_is(few, tmp_path):
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--norm", "0.5"], "norm must be"),
+        (["--lr_schedule", "cosin"], "lr_schedule must be one of constant, cosine"),
+        (["--robust_drop", "0.5"], "robust_drop needs a robust_interval of 1 or more"),
+        (["--external_manifests", "none.csv"], "no manifest none.csv"),
+    ],
+)
+def test_bad_input_leaves_an_earlier_run_where_it_is(few, tmp_path, overrides, message):
     (tmp_path / "o").mkdir()
     (tmp_path / "o/model.pt").write_text("kept")
     result = run(
         "training", "train.json", "--dataset_dir", str(few.parent), "--manifest", str(few), "--output_dir", f"{tmp_path}/o",
-        "--image_size", "64", "--norm", "0.5",
+        "--image_size", "64", "--cache_dir", f"{tmp_path}/cache", *overrides,
     )  # fmt: skip
     assert result.returncode == 3
-    assert "norm must be" in result.stderr
+    assert message in result.stderr
     assert (tmp_path / "o/model.pt").read_text() == "kept"
+    # Nor has an image been read before a path that is wrong is told.
+    assert overrides[0] == "--norm" or not list((tmp_path / "cache").glob("*/*"))
+
+
+def test_bad_options_are_refused_before_an_earlier_run_is_moved(trained, phantom_dir, tmp_path):
+    given = {"max_epochs": 2, "lr_schedule": "constant", "warmup_epochs": 0, "batch_norm": "running", "early_stopping_patience": 0}
+    given |= {"robust_interval": 1, "robust_drop": 0.5, "review_interval": 0, "curve_images": 0, "force_resume": False}
+    prepare(arguments=["pytest"], options=given)
+    bad = {"warmup_epochs": 3, "batch_norm": "none", "early_stopping_patience": 1.5, "robust_drop": 2, "curve_images": -1}
+    for name, value in (bad | {"review_interval": "none", "force_resume": "maybe"}).items():
+        with pytest.raises(InputError, match=f"{name} must"):
+            prepare(arguments=["pytest"], options=given | {name: value})
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/predictions.csv").write_text("kept")
+    result = run(
+        "evaluating", "evaluate.json", "--checkpoint", f"{trained[0]}/model.pt", "--image_size", "64", "--failure_limit", "7",
+        "--manifest", f"{phantom_dir}/harbor.csv", "--dataset_dir", str(phantom_dir), "--output_dir", f"{tmp_path}/o",
+    )  # fmt: skip
+    assert result.returncode == 3
+    assert "failure_limit must be in [0, 1]" in result.stderr
+    assert (tmp_path / "o/predictions.csv").read_text() == "kept"
 
 
 def test_an_earlier_run_is_set_aside(tmp_path):

@@ -50,9 +50,19 @@ def lr_scheduler(
     Raises:
         InputError: when an argument is outside its range, or the warm-up is longer than the training.
     """
+    warmup_epochs = check_schedule(max_epochs, lr_schedule, warmup_epochs)
+    total, warmup = max_epochs * len(batches), round(warmup_epochs * len(batches))
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, warmup, lr_schedule))
+
+
+def check_schedule(max_epochs: int, lr_schedule: str, warmup_epochs: float) -> float:
+    """``warmup_epochs`` as a number.
+
+    Raises:
+        InputError: see ``lr_scheduler``.
+    """
     check.choice("lr_schedule", lr_schedule, CHOICES)
     warmup_epochs = check.number("warmup_epochs", warmup_epochs, low=0)
     if warmup_epochs > max_epochs:
         raise InputError(f"warmup_epochs must not be greater than max_epochs, got {warmup_epochs!r}")
-    total, warmup = max_epochs * len(batches), round(warmup_epochs * len(batches))
-    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, warmup, lr_schedule))
+    return warmup_epochs

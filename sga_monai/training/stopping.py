@@ -101,14 +101,10 @@ class RobustOverfitting:
         summary_writer: Any = None,
         evaluator: Engine | None = None,
     ) -> None:
-        if drop is not None:
-            check.number("robust_drop", drop, above=0, high=1)
+        self.interval = check_robust(interval, drop)
         self.iteration = iteration
         self.network = network
         self.dataset = dataset
-        self.interval = check.whole("robust_interval", interval, low=0)
-        if drop is not None and not self.interval:
-            raise InputError("robust_drop needs a robust_interval of 1 or more, or it is never measured")
         self.drop = drop
         self.batch_size = batch_size
         self.writer = summary_writer
@@ -174,3 +170,17 @@ class RobustOverfitting:
         self.best, self.stopped = state_dict["best"], state_dict["stopped"]
         # Older checkpoints do not say how far it fell.
         self.last = state_dict.get("last", -math.inf)
+
+
+def check_robust(interval: int, drop: float | None) -> int:
+    """``interval`` as a whole number.
+
+    Raises:
+        InputError: see ``RobustOverfitting``.
+    """
+    if drop is not None:
+        check.number("robust_drop", drop, above=0, high=1)
+    interval = check.whole("robust_interval", interval, low=0)
+    if drop is not None and not interval:
+        raise InputError("robust_drop needs a robust_interval of 1 or more, or it is never measured")
+    return interval
