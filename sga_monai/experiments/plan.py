@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonschema
 
+from sga_monai.core.command_line import PATHS
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import FORMULA, read_json
 from sga_monai.core.source import find_file
@@ -152,15 +153,18 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     )
     _check_names(name, methods, conditions, cells)
     config_file = str(find_file(content.get("config_file", "bundles/sga/train.json")))
-    try:
-        defaults = read_json(config_file)
-    except (OSError, ValueError):
-        raise InputError(f"{name}: config_file {config_file} is no JSON file here; start in the folder that it is relative to") from None
+    defaults = _read_defaults(name, config_file)
     selection_set, pooled_sets = content.get("selection_set", ""), tuple(content.get("pooled_sets", ()))
     if selection_set in pooled_sets:
         raise InputError(f"{name}: pooled_sets names the selection_set {selection_set!r}, which is no result; remove one")
+    paths: dict[tuple[str, str], str] = {}
     for cell in cells:
-        _check_sets(name, (defaults | dict(cell.settings)).get("external_manifests") or [], selection_set, pooled_sets)
+        external = _check_paths(name, defaults | dict(cell.settings))
+        _check_sets(name, external, selection_set, pooled_sets)
+        for manifest in external:
+            # Methods are compared image by image, which two manifests of one name are not.
+            if paths.setdefault((cell.condition, Path(manifest).stem), manifest) != manifest:
+                raise InputError(f"{name}: two methods have different external_manifests {Path(manifest).name}; rename one of the files")
     pooled_against = tuple(content.get("pooled_against", [baseline]))
     if not set(pooled_against) <= set(methods):
         raise InputError(f"{name}: pooled_against names a method that is none of {', '.join(methods)}")
@@ -198,6 +202,30 @@ def _read_content(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def _read_defaults(name: str, config_file: str) -> dict[str, Any]:
+    """The ids of a plan's configuration."""
+    try:
+        defaults = read_json(config_file)
+    except (OSError, ValueError):
+        raise InputError(f"{name}: config_file {config_file} is no JSON file here; start in the folder that it is relative to") from None
+    if not isinstance(defaults, dict) or not {"manifest", "dataset_dir", "output_dir"} <= defaults.keys():
+        raise InputError(f"{name}: config_file {config_file} is no configuration of a training; give one like bundles/sga/train.json")
+    return defaults
+
+
+def _check_paths(name: str, given: Mapping[str, Any]) -> list[str]:
+    """Refuse a path that is no text; returns the external manifests."""
+    for key in PATHS:
+        value = given.get(key, "")
+        if not isinstance(value, str) and (value is not None or key in ("manifest", "dataset_dir")):
+            raise InputError(f"{name}: {key} must be a path in quotes, got {json.dumps(value)}")
+    external = given.get("external_manifests") or []
+    external = [external] if isinstance(external, str) else external
+    if not isinstance(external, list) or not all(isinstance(manifest, str) for manifest in external):
+        raise InputError(f"{name}: external_manifests must be a list of paths in quotes, got {json.dumps(external)}")
+    return external
+
+
 def _check_names(name: str, methods: Collection[str], conditions: Collection[str], cells: Sequence[Cell]) -> None:
     """Refuse names that no table or folder could hold, and settings that are the experiment's own."""
     for named in (*methods, *conditions):
@@ -212,13 +240,13 @@ def _check_names(name: str, methods: Collection[str], conditions: Collection[str
             raise InputError(f"{name}: output_dir and resume are the experiment's to set; remove them")
 
 
-def _check_sets(name: str, external: str | Sequence[str], selection_set: str, pooled_sets: Collection[str]) -> None:
+def _check_sets(name: str, external: Sequence[str], selection_set: str, pooled_sets: Collection[str]) -> None:
     """Refuse sets that are none of a cell's external manifests.
 
     Raises:
         InputError: when the selection set would be the only one, or is not there, or a pooled one is not.
     """
-    names = [Path(manifest).stem for manifest in ([external] if isinstance(external, str) else external)]
+    names = [Path(manifest).stem for manifest in external]
     listed = ", ".join(names) or "none"
     if selection_set and (selection_set not in names or len(names) < 2):
         raise InputError(f"{name}: selection_set {selection_set!r} must be one of two or more external_manifests; there are {listed}")

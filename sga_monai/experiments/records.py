@@ -17,7 +17,7 @@ import pandas as pd
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain, read_json
-from sga_monai.evaluation.predictions import FILE, INTERNAL, VALIDATION, read_predictions, read_sets
+from sga_monai.evaluation.predictions import FILE, INTERNAL, VALIDATION, is_internal, read_predictions, read_sets
 from sga_monai.experiments.plan import Cell, Plan
 from sga_monai.experiments.selection import Record, is_reported, selections
 from sga_monai.statistics.calibration import assess_calibration
@@ -179,7 +179,9 @@ def _means(condition: str, by_method: Mapping[str, Mapping[int, pd.DataFrame]], 
                 "against_baseline": None,
             }
             if method != baseline and baseline in by_method:
-                line["against_baseline"] = _against(tables, {s: _scores(f, name) for s, f in by_method[baseline].items()})
+                others = {s: _scores(f, name) for s, f in by_method[baseline].items()}
+                # A method may have a training manifest of its own, and then other internal images.
+                line["against_baseline"] = _against(tables, others) if not is_internal(name) or _same_rows(tables, others) else None
             lines.append(line)
     return lines
 
@@ -202,6 +204,12 @@ def _join(tables: Mapping[Any, pd.DataFrame]) -> tuple[np.ndarray, pd.DataFrame]
         if not table.loc[rows.index, ["label", "patient"]].equals(rows[["label", "patient"]]):
             raise InputError("two runs of one set were tested on other rows: their manifests differ; run them again in a new output_dir")
     return np.stack([table.loc[rows.index, "score"].to_numpy() for table in tables.values()]), rows[["label", "patient"]]
+
+
+def _same_rows(tables: Mapping[int, pd.DataFrame], others: Mapping[int, pd.DataFrame]) -> bool:
+    """Whether two methods were tested on the same images of a set, by row, label and patient."""
+    first, second = (next(iter(given.values()))[["label", "patient"]] for given in (tables, others))
+    return first.equals(second)
 
 
 def _drop(outside: SeedMean, each_outside: Sequence[float], inside: SeedMean, each_inside: Sequence[float]) -> SeedMean:

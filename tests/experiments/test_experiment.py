@@ -98,6 +98,15 @@ def test_pooled_sets_have_no_common_patients_but_for_42_of_two_views(path):
         ({"conditions": {"a": {}, "b": {"seed": 1}}}, "a seed in settings, conditions or methods is not used"),
         ({"methods": {"TensorBoard": {}}}, "must not be tensorboard"),
         ({"config_file": "nowhere.json"}, "no JSON file here"),
+        ({"config_file": "bundles/sga/multi_gpu_train.json"}, "is no configuration of a training"),
+        ({"settings": {"manifest": 3}}, "manifest must be a path in quotes, got 3"),
+        ({"conditions": {"a": {"dataset_dir": None}}}, "dataset_dir must be a path in quotes, got null"),
+        ({"methods": {"NT": {"external_manifests": [1]}}}, "external_manifests must be a list of paths in quotes, got \\[1\\]"),
+        ({"methods": {"NT": {}, "SGA": {"external_manifests": 5}}}, "external_manifests must be a list of paths in quotes, got 5"),
+        (
+            {"methods": {name: {"external_manifests": [f"{name}/far.csv"]} for name in "ab"}},
+            r"two methods have different external_manifests far\.csv; rename one of the files",
+        ),
         ({"colour": 1}, "colour"),
         ({"selection_set": "far"}, "selection_set 'far' must be one of two or more external_manifests; there are none"),
         ({"selection_set": "far", "settings": {"external_manifests": ["m/near.csv", "m/b.csv"]}}, "there are near, b"),
@@ -561,6 +570,23 @@ def test_runs_of_other_manifests_are_not_mixed(fake):
     table.to_csv(path, index=False)
     with pytest.raises(InputError, match="their manifests differ"):
         collect.collect_experiment(plan, out)
+
+
+def test_methods_with_training_manifests_of_their_own_are_compared_outside(fake):
+    """Their internal images are others; the experiment ended without a table when all was trained."""
+    plan, out = fake
+    before = experiment_records(plan, {cell: out / cell.folder for cell in plan.cells})
+    for cell in plan.cells[1::2]:
+        path = out / cell.folder / "predictions.csv"
+        table = pd.read_csv(path)
+        table.loc[table["set"] != "far", "patient"] += 1
+        table.to_csv(path, index=False)
+    records = collect.collect_experiment(plan, out)
+    against = ({r["set"]: r["against_baseline"] for r in of if r["kind"] == "mean" and r["method"] == "SGA"} for of in (before, records))
+    inside = {"internal (validation)": None, "internal": None}
+    assert next(against)["internal"]
+    assert next(against) == {"far": next(r for r in before if r.get("set") == "far" and r["method"] == "SGA")["against_baseline"]} | inside
+    assert "| SGA | far |" in (out / "results.md").read_text()
 
 
 def test_a_folder_that_is_not_this_experiments_is_left_alone(tmp_path):
