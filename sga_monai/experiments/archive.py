@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import lzma
 import tarfile
 from collections.abc import Sequence
@@ -31,11 +32,13 @@ def write_archive(path: Path, folder: Path, records: Sequence[Record]) -> None:
 
     Args:
         path: the archive.
-        folder: ``output_dir`` of ``sga-monai experiment``; a run that is not there any more is left out.
+        folder: ``output_dir`` of ``sga-monai experiment``; a run that is not there any more is kept as an earlier archive at
+            ``path`` has it, and otherwise left out.
         records: of ``records.jsonl`` there.
 
     Raises:
-        InputError: when a run was begun or ended anew after the records were written, or its predictions are damaged.
+        InputError: when a run was begun or ended anew after the records were written, or its predictions or the earlier archive
+            are damaged.
         DiskError: see ``write_whole``.
 
     Example:
@@ -44,9 +47,13 @@ def write_archive(path: Path, folder: Path, records: Sequence[Record]) -> None:
         >>> write_archive(Path("docs/results/norms_real_runs.tar.xz"), folder, records)  # doctest: +SKIP
     """
     contents: dict[str, bytes] = {}
+    earlier: dict[str, bytes] | None = None
     for name, finished in sorted((_folder(record), record["finished"]) for record in records if record["kind"] == "cell"):
         run = folder / name
         if not (run / RUN).is_file():
+            earlier = _read(path) if earlier is None else earlier
+            if json.loads(earlier.get(f"{name}/{RUN}", "{}")).get("finished") == finished:
+                contents |= {inside: content for inside, content in earlier.items() if inside.startswith((f"{name}/", f"{name}.json"))}
             continue
         if not is_finished(run) or read_earlier(run / RUN)["finished"] != finished:
             raise InputError(f"the run {name} is not the one that records.jsonl is of; give sga-monai experiment again, then collect")
@@ -68,6 +75,18 @@ def archived_runs(path: Path) -> int:
             return sum(Path(name).name == RUN for name in archive.getnames())
     except (OSError, EOFError, lzma.LZMAError, tarfile.TarError):
         raise InputError(f"{path.name} is damaged; restore it, or give the folder of its experiment") from None
+
+
+def _read(path: Path) -> dict[str, bytes]:
+    """The files of an earlier archive; none where there is no archive."""
+    if not path.is_file():
+        return {}
+    try:
+        with tarfile.open(path) as archive:
+            return {entry.name: stream.read() for entry in archive if (stream := archive.extractfile(entry)) is not None}
+    except (OSError, EOFError, lzma.LZMAError, tarfile.TarError):
+        text = "is damaged, and may have runs whose folders are gone; restore it, or remove it if it is not needed"
+        raise InputError(f"{path.name} {text}") from None
 
 
 def _folder(record: Record) -> str:

@@ -530,10 +530,16 @@ def test_an_archive_has_the_runs_that_its_records_are_of(fake, tmp_path):
             InputError, match=r"the run nt/all/seed_0 is not the one that records\.jsonl is of; give sga-monai experiment again"
         ):
             collect.write_page([out], docs)
+    # A folder that was removed after it was archived stays archived; the archive was its only copy, and was replaced.
+    before = archive.read_bytes()
     shutil.rmtree(cell)
     collect.write_page([out], docs)
-    assert "Predictions of 5 cells" in (docs / "README.md").read_text()
+    assert archive.read_bytes() == before
+    collect.write_page([out], tmp_path / "first")
+    assert "Predictions of 5 cells" in (tmp_path / "first/README.md").read_text()
     archive.write_bytes(archive.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"fake_runs\.tar\.xz is damaged, and may have runs whose folders are gone"):
+        collect.write_page([out], docs)
     with pytest.raises(InputError, match=r"fake_runs\.tar\.xz is damaged; restore it, or give the folder of its experiment"):
         collect.write_page([docs], docs)
 
