@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
-from sga_monai.experiments.cell import CellRun, Ended, Watch, environment_of, start, stop
+from sga_monai.experiments.cell import CellRun, Ended, Watch, environment_of, start, stop, wait_until_free
 
 POLL_S = 0.5
 UUID = re.compile(r"UUID: ([^)\s]+)\)")
@@ -54,6 +54,8 @@ class LocalLauncher:
                 while queue and len(running) < self.jobs:
                     gpu = least_used(gpus, [gpu for _, _, gpu in running.values()])
                     run = queue.pop(0)
+                    # Of an experiment that was killed just now, whose cells end when their step does.
+                    wait_until_free(run.folder)
                     environment = environment_of(os.environ, self._threads(), "" if self.gpu is False else gpu)
                     running[run] = start(run, environment), time.monotonic(), gpu
                 time.sleep(POLL_S)

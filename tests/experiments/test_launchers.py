@@ -149,6 +149,16 @@ def test_a_folder_that_another_process_writes_is_waited_for(tmp_path):
     assert not is_in_use(folder)
 
 
+def test_a_local_cell_whose_process_of_before_has_not_yet_ended_is_waited_for(tmp_path, monkeypatch):
+    """A killed experiment that is started again at once: its cells end when their step does, and until then hold their folders."""
+    monkeypatch.setattr("sga_monai.experiments.cell.LOCK_POLL_S", 0.05)
+    (run,) = shown(tmp_path, "a", f"from sga_monai.core.folders import lock_output_dir; lock_output_dir({str(tmp_path / 'a')!r})")
+    code = f"import time; {run.arguments[1]}; print('held', flush=True); time.sleep(3)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        assert [end.code for end in LocalLauncher().launch([run], tmp_path, Lines())] == [0], run.log.read_text()
+
+
 def test_the_program_of_a_cell_resumes_appends_to_its_log_and_leaves_a_finished_one(tmp_path):
     run = CellRun("", ("-c", "import sys; print(sys.argv)"), tmp_path / "seed 0")
     command = [sys.executable, "-m", "sga_monai.experiments.cell", str(run.folder), *run.arguments]
