@@ -8,7 +8,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,28 @@ def read_json(path: str | Path) -> Any:
         ValueError: when it is no JSON in UTF-8.
     """
     return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+
+
+def copy_folder(source: Path, target: Path, ignore: Sequence[str] = (), *, into: bool = False) -> None:
+    """Copy a folder with all that is in it.
+
+    Args:
+        source: the folder.
+        target: the new one; its parent is made.
+        ignore: patterns of names that are left out.
+        into: ``target`` may be there.
+
+    Raises:
+        DiskError: naming the first file that could not be copied, where ``shutil.copytree`` would copy on and then list all.
+    """
+
+    def copy(one: str, other: str) -> None:
+        try:
+            shutil.copy2(one, other)
+        except OSError as error:
+            raise DiskError(f"a copy of {Path(one).name}", error.errno or 0) from None
+
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*ignore), copy_function=copy, dirs_exist_ok=into)
 
 
 def read_earlier(path: Path) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from importlib.resources import files
 from pathlib import Path
 
 from sga_monai.core.errors import InputError
+from sga_monai.core.files import copy_folder
 
 # How plans, documents and README name it: relative to the repository.
 NAME = "bundles/sga"
@@ -46,5 +46,5 @@ def write_source_bundle(folder: str | Path) -> Path:
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target.name} is there already and not empty; give a new folder")
-    shutil.copytree(source_bundle(), target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    copy_folder(source_bundle(), target, ("__pycache__", ".*"), into=True)
     return target

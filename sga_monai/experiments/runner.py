@@ -15,7 +15,7 @@ from rich.console import Console
 from sga_monai.cohorts.phantom import OPTIONS as PHANTOM_OPTIONS
 from sga_monai.cohorts.phantom import draw_once, ensure_phantom, write_phantom
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, read_json, write_json
+from sga_monai.core.files import copy_folder, file_sha256, read_json, write_json
 from sga_monai.core.folders import is_finished, lock_output_dir
 from sga_monai.core.provenance import code_facts, differences
 from sga_monai.experiments.cell import CellRun, Ended, Launcher, last_words
@@ -55,6 +55,7 @@ def run_experiment(
         InputError: when a cell in ``output_dir`` was begun with other overrides, configuration, manifests or phantom, a
             phantom's folder was drawn with other options, ``output_dir`` holds a run, a folder of ``reuse`` is missing, or the
             launcher cannot run cells here.
+        DiskError: when the disk will not take the record or the copy of a cell.
     """
     out, console, launcher = Path(output_dir), console or Console(), launcher or LocalLauncher()
     waiting = _prepare(plan, out, reuse)
@@ -185,6 +186,9 @@ def _copy_finished(plan: Plan, out: Path, cell: Cell, others: Iterable[Path]) ->
         if defaults | theirs["settings"] == defaults | mine["settings"] and code == code_facts():
             draft = folder.with_name(f".{folder.name}.tmp")
             shutil.rmtree(draft, ignore_errors=True)
-            shutil.copytree(found, draft)
-            draft.rename(folder)
+            try:
+                copy_folder(found, draft)
+                draft.rename(folder)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
             return

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import file_sha256, read_json, write_utf8
+from sga_monai.core.files import copy_folder, file_sha256, read_json, write_utf8
 from sga_monai.hospital.checksums import write_sums
 from sga_monai.hospital.verify import SIGNATURE, SUMS, verify_bundle
 
@@ -125,4 +124,4 @@ def _copy(source: Path, target: Path) -> None:
     """Copy a bundle without its checksums and signature, which are of another folder's files."""
     if target.exists():
         raise InputError(f"{target.name} is there already; give a new folder as out")
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(SUMS, SIGNATURE, ".cache", ".gitattributes"))
+    copy_folder(source, target, (SUMS, SIGNATURE, ".cache", ".gitattributes"))

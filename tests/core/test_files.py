@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from sga_monai.core.errors import DiskError
-from sga_monai.core.files import file_sha256, plain, write_json
+from sga_monai.core.files import copy_folder, file_sha256, plain, write_json
 
 
 def test_json_has_one_form(tmp_path: Path) -> None:
@@ -112,3 +112,20 @@ def test_sha256_of_a_file(tmp_path: Path, size: int) -> None:
 def test_files_are_written_without_numpy_and_pandas() -> None:
     code = "import sys, sga_monai.core.files; assert not {'numpy', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_copy_for_which_there_is_no_room_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``shutil.copytree`` copies on and raises a list of paths, which ended in a traceback."""
+    for name in ("a/model.pt", "a/.hidden", "a/inner/b"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "there").mkdir()
+    copy_folder(tmp_path / "a", tmp_path / "there", (".*",), into=True)
+    assert sorted(path.name for path in (tmp_path / "there").rglob("*")) == ["b", "inner", "model.pt"]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/SECRET/model.pt")
+
+    monkeypatch.setattr("shutil.copy2", full)
+    with pytest.raises(DiskError, match=r"cannot write a copy of [\w.]+: no space is left on the disk; free some$"):
+        copy_folder(tmp_path / "a", tmp_path / "b")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -19,8 +20,9 @@ from conftest import ROOT
 from fixtures import warm
 
 from sga_monai.cohorts.phantom import SOURCE
-from sga_monai.core.errors import InputError
+from sga_monai.core.errors import DiskError, InputError
 from sga_monai.core.folders import is_finished
+from sga_monai.core.provenance import code_digest, versions
 from sga_monai.data.identity import same_id
 from sga_monai.data.manifest import read_manifest
 from sga_monai.experiments import pages as collect
@@ -243,6 +245,31 @@ def test_the_default_phantom_is_drawn_once_before_the_cells(tmp_path, monkeypatc
     assert drawn == [str(folder)]
     record = json.loads((tmp_path / "out" / f"{plan.cells[0].folder}.json").read_text())
     assert all(record["inputs"].values())
+
+
+def test_a_cell_that_cannot_be_copied_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "site.csv").write_text("x")
+    settings = TINY | {"manifest": str(tmp_path / "site.csv"), "dataset_dir": str(tmp_path)}
+    plan = read_plan(write_plan(tmp_path / "p.json", settings=settings, methods={"NT": {}}))
+    first, second = (tmp_path / name / plan.cells[0].folder for name in ("first", "second"))
+    finished_cell(first)
+    code = {"digest": code_digest(), "versions": versions()}
+    (first / "run.json").write_text(json.dumps({"finished": "now", "identity": {"code": code}}))
+    assert run_experiment(plan, tmp_path / "first") == []
+    copy = shutil.copy2
+
+    def half(source, target):
+        if Path(source).name == "results.csv":
+            raise OSError(errno.ENOSPC, "")
+        copy(source, target)
+
+    monkeypatch.setattr("shutil.copy2", half)
+    with pytest.raises(DiskError, match=r"cannot write a copy of results\.csv: no space is left"):
+        run_experiment(plan, tmp_path / "second", reuse=[tmp_path / "first"])
+    assert [path.name for path in second.parent.iterdir()] == ["seed_0.json"]
+    monkeypatch.undo()
+    assert run_experiment(plan, tmp_path / "second", reuse=[tmp_path / "first"]) == []
+    assert is_finished(second)
 
 
 def fake_run(folder: Path, seed: int, shift: float) -> None:

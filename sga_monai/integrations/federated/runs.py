@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import write_json
+from sga_monai.core.files import copy_folder, write_json
 from sga_monai.core.folders import move_results_aside
 from sga_monai.core.process import tied_to_parent
 from sga_monai.integrations.federated.jobs import Job, write_job
@@ -155,7 +154,7 @@ def _take_results(source: Path, out: Path, log: str) -> Path:
     """Copy the results of a job into ``out``."""
     if not (source / RESULTS).is_dir():
         raise InputError(f"the job ended without a result; the reason is in {log}")
-    shutil.copytree(source / RESULTS, out, dirs_exist_ok=True)
+    copy_folder(source / RESULTS, out, into=True)
     return out
 
 
