@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fire.parser import DefaultParseValue
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 # Ids whose value is a path: a folder 2024_01_01 is no number, and run#2 no reference to a part of run.
 PATHS = (
@@ -21,18 +21,26 @@ SPECIAL = ("$", "@", "%")
 
 
 def read_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Overrides by name, as text, and the JSON files of ``--config_file``."""
+    """Overrides by name, as text, and the JSON files of ``--config_file``; those of ``--args_file`` where they are not given twice."""
     given: dict[str, str] = {}
     for i, argument in enumerate(arguments):
         if re.match("--?[A-Za-z_]", argument):
             name, equals, value = argument.lstrip("-").partition("=")
             given[name.replace("::", "#")] = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
+    if Path(given.get("args_file", "")).is_file():
+        file = ConfigParser.load_config_file(given["args_file"])
+        given = {name.replace("::", "#"): _typed(value) for name, value in file.items()} | given
     return given, [file for file in _config_files(given.get("config_file", "")) if Path(file).suffix == ".json" and Path(file).is_file()]
 
 
 def override_value(text: str) -> Any:
     """The value of an override as MONAI gets it, whose command line is Fire's: "0.2" is a number, "[0,0]" a list, "inf" a text."""
     return DefaultParseValue(text)
+
+
+def _typed(value: Any) -> str:
+    """What one would type for a value of ``--args_file``."""
+    return value if isinstance(value, str) and override_value(value) == value else repr(value)
 
 
 def _config_files(text: str) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from monai.bundle.scripts import run as bundle_run
 
-from sga_monai.bundle import check_overrides, prepare, refuse_batch_of_one
+from sga_monai.bundle import check_overrides, prepare, refuse_batch_of_one, resolved_config
 from sga_monai.core.command_line import given_texts, read_overrides
 from sga_monai.core.errors import InputError, input_error
 
@@ -97,6 +97,24 @@ def test_several_configurations(tmp_path):
     # As Notepad saves it.
     (tmp_path / "c.json").write_bytes(b'\xef\xbb\xbf{"x": 1}')
     check_overrides(["--config_file", names[1], "--x", "2"])
+
+
+def test_a_file_of_arguments_is_the_command_line_too(tmp_path):
+    """Its misspelled options were ignored without a word, and a resume did not see what had changed in it."""
+    config, file = tmp_path / "train.json", tmp_path / "args.json"
+    config.write_text(json.dumps({"max_epochs": 3, "rate": 1, "folder": "x", "norm": "inf", "part": {"a": 1}, "training": []}))
+    content = {"config_file": str(config), "rate": 0.5, "folder": "2024_01_01", "norm": 2, "part": {"a": [None, True]}, "part::b": "1"}
+    command = ["monai.bundle", "run", "training", "--args_file", str(file), "--norm", "1"]
+    file.write_text(json.dumps(content))
+    check_overrides(command)
+    expected = {"rate": 0.5, "folder": "2024_01_01", "norm": 1, "part": {"a": [None, True], "b": "1"}, "_meta_": {}}
+    assert resolved_config(command) == expected
+    file.write_text(json.dumps(content | {"max_epoch": 1}))
+    with pytest.raises(InputError, match=r"--max_epoch names nothing in the configuration; is --max_epochs meant\?"):
+        check_overrides(command)
+    file.write_text(json.dumps(content | {"run_id": "trainin"}))
+    with pytest.raises(InputError, match=r"no such id; is training meant\?"):
+        check_overrides(["monai.bundle", "run", "--args_file", str(file)])
 
 
 def test_what_is_no_path_is_left_to_fire():
