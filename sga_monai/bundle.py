@@ -231,9 +231,8 @@ def load_test_sets(manifest: str, dataset_dir: str, external_manifests: Sequence
         InputError: see ``load_manifest`` and ``check_external``.
     """
     if external_manifests is None:
-        known = phantom.is_phantom(manifest, dataset_dir)
-        external_manifests = [str(Path(dataset_dir) / f"{name}.csv") for name in phantom.EXTERNAL] if known else []
-        if not known:
+        external_manifests = phantom.external_of(manifest, dataset_dir)
+        if not external_manifests:
             logger.info("no external_manifests: the final table will have no external site")
     if isinstance(external_manifests, str):
         external_manifests = [external_manifests]

@@ -146,6 +146,11 @@ def is_phantom(manifest: str | Path, dataset_dir: str | Path) -> bool:
     return Path(manifest).resolve() == (Path(dataset_dir) / f"{SOURCE}.csv").resolve()
 
 
+def external_of(manifest: str | Path, dataset_dir: str | Path) -> list[str]:
+    """The external manifests of a training that names none: the phantom's three where ``is_phantom``, and none otherwise."""
+    return [str(Path(dataset_dir) / f"{name}.csv") for name in EXTERNAL] if is_phantom(manifest, dataset_dir) else []
+
+
 def draw_phantom(phantom: str | Path, path: str | Path, read: Callable[[Path], NDArray[np.float32]]) -> None:
     """A PNG of up to six images of each site, both classes, one row a site.
 

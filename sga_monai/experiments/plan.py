@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonschema
 
+from sga_monai.cohorts.phantom import external_of
 from sga_monai.core.command_line import PATHS
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import FORMULA, read_json
@@ -164,7 +165,8 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
         for manifest in external:
             # Methods are compared image by image, which two manifests of one name are not.
             if paths.setdefault((cell.condition, Path(manifest).stem), manifest) != manifest:
-                raise InputError(f"{name}: two methods have different external_manifests {Path(manifest).name}; rename one of the files")
+                text = f"two methods have different external_manifests {Path(manifest).name}"
+                raise InputError(f"{name}: {text}; rename one of the files, or make them conditions")
     pooled_against = tuple(content.get("pooled_against", [baseline]))
     if not set(pooled_against) <= set(methods):
         raise InputError(f"{name}: pooled_against names a method that is none of {', '.join(methods)}")
@@ -214,12 +216,13 @@ def _read_defaults(name: str, config_file: str) -> dict[str, Any]:
 
 
 def _check_paths(name: str, given: Mapping[str, Any]) -> list[str]:
-    """Refuse a path that is no text; returns the external manifests."""
+    """Refuse a path that is no text; returns the external manifests, of the phantom where none is named."""
     for key in PATHS:
         value = given.get(key, "")
         if not isinstance(value, str) and (value is not None or key in ("manifest", "dataset_dir")):
             raise InputError(f"{name}: {key} must be a path in quotes, got {json.dumps(value)}")
-    external = given.get("external_manifests") or []
+    external = given.get("external_manifests")
+    external = external_of(given["manifest"], given["dataset_dir"]) if external is None else external
     external = [external] if isinstance(external, str) else external
     if not isinstance(external, list) or not all(isinstance(manifest, str) for manifest in external):
         raise InputError(f"{name}: external_manifests must be a list of paths in quotes, got {json.dumps(external)}")

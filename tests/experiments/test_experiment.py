@@ -110,12 +110,13 @@ def test_pooled_sets_have_no_common_patients_but_for_42_of_two_views(path):
             r"two methods have different external_manifests far\.csv; rename one of the files",
         ),
         ({"colour": 1}, "colour"),
-        ({"selection_set": "far"}, "selection_set 'far' must be one of two or more external_manifests; there are none"),
+        ({"selection_set": "far"}, "selection_set 'far' must be one of two or more external_manifests; there are harbor, lakeside, summit"),
+        ({"selection_set": "far", "settings": {"external_manifests": []}}, "there are none"),
         ({"selection_set": "far", "settings": {"external_manifests": ["m/near.csv", "m/b.csv"]}}, "there are near, b"),
         ({"selection_set": "far", "settings": {"external_manifests": "m/far.csv"}}, "there are far"),
         ({"phantoms": {"p": {"external_images": 3}}}, "3 is not a multiple of 2"),
         ({"pooled_sets": ["far"], "settings": {"external_manifests": ["m/near.csv"]}}, "none of the external_manifests, near"),
-        ({"pooled_sets": ["internal"]}, "none of the external_manifests, none"),
+        ({"pooled_sets": ["internal"], "settings": {"manifest": "m.csv"}}, "none of the external_manifests, none"),
         ({"pooled_sets": ["near"], "selection_set": "near"}, "names the selection_set 'near', which is no result"),
     ],
 )
@@ -126,6 +127,11 @@ def test_a_bad_plan_is_refused_in_a_sentence(tmp_path, changes, message):
         read_plan(tmp_path / "absent.json")
     with pytest.raises(InputError, match="is a folder, and a plan is a JSON file"):
         read_plan(tmp_path)
+
+
+def test_a_set_of_the_phantom_may_choose_and_be_pooled_without_being_named(tmp_path):
+    plan = read_plan(write_plan(tmp_path / "p.json", selection_set="harbor", pooled_sets=["lakeside", "summit"]))
+    assert (plan.selection_set, plan.pooled_sets) == ("harbor", ("lakeside", "summit"))
 
 
 def run(plan: Path, out: Path, *more: str, wait: bool = True) -> warm.Process:
