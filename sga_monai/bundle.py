@@ -61,7 +61,7 @@ def prepare(
 
     Args:
         seed: of Python, NumPy and torch.
-        arguments: the command line; ``sys.argv`` when ``None``.
+        arguments: the command line; that of ``python -m monai.bundle`` when ``None``, and no options where that is not the program.
         manifest: the phantom is written when this is its manifest and absent.
         dataset_dir: the folder that the manifest's images are relative to.
         pretrained_weights: without it, one line says that training starts from random weights.
@@ -83,7 +83,7 @@ def prepare(
         keep_freed_memory()
     if rank is not None:
         say_when_a_process_is_lost()
-    arguments = sys.argv if arguments is None else arguments
+    arguments = _command_line() if arguments is None else arguments
     check_overrides(arguments)
     paths: dict[str, Any] = {"manifest": manifest, "dataset_dir": dataset_dir, "pretrained_weights": pretrained_weights}
     paths = _check_paths(paths | {"output_dir": output_dir}, arguments)
@@ -111,6 +111,10 @@ def prepare(
         refuse_batch_of_one(rows, int(positive["batch_size"]), int(positive["image_size"]), find_architecture(architecture).one_pixel)
     if positive and "max_epochs" in positive and not pretrained_weights:
         logger.info("no pretrained_weights: training starts from random weights")
+
+
+def _command_line() -> Sequence[str]:
+    return sys.argv if is_program() else ()
 
 
 def _check_paths(paths: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
@@ -202,12 +206,12 @@ def resolved_config(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The configuration of this command line with its overrides, without what does not decide the result.
 
     Args:
-        arguments: the command line; ``sys.argv`` when ``None``.
+        arguments: the command line; that of ``python -m monai.bundle`` when ``None``, and no options where that is not the program.
 
     Returns:
         Sections by id; empty where the program was not started by ``monai.bundle run``.
     """
-    given, files = read_overrides(sys.argv if arguments is None else arguments)
+    given, files = read_overrides(_command_line() if arguments is None else arguments)
     if not files:
         return {}
     parser = ConfigParser()

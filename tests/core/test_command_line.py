@@ -46,7 +46,7 @@ def start(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(CONFIG))
         command = ["run", "--config_file", str(path), *overrides]
-        monkeypatch.setattr(sys, "argv", ["monai.bundle", *command])
+        monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", *command])
         fire.Fire({"run": bundle_run}, command)
         return json.loads(Path("facts.json").read_text())
 
@@ -130,6 +130,20 @@ def test_a_workflow_of_another_program_is_refused_in_a_sentence(tmp_path, monkey
         with pytest.raises(RuntimeError) as caught:
             workflow.initialize()
         assert message in str(input_error(caught.value))
+
+
+def test_the_options_of_another_program_are_its_own(tmp_path, monkeypatch):
+    """A script with a ``--config_file`` that opens the bundle itself was refused for its other options."""
+    (tmp_path / "train.json").write_text(json.dumps({"max_epochs": 1}))
+    given = ["--config_file", str(tmp_path / "train.json"), "--fold", "3"]
+    monkeypatch.setattr(sys, "argv", ["my_study.py", *given])
+    prepare()
+    assert resolved_config() == {}
+    for name in ("install_plain_errors", "end_on_sigterm"):
+        monkeypatch.setattr(f"sga_monai.bundle.{name}", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", *given])
+    with pytest.raises(InputError, match="--fold names nothing in the configuration"):
+        prepare()
 
 
 def test_a_batch_of_one_is_refused_before_training(tmp_path, monkeypatch):
