@@ -57,7 +57,9 @@ def git_revision() -> str | None:
 
 
 def flatten(record: Any, name: str = "") -> dict[str, Any]:
-    """Nested dictionaries and lists as one, with dotted names."""
+    """Nested dictionaries and lists as one, with dotted names; an empty one inside is a value, or none would equal an absent one."""
+    if name and record in ({}, []):
+        return {name: record}
     if isinstance(record, Mapping):
         items = record.items()
     elif isinstance(record, list):
