@@ -15,7 +15,7 @@ from rich.console import Console
 from sga_monai.cohorts.phantom import OPTIONS as PHANTOM_OPTIONS
 from sga_monai.cohorts.phantom import draw_once, ensure_phantom, write_phantom
 from sga_monai.core.errors import InputError
-from sga_monai.core.files import copy_folder, file_sha256, read_json, write_json
+from sga_monai.core.files import copy_folder, file_sha256, read_earlier, read_json, write_json
 from sga_monai.core.folders import is_finished, lock_output_dir
 from sga_monai.core.provenance import code_facts, differences
 from sga_monai.experiments.cell import CellRun, Ended, Launcher, last_words
@@ -168,7 +168,20 @@ def _check_same(plan: Plan, out: Path, cell: Cell) -> None:
         # A cell that lacked a manifest failed before it was trained.
         if changed and all(before["inputs"].values()):
             raise InputError(f"{cell.name} is here with other settings ({'; '.join(changed[:5])}); give another output_dir")
+    _check_run(cell, out / cell.folder, record["inputs"]["manifest"])
     write_json(path, record)
+
+
+def _check_run(cell: Cell, folder: Path, manifest: str) -> None:
+    """Refuse a finished run that was made in a cell's folder by hand, with other options than the cell's."""
+    identity = read_earlier(folder / "run.json").get("identity", {}) if is_finished(folder) else {}
+    recorded = identity.get("settings", {}) | {"manifest": (manifest and identity.get("data", {}).get("manifest_sha256")) or manifest}
+    given = {key: value for key, value in cell.settings.items() if key in recorded} | {"manifest": manifest}
+    # A text may stand for a number or a flag.
+    given = {key: value for key, value in given.items() if isinstance(value, str) == isinstance(recorded[key], str)}
+    changed = differences(given, {key: recorded[key] for key in given})
+    if changed:
+        raise InputError(f"the run of {cell.name} was made by hand with other options ({'; '.join(changed[:5])}); move its folder away")
 
 
 def _copy_finished(plan: Plan, out: Path, cell: Cell, others: Iterable[Path]) -> None:

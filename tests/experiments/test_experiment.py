@@ -21,6 +21,7 @@ from fixtures import warm
 
 from sga_monai.cohorts.phantom import SOURCE
 from sga_monai.core.errors import DiskError, InputError
+from sga_monai.core.files import file_sha256
 from sga_monai.core.folders import is_finished
 from sga_monai.core.provenance import code_digest, versions
 from sga_monai.data.identity import same_id
@@ -217,6 +218,27 @@ def test_a_finished_cell_of_other_inputs_is_no_result(tmp_path):
     with pytest.raises(InputError, match="there is no folder typo"):
         run_experiment(plan, out, reuse=[tmp_path / "typo"])
     assert run_experiment(plan, out) == []
+
+
+def test_a_run_that_was_made_by_hand_in_a_cells_folder_is_no_result(tmp_path):
+    """Its command given again with another option, where the experiment had its cell: it was taken for the cell's own."""
+    (tmp_path / "site.csv").write_text("x")
+    settings = TINY | {"manifest": str(tmp_path / "site.csv"), "dataset_dir": str(tmp_path), "epsilon_range": [0, 0], "norm": "2"}
+    plan = read_plan(write_plan(tmp_path / "p.json", settings=settings, methods={"NT": {"kl_weight": 0}}))
+    card = tmp_path / "out" / plan.cells[0].folder / "run.json"
+    finished_cell(card.parent)
+    own = TINY | {"kl_weight": 0.0, "epsilon_range": [0.0, 0.0], "norm": 2.0, "seed": 0, "precision": "fp32"}
+    sha256 = file_sha256(tmp_path / "site.csv")
+    for identity in ({"settings": own}, {"settings": own, "data": {"manifest_sha256": sha256}}):
+        card.write_text(json.dumps({"finished": "now", "identity": identity}))
+        assert run_experiment(plan, tmp_path / "out") == []
+    for identity, changed in (
+        ({"settings": own | {"kl_weight": 3.0}}, "kl_weight: was 0, is 3.0"),
+        ({"settings": own, "data": {"manifest_sha256": "0"}}, f"manifest: was {sha256}, is 0"),
+    ):
+        card.write_text(json.dumps({"finished": "now", "identity": identity}))
+        with pytest.raises(InputError, match=rf"the run of NT, seed 0 was made by hand with other options \({changed}\); move its folder"):
+            run_experiment(plan, tmp_path / "out")
 
 
 def test_a_condition_with_its_own_folder_of_images_is_another_run(tmp_path):
