@@ -47,7 +47,7 @@ def trained(phantom_dir: Path, prepared: Path, tmp_path_factory: pytest.TempPath
     """One run on the phantom, small and short; tests/golden starts the command of README from nothing."""
     out = tmp_path_factory.mktemp("runs") / "sga"
     result = run(
-        "training", "train.json", "--max_epochs", "2", "--image_size", "64", "--dataset_dir", str(phantom_dir),
+        "training", "train.json", "--max_epochs", "2", "--image_size", "32", "--dataset_dir", str(phantom_dir),
         "--manifest", f"{phantom_dir}/northgate.csv", "--output_dir", str(out), "--review_interval", "1",
         "--cache_dir", str(prepared),
     )  # fmt: skip
@@ -90,7 +90,7 @@ def test_no_patient_or_file_name_is_written(trained):
 
 def test_evaluation_repeats_the_table_and_counts_failures(trained, phantom_dir, tmp_path):
     lines = (phantom_dir / "harbor.csv").read_text().splitlines()
-    options = ["--checkpoint", f"{trained[0]}/model.pt", "--image_size", "64", "--output_dir", f"{tmp_path}/out"]
+    options = ["--checkpoint", f"{trained[0]}/model.pt", "--image_size", "32", "--output_dir", f"{tmp_path}/out"]
     site = ("--manifest", f"{phantom_dir}/harbor.csv", "--dataset_dir", str(phantom_dir))
     result = run("evaluating", "evaluate.json", *options, *site, literal=True)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -205,7 +205,7 @@ def test_inference_needs_no_labels(trained, phantom_dir, tmp_path):
     images = sorted((phantom_dir / "images/summit").glob("*.dcm"))[:3]
     (tmp_path / "images.csv").write_text("image\n" + "".join(f"images/summit/{path.name}\n" for path in images))
     result = run(
-        "inferring", "inference.json", "--checkpoint", f"{trained[0]}/model.pt", "--image_size", "64",
+        "inferring", "inference.json", "--checkpoint", f"{trained[0]}/model.pt", "--image_size", "32",
         "--manifest", f"{tmp_path}/images.csv", "--dataset_dir", str(phantom_dir), "--output_dir", f"{tmp_path}/out",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
@@ -224,7 +224,7 @@ def test_inference_needs_no_labels(trained, phantom_dir, tmp_path):
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_3(few, tmp_path, overrides, message):
-    given = ["--dataset_dir", str(few.parent), "--output_dir", str(tmp_path / "o"), "--image_size", "64"]
+    given = ["--dataset_dir", str(few.parent), "--output_dir", str(tmp_path / "o"), "--image_size", "32"]
     if "--manifest" not in overrides:
         given += ["--manifest", str(few)]
     result = run("training", "train.json", *given, *overrides)
@@ -280,7 +280,7 @@ def test_bad_input_leaves_an_earlier_run_where_it_is(few, tmp_path, overrides, m
     (tmp_path / "o/model.pt").write_text("kept")
     result = run(
         "training", "train.json", "--dataset_dir", str(few.parent), "--manifest", str(few), "--output_dir", f"{tmp_path}/o",
-        "--image_size", "64", "--cache_dir", f"{tmp_path}/cache", *overrides,
+        "--image_size", "32", "--cache_dir", f"{tmp_path}/cache", *overrides,
     )  # fmt: skip
     assert result.returncode == 3
     assert message in result.stderr
@@ -300,7 +300,7 @@ def test_bad_options_are_refused_before_an_earlier_run_is_moved(trained, phantom
     (tmp_path / "o").mkdir()
     (tmp_path / "o/predictions.csv").write_text("kept")
     result = run(
-        "evaluating", "evaluate.json", "--checkpoint", f"{trained[0]}/model.pt", "--image_size", "64", "--failure_limit", "7",
+        "evaluating", "evaluate.json", "--checkpoint", f"{trained[0]}/model.pt", "--image_size", "32", "--failure_limit", "7",
         "--manifest", f"{phantom_dir}/harbor.csv", "--dataset_dir", str(phantom_dir), "--output_dir", f"{tmp_path}/o",
     )  # fmt: skip
     assert result.returncode == 3
@@ -327,7 +327,7 @@ def test_an_earlier_run_is_set_aside(tmp_path):
 
 @pytest.mark.parametrize(("files", "kind"), [(["train.json"], "train"), (["evaluate.json"], "infer"), (["inference.json"], "infer")])
 def test_properties(files, kind, phantom_dir, tmp_path, trained):
-    overrides = {"dataset_dir": str(phantom_dir), "image_size": 64, "output_dir": str(tmp_path / "o")}
+    overrides = {"dataset_dir": str(phantom_dir), "image_size": 32, "output_dir": str(tmp_path / "o")}
     overrides["manifest"] = str(phantom_dir / {"train": "few.csv"}.get(kind, "harbor.csv"))
     if kind == "infer":
         overrides["checkpoint"] = str(trained[0] / "model.pt")
