@@ -2,9 +2,8 @@
 
     python docs/results/comparisons.py RUNS
 
-RUNS holds the output folders of ``sga-monai experiment`` by the names of their plans, and of ``recipes.md`` the control with
-outlines (``tb_outline`` and ``tb_outline_montgomery``). What is not there keeps its earlier line. Everything is paired by image and,
-where both sides have them, by seed.
+RUNS holds the output folders of ``sga-monai experiment`` by the names of their plans. What is not there keeps its earlier line.
+Everything is paired by image and by seed.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ ALL = ("sg", "at", "sga", "standard", "sga_and_standard", "nt")
 
 @dataclass(frozen=True)
 class Comparison:
-    """``first`` minus ``second``: folders that hold ``seed_*``, or a folder with one ``predictions.csv`` for all seeds.
+    """``first`` minus ``second``: folders that hold ``seed_*``.
 
     Attributes:
         first: below RUNS.
-        second: below RUNS; of one training alone the variation between seeds is not in the interval.
+        second: below RUNS.
         sets: names of test sets, pooled where they are several; ``a=b`` where ``second`` has another name for it.
         seeds: of both.
         family: comparisons that Holm's adjustment takes together; empty for one that was planned alone.
@@ -58,17 +57,14 @@ class Comparison:
 
 def scores(folder: Path, name: str, seeds: Sequence[int]) -> tuple[NDArray[np.float64], pd.DataFrame]:
     """The scores of a set, ``[S, N]``, and its rows."""
-    folders = [folder if (folder / "predictions.csv").is_file() else folder / f"seed_{seed}" for seed in seeds]
-    tables = [pd.read_csv(one / "predictions.csv") for one in folders]
+    tables = [pd.read_csv(folder / f"seed_{seed}/predictions.csv") for seed in seeds]
     tables = [table[table["set"] == name].reset_index(drop=True) for table in tables]
     return np.stack([table["score"] for table in tables]), tables[0]
 
 
 def is_finished(runs: Path, given: Comparison) -> bool:
     """Whether both sides have all seeds."""
-    sides = [runs / side for side in (given.first, given.second)]
-    seeds = [one / f"seed_{seed}/results.csv" for one in sides if not (one / "predictions.csv").is_file() for seed in given.seeds]
-    return all(one.is_dir() for one in sides) and all(path.is_file() for path in seeds)
+    return all((runs / side / f"seed_{seed}/results.csv").is_file() for side in (given.first, given.second) for seed in given.seeds)
 
 
 def line(runs: Path, given: Comparison) -> dict[str, object]:
@@ -134,8 +130,12 @@ def comparisons() -> Iterable[Comparison]:
     for method in ("at", "sg"):
         for sets in ("internal", "montgomery"):
             yield Comparison(f"shenzhen_family/{method}/all", TB.format("nt"), (sets,), five, f"{sets}, AT and SG against NT")
-    yield Comparison(PARTS.format("nt", "lungs"), "tb_outline", ("internal",), five)
-    yield Comparison(PARTS.format("nt", "lungs"), "tb_outline_montgomery", ("montgomery_lungs=montgomery_outline",), five)
+    for method in ("nt", "standard"):
+        outline = PARTS.format(method, "outline")
+        yield Comparison(PARTS.format(method, "lungs"), outline, ("internal",), five, "lungs against outlines, internal")
+        yield Comparison(PARTS.format(method, "lungs"), outline, ("montgomery_lungs=montgomery_outline",), five, "lungs against outlines")
+        yield Comparison(outline, TB.format(method), ("montgomery_outline=montgomery",), five, "outlines against whole images")
+    yield Comparison(PARTS.format("standard", "outline"), TB.format("nt"), ("montgomery_outline=montgomery",), five)
 
 
 if __name__ == "__main__":
