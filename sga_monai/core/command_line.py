@@ -11,11 +11,8 @@ from typing import Any
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-# Ids whose value is a path: a folder 2024_01_01 is no number, and run#2 no reference to a part of run.
-PATHS = (
-    "bundle_root", "output_dir", "dataset_dir", "manifest", "cache_dir", "pretrained_weights", "checkpoint", "site_key", "accepted_pairs",
-)  # fmt: skip
-LISTS_OF_PATHS = ("external_manifests",)
+from sga_monai.core.source import LISTS_OF_PATHS, PATHS
+
 # How an expression, a reference and a macro of MONAI begin.
 SPECIAL = ("$", "@", "%")
 

@@ -1,4 +1,4 @@
-"""Where the source bundle is: inside the installed package, or in the repository of an editable installation."""
+"""Where the source bundle is: inside the installed package, or in the repository of an editable installation; its ids that are paths."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from sga_monai.core.files import copy_folder
 
 # How plans, documents and README name it: relative to the repository.
 NAME = "bundles/sga"
+# Ids of its configurations whose value is a path: a folder 2024_01_01 is no number, and run#2 no reference to a part of run.
+PATHS = (
+    "bundle_root", "output_dir", "dataset_dir", "manifest", "cache_dir", "pretrained_weights", "checkpoint", "site_key", "accepted_pairs",
+)  # fmt: skip
+LISTS_OF_PATHS = ("external_manifests",)
 
 
 def source_bundle() -> Path:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import lzma
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -70,23 +71,27 @@ def archived_runs(path: Path) -> int:
     Raises:
         InputError: when it is damaged.
     """
-    try:
-        with tarfile.open(path) as archive:
-            return sum(Path(name).name == RUN for name in archive.getnames())
-    except (OSError, EOFError, lzma.LZMAError, tarfile.TarError):
-        raise InputError(f"{path.name} is damaged; restore it, or give the folder of its experiment") from None
+    with _opened(path, "is damaged; restore it, or give the folder of its experiment") as archive:
+        return sum(Path(name).name == RUN for name in archive.getnames())
 
 
 def _read(path: Path) -> dict[str, bytes]:
     """The files of an earlier archive; none where there is no archive."""
     if not path.is_file():
         return {}
+    text = "is damaged, and may have runs whose folders are gone; restore it, or remove it if it is not needed"
+    with _opened(path, text) as archive:
+        return {entry.name: stream.read() for entry in archive if (stream := archive.extractfile(entry)) is not None}
+
+
+@contextlib.contextmanager
+def _opened(path: Path, refusal: str) -> Iterator[tarfile.TarFile]:
+    """An archive to read, or an ``InputError`` that begins with its name."""
     try:
         with tarfile.open(path) as archive:
-            return {entry.name: stream.read() for entry in archive if (stream := archive.extractfile(entry)) is not None}
+            yield archive
     except (OSError, EOFError, lzma.LZMAError, tarfile.TarError):
-        text = "is damaged, and may have runs whose folders are gone; restore it, or remove it if it is not needed"
-        raise InputError(f"{path.name} {text}") from None
+        raise InputError(f"{path.name} {refusal}") from None
 
 
 def _folder(record: Record) -> str:

@@ -12,10 +12,9 @@ from typing import Any
 import jsonschema
 
 from sga_monai.cohorts.phantom import external_of
-from sga_monai.core.command_line import PATHS
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import FORMULA, read_json
-from sga_monai.core.source import find_file
+from sga_monai.core.source import PATHS, find_file
 
 SETTINGS = {"type": "object", "additionalProperties": {"type": ["number", "string", "boolean", "null", "array"]}}
 SCHEMA = {
@@ -159,15 +158,10 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     selection_set, pooled_sets = content.get("selection_set", ""), tuple(content.get("pooled_sets", ()))
     if selection_set in pooled_sets:
         raise InputError(f"{name}: pooled_sets names the selection_set {selection_set!r}, which is no result; remove one")
-    paths: dict[tuple[str, str], str] = {}
-    for cell in cells:
-        external = _check_paths(name, defaults | dict(cell.settings))
-        _check_sets(name, external, selection_set, pooled_sets)
-        for manifest in external:
-            # Methods are compared image by image, which two manifests of one name are not.
-            if paths.setdefault((cell.condition, Path(manifest).stem), manifest) != manifest:
-                text = f"two methods have different external_manifests {Path(manifest).name}"
-                raise InputError(f"{name}: {text}; rename one of the files, or make them conditions")
+    external = {cell: _external_manifests(name, defaults | dict(cell.settings)) for cell in cells}
+    for manifests in external.values():
+        _check_sets(name, manifests, selection_set, pooled_sets)
+    _refuse_one_name_for_two(name, external)
     pooled_against = tuple(content.get("pooled_against", [baseline]))
     if not set(pooled_against) <= set(methods):
         raise InputError(f"{name}: pooled_against names a method that is none of {', '.join(methods)}")
@@ -216,8 +210,8 @@ def _read_defaults(name: str, config_file: str) -> dict[str, Any]:
     return defaults
 
 
-def _check_paths(name: str, given: Mapping[str, Any]) -> list[str]:
-    """Refuse a path that is no text; returns the external manifests, of the phantom where none is named."""
+def _external_manifests(name: str, given: Mapping[str, Any]) -> list[str]:
+    """The external manifests of a cell, of the phantom where it names none; refuses a path that is no text."""
     for key in PATHS:
         value = given.get(key, "")
         if not isinstance(value, str) and (value is not None or key in ("manifest", "dataset_dir")):
@@ -228,6 +222,16 @@ def _check_paths(name: str, given: Mapping[str, Any]) -> list[str]:
     if not isinstance(external, list) or not all(isinstance(manifest, str) for manifest in external):
         raise InputError(f"{name}: external_manifests must be a list of paths in quotes, got {json.dumps(external)}")
     return external
+
+
+def _refuse_one_name_for_two(name: str, external: Mapping[Cell, Sequence[str]]) -> None:
+    """Methods are compared image by image, which two manifests of one name are not."""
+    paths: dict[tuple[str, str], str] = {}
+    for cell, manifests in external.items():
+        for manifest in manifests:
+            if paths.setdefault((cell.condition, Path(manifest).stem), manifest) != manifest:
+                text = f"two methods have different external_manifests {Path(manifest).name}"
+                raise InputError(f"{name}: {text}; rename one of the files, or make them conditions")
 
 
 def _check_names(name: str, methods: Collection[str], conditions: Collection[str], cells: Sequence[Cell]) -> None:

@@ -104,6 +104,6 @@ def out_of_fold_auroc(score: ArrayLike, label: ArrayLike, patient: ArrayLike) ->
     Returns:
         ``value, low, high``, ``n`` (images) and ``n_patients``.
     """
-    figure = auroc(score, np.asarray(label).astype(int), patient)
+    figure = auroc(score, np.asarray(label, dtype=int), patient)
     low, high = logit_interval(figure.auroc, VARIANCE_FACTOR * figure.variance) if figure.variance > 0 else (np.nan, np.nan)
-    return {"value": figure.auroc, "low": low, "high": high, "n": len(np.asarray(label)), "n_patients": figure.n_patients}
+    return figure.estimate | {"low": low, "high": high, "n": figure.n_positive + figure.n_negative, "n_patients": figure.n_patients}
