@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from conftest import ROOT
+from fixtures import warm
 from typer.testing import CliRunner
 
 from sga_monai.cli.manifest import app
@@ -136,7 +136,7 @@ for rows in sys.argv[2:]:
     print(json.dumps([found.flow, len(found.failures), time.process_time() - began]))
 """
     command = [sys.executable, "-c", program, str(tmp_path), str(count // 10), str(count)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    result = warm.run(command, check=True)
     (_, _, few), (flow, failures, all_seconds) = map(json.loads, result.stdout.splitlines()[-2:])
     assert flow["listed"] == [count, count // 2, count // 2]
     assert flow["found"] == [0, 0, 0]

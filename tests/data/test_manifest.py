@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from fixtures import warm
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_csv
@@ -231,7 +232,7 @@ for i in range(count):
 print(refused, sum(path.endswith(("canary.png", "leaving.png", "/etc/passwd", "/dev/zero", "environ")) for path in opened), len(opened))
 """
     command = [sys.executable, "-c", program, str(folder), str(len(images))]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    result = warm.run(command, check=True)
     refused, canaries, opened = map(int, result.stdout.split())
     assert refused == 2 * len(images)
     assert canaries == 0

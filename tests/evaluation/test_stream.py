@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from fixtures import warm
 from PIL import Image
 
 from sga_monai.core.errors import InputError, ReadError
@@ -201,7 +200,7 @@ print(len(found), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_memory_does_not_grow_with_images(tmp_path, count):
     """An image of 224 x 224 has 196 kB, its features 2 kB; a scored row may keep 200 bytes, beyond 100 MB for a part's images."""
     rows_of_noise(tmp_path, count)
-    result = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = warm.run([sys.executable, "-c", MEASURE, str(tmp_path)], check=True)
     scored, kilobytes = map(int, result.stdout.split())
     assert scored == count
     assert kilobytes < 100_000 + 0.2 * count

@@ -94,9 +94,9 @@ def literal_command(folder: Path, phantom: Path) -> dict[str, Any]:
     options += ["--batch_norm", "running"]
     options += ["--manifest", str(phantom / "northgate.csv"), "--dataset_dir", str(phantom), "--device", "cpu"]
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(TRAIN), *options]
-    subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, check=True, capture_output=True, timeout=900
-    )
+    # A foreign backend of matplotlib, as notebooks set one: neither MONAI nor TensorBoard may load it.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "qtagg"}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=900)
     return fingerprint(torch.load(folder / "run/model.pt", weights_only=True))
 
 
