@@ -21,7 +21,9 @@ def experiment(
     jobs: Annotated[int | None, typer.Option(help="Runs at once. Default one; on a cluster as many as have room.", min=1)] = None,
     reuse: Annotated[list[Path] | None, typer.Option(help="Other experiment whose equal cells are copied; repeatable.")] = None,
     launcher: Annotated[str, typer.Option(help="local, ray or slurm: where the runs are; docs/scaling.md.")] = "local",
-    cpus: Annotated[int | None, typer.Option(help="Cores of a run. Default its share of this machine; on a cluster one.", min=1)] = None,
+    cpus: Annotated[
+        int | None, typer.Option(help="Cores of a run. Default its share of those given to the command; on a cluster one.", min=1)
+    ] = None,
     gpu: Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="One GPU for each run, or none. Default where there are some.")] = None,
     sbatch: Annotated[list[str] | None, typer.Option(help="Slurm: further option, as --sbatch=--partition=gpu; repeatable.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Slurm: write the array's script and submit nothing.")] = False,

@@ -8,7 +8,6 @@ photometric interpretation, transfer syntax and gray scale. The lung, lesion and
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from sga_monai.core.display import track
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json
 from sga_monai.core.folders import one_at_a_time
+from sga_monai.core.process import usable_cores
 from sga_monai.data.manifest import Row, replace_manifest
 
 SOURCE = "northgate"
@@ -108,7 +108,7 @@ def write_phantom(out: str | Path, seed: int = 0, external_images: int = 60, con
     out = Path(out)
     plans = [(site, _plan(site, seed, external_images, scale)) for site in SITES]
     jobs = [(site, row, index) for site, rows in plans for index, row in enumerate(rows)]
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with ProcessPoolExecutor(min(usable_cores(), 8)) as pool:
         done = pool.map(_draw, *zip(*((out, site, row, seed, index, confounding) for site, row, index in jobs), strict=True), chunksize=8)
         for _ in track(done, "drawing the phantom", total=len(jobs)):
             pass

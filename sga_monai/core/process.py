@@ -38,6 +38,11 @@ def is_program() -> bool:
     )
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: fewer than the machine has where a scheduler, a container or ``taskset`` gives a part."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def loads_a_network() -> bool:
     """Whether MONAI's ``load`` is at work: it initializes a whole bundle, as for a run, and takes the network alone."""
     frame: FrameType | None = sys._getframe()

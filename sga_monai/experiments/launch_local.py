@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
+from sga_monai.core.process import usable_cores
 from sga_monai.experiments.cell import CellRun, Ended, Watch, environment_of, start, stop, wait_until_free
 
 POLL_S = 0.5
@@ -25,7 +26,7 @@ class LocalLauncher:
 
     Attributes:
         jobs: cells at once.
-        cpus: cores of each; ``None`` shares this machine's among ``jobs``.
+        cpus: cores of each; ``None`` shares those of this process among ``jobs``.
         gpu: whether each cell has a GPU; ``None`` where there are some. GPUs are dealt out when ``jobs`` is more than one.
 
     Raises:
@@ -80,7 +81,7 @@ class LocalLauncher:
     def _threads(self) -> int | None:
         if self.cpus is not None:
             return self.cpus
-        return max((os.cpu_count() or 1) // self.jobs, 1) if self.jobs > 1 else None
+        return max(usable_cores() // self.jobs, 1) if self.jobs > 1 else None
 
 
 def least_used(gpus: Sequence[str], taken: Collection[str | None]) -> str | None:

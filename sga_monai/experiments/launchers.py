@@ -27,7 +27,7 @@ def launcher_of(
     Args:
         name: one of ``NAMES``.
         jobs: cells at once; ``None`` one on this machine, elsewhere as many as there is room for.
-        cpus: cores of a cell; ``None`` its share of this machine, elsewhere one.
+        cpus: cores of a cell; ``None`` its share of the process's, elsewhere one.
         gpu: whether each cell has a GPU; ``None`` where there are some.
         sbatch: further options of ``sbatch``, for Slurm.
         dry_run: for Slurm: write the script and submit nothing.

@@ -77,7 +77,9 @@ def gpus(tmp_path, monkeypatch):
 
 
 def test_each_local_cell_gets_its_own_gpu_and_its_share_of_the_cores(tmp_path, gpus, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    # Of however many: what a scheduler leaves to this process.
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     runs = shown(tmp_path / "cells", "abc", f"import time; {SHOW}; time.sleep(2)")
     ended = list(LocalLauncher(3).launch(runs, tmp_path, Lines()))
     assert [end.code for end in ended] == [0, 0, 0]
