@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
+import re
 import shutil
 import subprocess
 import time
 from dataclasses import fields
+from html import escape, unescape
 from pathlib import Path
 
 import numpy as np
@@ -63,19 +66,55 @@ def real_data() -> Path:
     return folder
 
 
+# A page in a frame as wide as a phone, and after it what is wider than the frame and in no box that scrolls.
+PHONE = """<iframe style="border: 0; width: 360px; height: 800px" srcdoc="%s"></iframe><script>onload = () => {
+  const page = document.querySelector("iframe").contentDocument, width = page.documentElement.clientWidth;
+  const over = [...page.querySelectorAll("main *")].filter(one => one.getBoundingClientRect().right > width + 1 && !one.closest(".hidden")
+    && !(one.parentElement.closest(".wide")));
+  const out = document.createElement("pre"); out.id = "over";
+  out.textContent = JSON.stringify(over.map(one => one.outerHTML.slice(0, 80))); document.body.append(out); };</script>"""
+
+
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory):
-    """A function that shows a page in headless Chromium, 1000 x 2400, and returns the picture."""
+def chromium(tmp_path_factory: pytest.TempPathFactory):
+    """A function that runs headless Chromium with further options, on a page, and returns what it prints."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no Chromium")
-    folder = tmp_path_factory.mktemp("browser")
+    profile = tmp_path_factory.mktemp("profile")
+
+    def run(page: Path, *options: str) -> str:
+        always = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars".split()
+        command = [program, *always, f"--user-data-dir={profile}", *options, page.resolve().as_uri()]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def phone(chromium, tmp_path_factory: pytest.TempPathFactory):
+    """A function that shows a page 360 pixels wide and returns the beginnings of what is wider and cannot be scrolled."""
+    copy = tmp_path_factory.mktemp("phone") / "page.html"
+
+    def over(page: Path) -> list[str]:
+        # A page forbids scripts; the copy that is looked at has one.
+        text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
+        copy.write_text(PHONE % escape(text.replace("<details>", "<details open>")), encoding="utf-8")
+        found = re.search(r'<pre id="over">(.*?)</pre>', chromium(copy, "--virtual-time-budget=5000", "--dump-dom"), re.DOTALL)
+        assert found, "the page was not drawn"
+        return json.loads(unescape(found[1]))
+
+    return over
+
+
+@pytest.fixture(scope="session")
+def browser(chromium, tmp_path_factory: pytest.TempPathFactory):
+    """A function that shows a page in headless Chromium, 1000 x 2400, and returns the picture."""
+    shot = tmp_path_factory.mktemp("browser") / "page.png"
 
     def show(page: Path) -> Image.Image:
-        options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars".split()
-        places = (f"--user-data-dir={folder / 'profile'}", f"--screenshot={folder / 'page.png'}", "--window-size=1000,2400")
-        subprocess.run([program, *options, *places, page.resolve().as_uri()], check=True, capture_output=True, timeout=120)
-        with Image.open(folder / "page.png") as picture:
+        chromium(page, f"--screenshot={shot}", "--window-size=1000,2400")
+        with Image.open(shot) as picture:
             return picture.copy()
 
     return show

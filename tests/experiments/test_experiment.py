@@ -664,13 +664,14 @@ def test_a_folder_that_is_not_this_experiments_is_left_alone(tmp_path):
         run_experiment(plan, tmp_path / "out")
 
 
-def test_the_page_in_a_browser(fake, browser):
+def test_the_page_in_a_browser(fake, browser, phone):
     plan, out = fake
     collect.collect_experiment(plan, out)
     picture = np.asarray(browser(out / "results.html").convert("RGB")).astype(int)
     assert 0.005 < (picture.sum(axis=2) < 300).mean() < 0.5
     # The second method's color in the figure.
     assert (np.abs(picture - (0x00, 0x72, 0xB2)).sum(axis=2) < 30).any()
+    assert phone(out / "results.html") == []
 
 
 def test_a_comparison_of_few_common_seeds_says_so(fake):

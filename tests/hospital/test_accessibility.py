@@ -141,6 +141,13 @@ def test_pages_without_scripts_and_with_everything_named(pages):
 
 @pytest.mark.slow
 @pytest.mark.browser
+def test_pages_fit_a_phone(phone, pages):
+    """The counts per 1,000 patients and most tables of the report were cut off: it was two and a half times as wide."""
+    assert {page.name: phone(page) for page in pages} == {page.name: [] for page in pages}
+
+
+@pytest.mark.slow
+@pytest.mark.browser
 def test_in_the_dark_ink_is_light_on_a_dark_page(browser, pages, tmp_path):
     (tmp_path / "dark.html").write_text(pages[0].read_text().replace(DARK, "@media all"))
     brightness = [np.asarray(browser(page).convert("L"))[:1200] for page in (pages[0], tmp_path / "dark.html")]

@@ -136,6 +136,14 @@ def test_the_figures_of_the_report_and_its_page(table, tmp_path):
     assert json.loads((tmp_path / "out/report.json").read_text())["readers"] == study
 
 
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.usefixtures("few_samples")
+def test_the_page_fits_a_phone(table, tmp_path, phone):
+    report = report_scores(write(table, tmp_path), tmp_path / "out", ScoresReport(threshold=0.5, cutoff=3))
+    assert phone(write_html(report, tmp_path / "out")) == []
+
+
 def test_only_cases_that_all_rated_are_compared_and_the_model_is_evaluated_on_all(table, tmp_path):
     table.loc[[0, 1, 113], "reader_2"] = np.nan
     scored = read_scores(write(table, tmp_path))
