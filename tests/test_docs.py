@@ -7,16 +7,21 @@ import importlib
 import importlib.util
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 from conftest import ROOT
 
 import sga_monai
+from sga_monai.cli.main import app
 from sga_monai.experiments.plan import SCHEMA
+from sga_monai.training.scalars import SCALARS
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "data_manifests/README.md"])
+COMMANDS = typer.main.get_command(app)
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 TRAIN = json.loads((ROOT / "bundles/sga/train.json").read_text())
 NOTEBOOK = ROOT / "docs/quickstart.ipynb"
@@ -106,6 +111,74 @@ def test_links_lead_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
             slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in slugs | set(re.findall(r'<a id="([^"]+)"', text)), link
+
+
+# docs/results/README.md is written by sga-monai collect.
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name != "results"], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_lines_of_sentences_are_not_long(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    assert [line for line in lines if len(line) > 140 and not line.startswith(("|", "    ")) and page.name != "CHANGELOG.md"] == []
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command in a page's blocks of code, lines that end with a backslash joined, and of those in its sentences."""
+    text = page.read_text().replace("\\\n", " ")
+    blocks = [line.strip() for line in re.findall(r"^(?: {4}| {8})(\S.*)$", text, re.MULTILINE)]
+    blocks += [line for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+    found: list[list[str]] = []
+    for line in blocks:
+        # What the shell would take for the end of a command: between words, and not in quotes.
+        splitter = shlex.shlex(line, posix=True, punctuation_chars=";&|")
+        splitter.whitespace_split, words = True, [[]]  # type: ignore[var-annotated]
+        try:
+            for word in splitter:
+                words.append([]) if set(word) <= set(";&|") else words[-1].append(word)
+        except ValueError:
+            # A text that is no command.
+            continue
+        found += words
+    return found
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_commands_that_a_page_shows_are_understood(page: Path) -> None:
+    """A renamed option, or one that a command does not have, would be found by the reader."""
+    for words in commands(page):
+        if "sga-monai" in words:
+            command, rest, name = COMMANDS, words[words.index("sga-monai") + 1 :], "sga-monai"
+            while hasattr(command, "commands"):
+                name, *rest = rest
+                command = command.commands[name]
+            command.make_context(name, rest)
+        if "monai.bundle" in words and "run" in words:
+            place = words.index("--config_file")
+            files = re.findall(r"bundles/sga/\w+\.json", words[place + 1])
+            ids = {key for file in files for key in json.loads((ROOT / file).read_text())} | {"config_file", "tracking"}
+            assert {word.removeprefix("--") for word in words[place:] if word.startswith("--")} <= ids, words
+
+
+def test_help_is_without_markup() -> None:
+    """The list of all commands began with two backticks: a terminal shows a docstring as it stands."""
+    found, left = [], [COMMANDS]
+    while left:
+        command = left.pop()
+        left += getattr(command, "commands", {}).values()
+        found += [command.help or "", *(getattr(parameter, "help", None) or "" for parameter in command.params)]
+    assert len(found) > 200
+    assert [text for text in found if "``" in text] == []
+
+
+def test_all_tags_of_tensorboard_are_on_its_page() -> None:
+    text, tags = (ROOT / "docs/tensorboard.md").read_text(), {"train_" + name for name in SCALARS}
+    for path in (ROOT / "sga_monai").rglob("*.py"):
+        tags |= {tag.split("{")[0] for tag in re.findall(r'\.add_(?:scalar|image|text|pr_curve)\(\s*f?"([^"]+)"', path.read_text())}
+    tags |= {name for part in TRAIN.values() if isinstance(part, dict) for name in part.get("additional_metrics", {})}
+    assert len(tags) > 15
+    assert [tag for tag in sorted(tags) if f"`{tag}" not in text] == []
 
 
 def test_every_package_has_a_page_of_reference() -> None:

@@ -14,8 +14,8 @@ from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 
-ImageSize = Annotated[int, typer.Option(help="Pixels of a side.")]
-BatchSize = Annotated[int, typer.Option(help="Images of a mini-batch.")]
+ImageSize = Annotated[int, typer.Option(help="Pixels per side.")]
+BatchSize = Annotated[int, typer.Option(help="Images per mini-batch.")]
 Threads = Annotated[int, typer.Option(help="Threads of torch; with one, CPU time of the process is measured, otherwise wall time.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Rounds = Annotated[int, typer.Option(help="How often each case is timed, in turn with the others.")]
@@ -25,7 +25,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Write the record here
 @app.command()
 def read(
     folder: Annotated[Path, typer.Argument(help="Folder of images, searched with its subfolders.")],
-    image_size: Annotated[int, typer.Option(help="Pixels of a side after resizing.")] = 224,
+    image_size: Annotated[int, typer.Option(help="Pixels per side after resizing.")] = 224,
     rounds: Annotated[int, typer.Option(help="Repetitions.", min=1)] = 3,
     limit: Annotated[int, typer.Option(help="Number of files, drawn with a fixed seed.", min=1)] = 100,
 ) -> None:

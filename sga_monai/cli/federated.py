@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from sga_monai.integrations.federated.jobs import Job
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate or train at many hospitals without moving images.")
-Simulate = Annotated[list[Path] | None, typer.Option(help="A site's file, to simulate it on this computer; again for each site.")]
+Simulate = Annotated[list[Path] | None, typer.Option(help="A site's file, to simulate it on this computer; once for each site.")]
 Kit = Annotated[Path | None, typer.Option(help="Or your startup kit of a provisioned federation.")]
 User = Annotated[str | None, typer.Option(help="With --kit: your name in the federation.")]
 MinSites = Annotated[int, typer.Option(help="Fewer valid answers are no result.")]
 Timeout = Annotated[int, typer.Option(help="Seconds after which a site is left out.")]
-Expect = Annotated[list[str] | None, typer.Option(help="With --kit: a site that is named also when it is not connected; again for more.")]
+Expect = Annotated[list[str] | None, typer.Option(help="With --kit: a site to list even if it is not connected; repeatable.")]
 
 
 @app.command()
@@ -64,8 +64,8 @@ def train(
     user: User = None,
     rounds: Annotated[int, typer.Option(help="How often weights are averaged.")] = 10,
     local_epochs: Annotated[int, typer.Option(help="Epochs at each site in a round.")] = 1,
-    image_size: Annotated[int, typer.Option(help="Pixels of a side.")] = 224,
-    batch_size: Annotated[int, typer.Option(help="Images of a mini-batch.")] = 64,
+    image_size: Annotated[int, typer.Option(help="Pixels per side.")] = 224,
+    batch_size: Annotated[int, typer.Option(help="Images per mini-batch.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Of SGD with momentum.")] = 0.01,
     kl_weight: Annotated[float, typer.Option(help="0 is natural training.")] = 1.0,
     mask_fraction: Annotated[float, typer.Option(help="Share of the pixels that is masked.")] = 0.1,

@@ -11,7 +11,10 @@ from sga_monai.cli import benchmark, federated, manifest, pacs, phantom, release
 from sga_monai.core.errors import EXIT_INPUT_REFUSED, EXIT_INTERRUPTED, input_error
 from sga_monai.core.process import name_the_user, quiet_monai, show_what_the_console_can
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+# A docstring is markup, and a terminal shows it as it stands.
+ABOUT = "Phantom, manifests, experiments, audits, and bundles for hospitals. For training, run the MONAI bundle (bundles/sga)."
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=ABOUT)
 
 
 @app.command()

@@ -92,7 +92,7 @@ def check(
     contact_sheet: Annotated[Path | None, typer.Option(help="Write a PNG of small pictures with row numbers.")] = None,
     shortcuts: Annotated[bool, typer.Option("--shortcuts", help="Read the label from frame and thumbnail, without a network.")] = False,
     pairs: Annotated[Path | None, typer.Option(help="Write a CSV of the rows that show the same picture.")] = None,
-    accepted_pairs: Annotated[Path | None, typer.Option(help="Such a CSV, of the pairs that may stay.")] = None,
+    accepted_pairs: Annotated[Path | None, typer.Option(help="Such a CSV, cut down to the pairs that are allowed.")] = None,
     orientation: Annotated[str, typer.Option(help="header or stored, as in the evaluation.")] = "header",
 ) -> None:
     """Read every image as an evaluation would; print the flow, what the files are, and what failed."""

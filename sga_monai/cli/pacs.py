@@ -44,12 +44,12 @@ def pull(
     client_cert: Annotated[Path | None, typer.Option(help="Client certificate (PEM), if the server requires one.")] = None,
     client_key: Annotated[Path | None, typer.Option(help="PEM of its key, mode 600.")] = None,
     plain_http: Annotated[bool, typer.Option("--plain-http", help="Allow http to another computer.")] = False,
-    site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`; default OUT/site.key, made when absent.")] = None,
+    site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`; default OUT/site.key, made if absent.")] = None,
     workers: Annotated[int, typer.Option(help="Connections at once, 16 at most.")] = 4,
     attempts: Annotated[int, typer.Option(help="Number of times each request is tried, with growing pauses.")] = 6,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 60.0,
 ) -> None:
-    """Fetch the frontal radiographs of a table of studies and write their manifest. Goes on after a stop."""
+    """Fetch the frontal radiographs of a table of studies and write their manifest. Can be stopped and repeated."""
     from sga_monai.cli.manifest import show_listing
     from sga_monai.integrations.pacs.address import Dicomweb, Dimse
     from sga_monai.integrations.pacs.pull import MANIFEST, Order

@@ -14,18 +14,18 @@ app = typer.Typer()
 
 @app.command()
 def experiment(
-    plan: Annotated[Path, typer.Argument(help="JSON of bundles/sga/experiments/; those are installed and found from any folder.")],
-    output_dir: Annotated[Path | None, typer.Option(help="Default runs/<plan>. The same command goes on where it was stopped.")] = None,
-    dataset_dir: Annotated[str | None, typer.Option(help="The folder of the collections, where it is not the plan's.")] = None,
+    plan: Annotated[Path, typer.Argument(help="JSON file; the plans in bundles/sga/experiments/ are found from any folder.")],
+    output_dir: Annotated[Path | None, typer.Option(help="Default: runs/<plan>. The same command continues what was stopped.")] = None,
+    dataset_dir: Annotated[str | None, typer.Option(help="Folder of the collections, if not the one in the plan.")] = None,
     cache_dir: Annotated[str | None, typer.Option(help="Folder of prepared images: each is decoded once, not in every cell.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs at once. Default one; on a cluster as many as have room.", min=1)] = None,
-    reuse: Annotated[list[Path] | None, typer.Option(help="Other experiment whose equal cells are copied; repeatable.")] = None,
-    launcher: Annotated[str, typer.Option(help="local, ray or slurm: where the runs are; docs/scaling.md.")] = "local",
+    jobs: Annotated[int | None, typer.Option(help="Runs at once. Default: 1; on a cluster, as many as have room.", min=1)] = None,
+    reuse: Annotated[list[Path] | None, typer.Option(help="Experiments whose cells of equal settings are copied; repeatable.")] = None,
+    launcher: Annotated[str, typer.Option(help="local, ray or slurm: where to run; docs/scaling.md.")] = "local",
     cpus: Annotated[
-        int | None, typer.Option(help="Cores of a run. Default its share of those given to the command; on a cluster one.", min=1)
+        int | None, typer.Option(help="Cores per run. Default: an equal share of those given to the command; on a cluster, 1.", min=1)
     ] = None,
-    gpu: Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="One GPU for each run, or none. Default where there are some.")] = None,
-    sbatch: Annotated[list[str] | None, typer.Option(help="Slurm: further option, as --sbatch=--partition=gpu; repeatable.")] = None,
+    gpu: Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="One GPU per run, or none. Default: one if there is any.")] = None,
+    sbatch: Annotated[list[str] | None, typer.Option(help="Slurm: another option, as --sbatch=--partition=gpu; repeatable.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Slurm: write the array's script and submit nothing.")] = False,
     tracking: Annotated[str | None, typer.Option(help="mlflow, or a file of MONAI's tracking settings: each run is tracked too.")] = None,
 ) -> None:
@@ -58,7 +58,7 @@ def collect(
     runs: Annotated[list[Path], typer.Argument(help="Folders of sga-monai experiment, or records.jsonl files.")],
     out: Annotated[Path, typer.Option(help="Folder of README.md, its figures and one records file for each experiment.")],
 ) -> None:
-    """Put several experiments on one page, README.md, with the records that it is made of."""
+    """Put several experiments on one page, README.md, next to the records that it is computed from."""
     from sga_monai.experiments.pages import write_page
 
     names = write_page(runs, out)
@@ -73,7 +73,7 @@ def explain(
     output_dir: Annotated[Path, typer.Option(help="Folder of saliency.csv, cases.png and tensorboard/.")],
     region: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER below dataset_dir, a PNG for each image; repeatable.")] = None,
     split: Annotated[str, typer.Option(help="Rows of this split.")] = "test",
-    image_size: Annotated[int | None, typer.Option(help="Pixels of a side; default as trained.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels per side; default: as in training.")] = None,
     n_cases: Annotated[int, typer.Option(help="Cases in the picture.", min=2)] = 6,
     limit: Annotated[int, typer.Option(help="Number of images, evenly spaced.", min=1)] = 200,
 ) -> None:
@@ -106,9 +106,9 @@ def audit(
     manifest: Annotated[list[Path], typer.Option(help="Manifest of a site; may be repeated.")],
     dataset_dir: Annotated[Path, typer.Option(help="The folder that image and lung_mask are relative to.")],
     output_dir: Annotated[Path, typer.Option(help="Where audit.json, audit.csv and tensorboard/ are written.")],
-    image_size: Annotated[int | None, typer.Option(help="Pixels of a side; default as trained.")] = None,
-    voi: Annotated[str | None, typer.Option(help="dicom or none; default as trained.")] = None,
-    split: Annotated[str, typer.Option(help="The rows that are taken.")] = "test",
+    image_size: Annotated[int | None, typer.Option(help="Pixels per side; default: as in training.")] = None,
+    voi: Annotated[str | None, typer.Option(help="dicom or none; default: as in training.")] = None,
+    split: Annotated[str, typer.Option(help="Rows of this split.")] = "test",
     num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
 ) -> None:
     """Find shortcuts: score each site without lungs, without border and with a planted marker, and probe for the site."""
@@ -132,19 +132,19 @@ def bundle(folder: Annotated[Path, typer.Argument(help="The new folder.")]) -> N
 @app.command()
 def package(
     checkpoint: Annotated[Path, typer.Option(help="model.pt of a finished training.")],
-    out: Annotated[Path, typer.Option(help="Folder of bundles.")] = Path("dist"),
+    out: Annotated[Path, typer.Option(help="Folder in which the bundle is written.")] = Path("dist"),
     baseline_checkpoint: Annotated[Path | None, typer.Option(help="model.pt of a baseline trained on the same manifest.")] = None,
     site_manifest: Annotated[list[Path] | None, typer.Option(help="Manifest of a known site; may be repeated.")] = None,
-    source: Annotated[Path | None, typer.Option(help="The flat source bundle; default that of this installation.")] = None,
+    source: Annotated[Path | None, typer.Option(help="Another source bundle; default: the installed one.")] = None,
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "sga_cxr",
     fit_temperature: Annotated[
-        bool, typer.Option("--fit-temperature", help="Probabilities with a temperature fitted on internal validation.")
+        bool, typer.Option("--fit-temperature", help="Scale probabilities by a temperature fitted on the internal validation set.")
     ] = False,
     wheelhouse: Annotated[
-        bool, typer.Option("--wheelhouse", help="Also a folder of wheels from which a site without network installs; about 350 MB.")
+        bool, typer.Option("--wheelhouse", help="Also write a folder of wheels, for sites without a network; about 350 MB.")
     ] = False,
     manifest: Annotated[
-        Path | None, typer.Option(help="The training's manifest: who the model was developed on travels as shares.")
+        Path | None, typer.Option(help="The training manifest: the bundle then describes the development population, as shares.")
     ] = None,
 ) -> None:
     """Make a bundle for hospitals from a finished training: folder and zip, with reference and checksums."""
@@ -164,11 +164,11 @@ def share(
     bundle: Annotated[Path, typer.Argument(help="Folder of sga-monai package.")],
     out: Annotated[Path, typer.Option(help="The new folder; nothing is uploaded.")],
     to: Annotated[str, typer.Option(help="model-zoo or hugging-face.")],
-    name: Annotated[str | None, typer.Option(help="With model-zoo: of the model there, as chest_xray_classification.")] = None,
+    name: Annotated[str | None, typer.Option(help="With model-zoo: name of the model there, such as chest_xray_classification.")] = None,
     url: Annotated[str | None, typer.Option(help="With model-zoo: where files above 25 MB will be.")] = None,
     license_id: Annotated[str | None, typer.Option("--license", help="With hugging-face: default that of the bundle's LICENSE.")] = None,
 ) -> None:
-    """Write a bundle as MONAI's model zoo or a Hugging Face repository wants it."""
+    """Write a bundle in the layout of MONAI's model zoo or of a Hugging Face repository."""
     from sga_monai.core import checks as check
     from sga_monai.hospital.sharing import LARGE_FILES, write_hugging_face, write_model_zoo
 

@@ -23,14 +23,14 @@ def validate(
     labels: Annotated[Path, typer.Option(help="CSV: label and accession, patient_id or image; label_date, negative_type.")],
     site: Annotated[str, typer.Option(help="Name of the site.")],
     out: Annotated[Path, typer.Option(help="Folder of everything that is written; it stays at the site.")],
-    prevalence: Annotated[float | None, typer.Option(help="Where the model would be used; for PPV, NPV and net benefit.")] = None,
+    prevalence: Annotated[float | None, typer.Option(help="Prevalence where the model would be used, for PPV, NPV, net benefit.")] = None,
     public_key: Annotated[Path | None, typer.Option(help="The sender's public key, obtained through another channel.")] = None,
-    site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`; default OUT/site.key, made when absent.")] = None,
+    site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`; default OUT/site.key, made if absent.")] = None,
     num_workers: Annotated[int, typer.Option(help="Processes that read and decode.")] = 0,
     protocol: Annotated[Path | None, typer.Option(help="File of `sga-monai protocol`, written before the results.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read headers only; say what would be done and how long it takes.")] = False,
 ) -> None:
-    """Do the whole external validation, up to the report: verify, manifest, check, evaluate, report. Goes on after a stop."""
+    """Do the whole external validation, up to the report: verify, manifest, check, evaluate, report. Can be stopped and repeated."""
     from sga_monai.cli.manifest import show_listing
     from sga_monai.core.process import keep_freed_memory
     from sga_monai.hospital.forecast import forecast
@@ -77,7 +77,7 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="The unpacked bundle.")],
     public_key: Annotated[Path | None, typer.Option(help="The sender's public key, obtained through another channel.")] = None,
 ) -> None:
-    """Check every file of a bundle before anything of it is parsed; then list what in it is more than data."""
+    """Check every file of a bundle before anything in it is parsed; then list the programs in its configurations."""
     from sga_monai.hospital.verify import lint_bundle, verify_bundle, verify_signature
 
     count = verify_bundle(bundle)
@@ -121,13 +121,13 @@ def evaluate(
     output_dir: Annotated[Path, typer.Option(help="Where everything is written; it stays at the site.")],
     public_key: Annotated[Path | None, typer.Option(help="The sender's public key.")] = None,
     site_key: Annotated[Path | None, typer.Option(help="File of `sga-monai manifest key`.")] = None,
-    failure_limit: Annotated[float, typer.Option(help="Share of failed images above which no figure is shown; one may fail.")] = 0.01,
+    failure_limit: Annotated[float, typer.Option(help="Share of failed images above which no AUROC is shown; one may fail.")] = 0.01,
     num_workers: Annotated[int, typer.Option(help="Processes that read and decode, while others are scored.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Images that are scored at once.", min=1)] = 32,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     protocol: Annotated[Path | None, typer.Option(help="File of `sga-monai protocol`; its hash and a copy are kept.")] = None,
 ) -> None:
-    """Score a site's images with a bundle: offline, and without running anything of the bundle."""
+    """Score a site's images with a bundle: offline, and without running code from the bundle."""
     from sga_monai.core.process import keep_freed_memory
     from sga_monai.evaluation.results import render, summarize
     from sga_monai.hospital.evaluate import evaluate_bundle
@@ -145,20 +145,20 @@ def evaluate(
 @app.command()
 def report(
     output_dir: Annotated[
-        Path | None, typer.Argument(help="Folder of `sga-monai evaluate`; with --scores the folder of the report, default `report`.")
+        Path | None, typer.Argument(help="Folder of `sga-monai evaluate`; with --scores the folder of the report, default: report.")
     ] = None,
-    prevalence: Annotated[float | None, typer.Option(help="Where the model would be used; for PPV, NPV and net benefit.")] = None,
-    protocol: Annotated[Path | None, typer.Option(help="File of `sga-monai protocol`; default the one that was evaluated with.")] = None,
+    prevalence: Annotated[float | None, typer.Option(help="Prevalence where the model would be used, for PPV, NPV, net benefit.")] = None,
+    protocol: Annotated[Path | None, typer.Option(help="File of `sga-monai protocol`; default: the one given to evaluate.")] = None,
     scores: Annotated[Path | None, typer.Option(help="Table of any model: label, patient, score or probability; no images.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="With --scores: positive from this score, or probability, on.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="With --scores: this score or probability, or more, is positive.")] = None,
     name: Annotated[str | None, typer.Option(help="With --scores: name of the model.")] = None,
-    failure_limit: Annotated[float | None, typer.Option(help="With --scores: share without a score that is allowed; default 0.01.")] = None,
-    cutoff: Annotated[float | None, typer.Option(help="With --scores: readers call a case positive from this rating on.")] = None,
+    failure_limit: Annotated[float | None, typer.Option(help="With --scores: share of cases that may lack a score; default: 0.01.")] = None,
+    cutoff: Annotated[float | None, typer.Option(help="With --scores: a reader's rating of this or more is positive.")] = None,
     imrmc: Annotated[Path | None, typer.Option(help="With --scores: new file of readers' ratings for the program iMRMC.")] = None,
-    viewer_url: Annotated[str | None, typer.Option(help="Links of the errors, as http://viewer/{study_id}; needs --manifest.")] = None,
+    viewer_url: Annotated[str | None, typer.Option(help="Link of each error, as http://viewer/?file={image}; needs --manifest.")] = None,
     manifest: Annotated[Path | None, typer.Option(help="The site's manifest, whose columns fill --viewer-url.")] = None,
 ) -> None:
-    """Write report.html, report.json and errors.html for the hospital: of an evaluation, or of a table of scores."""
+    """Write report.html, report.json and errors.html for the hospital, from an evaluation or a table of scores."""
     from sga_monai.hospital.errors_page import viewer_links
     from sga_monai.hospital.html import write_html
 
@@ -227,19 +227,19 @@ def protocol(
     out: Annotated[Path, typer.Argument(help="The new JSON file; a page to read is written beside it.")],
     question: Annotated[str, typer.Option(help="The question that the validation is to answer.")],
     labels: Annotated[str, typer.Option(help="Who counts as positive, and who as negative.")],
-    label_source: Annotated[str, typer.Option(help="How and when that is found out.")],
-    prevalence: Annotated[float | None, typer.Option(help="Of the population in whom the model would be used.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Of a model given by its scores; a bundle has its own.")] = None,
-    endpoint: Annotated[str, typer.Option(help="The primary one: auroc, sensitivity, specificity, ...")] = "auroc",
-    limit: Annotated[list[str] | None, typer.Option(help='Acceptance limit, as "auroc>=0.80"; again for further ones.')] = None,
-    subgroup: Annotated[list[str] | None, typer.Option(help="sex, age, view, ...; again for further ones.")] = None,
+    label_source: Annotated[str, typer.Option(help="How and when this is determined.")],
+    prevalence: Annotated[float | None, typer.Option(help="Prevalence where the model would be used.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Threshold of a model given by its scores; a bundle has its own.")] = None,
+    endpoint: Annotated[str, typer.Option(help="Primary endpoint: auroc, sensitivity, specificity, ...")] = "auroc",
+    limit: Annotated[list[str] | None, typer.Option(help='Acceptance limit, such as "auroc>=0.80"; repeatable.')] = None,
+    subgroup: Annotated[list[str] | None, typer.Option(help="Planned subgroup: sex, age, view, ...; repeatable.")] = None,
     expected_auroc: Annotated[float, typer.Option(help="AUROC assumed for the sample size.")] = 0.8,
-    positive_share: Annotated[float | None, typer.Option(help="Of the cohort, for the sample size; default the prevalence.")] = None,
+    positive_share: Annotated[float | None, typer.Option(help="Of the cohort, for the sample size. Default: the prevalence.")] = None,
     half_width: Annotated[float, typer.Option(help="Desired half-width of the AUROC's 95 % interval.")] = 0.05,
-    setting: Annotated[str | None, typer.Option(help="Where the patients come from, as: emergency department.")] = None,
-    period: Annotated[str | None, typer.Option(help="When they are seen, as: January to June 2026.")] = None,
+    setting: Annotated[str | None, typer.Option(help="Where the patients are seen, such as: emergency department.")] = None,
+    period: Annotated[str | None, typer.Option(help="When they are seen, such as: January to June 2026.")] = None,
 ) -> None:
-    """Write down, before there are results, what will be asked and what would be enough."""
+    """Write down, before there are results, the question and what result would be enough."""
     from sga_monai.hospital.protocol import Plan, write_protocol
 
     texts = (question, labels, label_source)
