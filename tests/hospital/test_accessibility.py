@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import zlib
 from collections.abc import Callable
 from html import unescape
 from itertools import pairwise
@@ -144,6 +145,21 @@ def test_pages_without_scripts_and_with_everything_named(pages):
 def test_pages_fit_a_phone(phone, pages):
     """The counts per 1,000 patients and most tables of the report were cut off: it was two and a half times as wide."""
     assert {page.name: phone(page) for page in pages} == {page.name: [] for page in pages}
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_no_table_makes_the_whole_print_smaller(chromium, pages, tmp_path):
+    """A browser shrinks all pages to the widest table: the report's letters had 7 points instead of 8.6."""
+    for page in pages:
+        chromium(page, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'page.pdf'}")
+        content = (tmp_path / "page.pdf").read_bytes()
+        # The two scales that each sheet begins with: a CSS pixel is 0.75 points where nothing is too wide.
+        parts = [zlib.decompressobj().decompress(content[at.end() :]) for at in re.finditer(rb"FlateDecode[^>]*>>\s*stream\r?\n", content)]
+        scales = [re.match(rb"([.\d]+) 0 0 -[.\d]+ 0 [.\d]+ cm\s+q\s+([.\d]+) 0 0", part) for part in parts]
+        found = [float(scale[1]) * float(scale[2]) for scale in scales if scale]
+        assert found, page.name
+        assert min(found) > 0.74, page.name
 
 
 @pytest.mark.slow
