@@ -14,6 +14,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ from sga_monai.integrations.federated.plan import TrainingPlan, plan_content, re
 from sga_monai.integrations.federated.refusals import REASONS, Refusal, known
 from sga_monai.integrations.federated.results import RELEASES, RESULTS, ROUNDS, SITES, WRITTEN, Answer, pool_answers
 from sga_monai.integrations.federated.runs import SIMULATED
-from sga_monai.integrations.federated.site import read_site_file, site_content, site_name
+from sga_monai.integrations.federated.site import EvaluationSite, TrainingSite, read_site_file, site_content, site_name
 
 PAGE = ROOT / "docs/federated.md"
 SUMS = "0" * 64
@@ -522,6 +523,14 @@ def test_the_page_is_short_and_shows_a_sites_file(tmp_path: Path):
     site = read_site_file(tmp_path / "harbor.json")
     assert (site.alias, site.evaluate.approval) == ("Harbor", "each")
     assert site.train.manifest == tmp_path / "harbor/train.csv"
+
+
+def test_the_page_names_every_field_of_a_sites_file() -> None:
+    text = PAGE.read_text()
+    for section in (EvaluationSite, TrainingSite):
+        assert [field.name for field in fields(section) if f"`{field.name}`" not in text and f'"{field.name}": ' not in text] == []
+    # Of training, too.
+    assert "`train` has the optional `min_cell`" in text
 
 
 def test_a_prepared_kit_allows_this_packages_classes_alone_and_no_code_of_jobs(tmp_path: Path):
