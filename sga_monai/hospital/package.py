@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -21,11 +20,11 @@ from sga_monai.core.files import file_sha256, read_json, write_json
 from sga_monai.core.source import source_bundle
 from sga_monai.data.manifest import OPTIONAL, REQUIRED, read_manifest
 from sga_monai.evaluation.embedding import read_embedding
-from sga_monai.evaluation.predictions import FILE, INTERNAL, read_predictions
-from sga_monai.evaluation.results import render, summarize
+from sga_monai.evaluation.predictions import FILE, read_predictions
 from sga_monai.hospital.checksums import write_sums
 from sga_monai.hospital.development import development_shares
 from sga_monai.hospital.formats import BASELINE, MODEL, weights_file
+from sga_monai.hospital.model_card import described, model_card
 from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.selftest import write_selftest
 from sga_monai.hospital.torchscript import trace_apart
@@ -35,8 +34,6 @@ from sga_monai.model.networks import build_network
 from sga_monai.model.preparation import trained_preparation
 from sga_monai.model.weights import load_best_model, trained_network
 
-# The network that the source's documents name.
-SOURCE_NETWORK = "ResNet-18"
 TEMPLATE = "template.csv"
 # As ``reference.json``, the folder in a zip and ``SHA256SUMS`` may name something.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
@@ -186,13 +183,11 @@ def _write_draft(draft: Path, runs: Mapping[str, _Run], reference: Mapping[str, 
     trace_apart(draft, model.settings["image_size"], model.network)
     network = load_best_model(build_network(model.network), str(draft / weights_file(MODEL))).eval()
     write_selftest(draft, network, trained_preparation(model.checkpoint))
-    _write_configs(source, draft, model.settings, model.network, reference["models"][MODEL])
+    _write_configs(source, draft, model, reference["models"][MODEL])
     _copy(source / "LICENSE", draft / "LICENSE")
     _copy(source / "docs/data_license.txt", draft / "docs/data_license.txt")
-    # What comes before is of the source: its command, its time and the figures to expect.
     general = (source / "docs/README.md").read_text(encoding="utf-8")
-    general = general[max(general.find("## Description"), 0) :].replace(SOURCE_NETWORK, find_architecture(model.network).title)
-    (draft / "docs/README.md").write_text(f"# {draft.name}\n\n{general}{_model_card(model, draft.name)}", encoding="utf-8")
+    (draft / "docs/README.md").write_text(model_card(general, model.record, model.predictions, model.network, draft.name), encoding="utf-8")
     (draft / "manifests").mkdir()
     (draft / "manifests" / TEMPLATE).write_text(",".join(REQUIRED + OPTIONAL) + "\n", encoding="utf-8")
     for manifest in site_manifests:
@@ -202,8 +197,9 @@ def _write_draft(draft: Path, runs: Mapping[str, _Run], reference: Mapping[str, 
     write_sums(draft)
 
 
-def _write_configs(source: Path, draft: Path, settings: dict[str, Any], network: str, figures: Mapping[str, Any]) -> None:
+def _write_configs(source: Path, draft: Path, run: _Run, figures: Mapping[str, Any]) -> None:
     """The source's configurations with paths inside the bundle and the run's settings and temperature as defaults."""
+    settings = run.settings
     (draft / "configs").mkdir()
     for name in CONFIGS:
         config = read_json(source / name)
@@ -219,17 +215,10 @@ def _write_configs(source: Path, draft: Path, settings: dict[str, Any], network:
         write_json(draft / "configs" / name, config, indent=4)
     metadata = read_json(source / "metadata.json")
     metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = [settings["image_size"]] * 2
-    metadata["description"] = _description(settings, network)
+    metadata |= described(run.record, run.network)
     metadata["eval_metrics"] = {"internal_test": _eval_metrics(figures)}
     write_json(draft / "configs/metadata.json", metadata, indent=4)
     _copy(source / "logging.conf", draft / "configs/logging.conf")
-
-
-def _description(settings: Mapping[str, Any], network: str) -> str:
-    """What was trained, and how, in a sentence."""
-    sga = "by saliency guided adversarial training (Li et al., AdvML Frontiers at ICML 2022)"
-    how = sga if settings["kl_weight"] else "with cross-entropy alone"
-    return f"{find_architecture(network).title} trained {how}; the settings are in docs/README.md"
 
 
 def _eval_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,22 +226,6 @@ def _eval_metrics(figures: Mapping[str, Any]) -> dict[str, Any]:
     counts = {key: figures[key] for key in ("n_positive", "n_negative", "n_patients")}
     calibration = {f"calibration_{key}": figures[key]["value"] for key in ("slope", "intercept")}
     return {"auroc": figures["auroc"]} | calibration | {"brier": figures["brier"]["value"]} | counts
-
-
-def _model_card(run: _Run, folder: str) -> str:
-    rows = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in run.settings.items())
-    table = render(summarize(run.predictions, INTERNAL))
-    record, identity = run.record, run.record["identity"]
-    return (
-        f"\n## This model\nNetwork {run.network}, trained for {record['epoch']} epochs; best validation AUROC at epoch "
-        f"{record['best']['epoch']}. Code {identity['code']['digest']}, manifest {identity['data']['manifest_sha256'][:16]}.\n\n"
-        f"| setting | value |\n|---|---|\n{rows}\n\n## Results of the training run\n\n```\n{table}\n```\n\n## Use\n\n"
-        "From the folder that holds this one; nothing may be written into it, or it is no longer what was packaged:\n\n"
-        f"    sga-monai verify {folder}\n    sga-monai evaluate {folder} --manifest site.csv --dataset-dir images --output-dir out\n\n"
-        "Or inside it and, since a configuration is a program, only after you trust the sender:\n\n"
-        "    python -m monai.bundle run evaluating --config_file configs/evaluate.json --manifest ../site.csv --dataset_dir ../images "
-        "--output_dir ../out_monai\n"
-    )
 
 
 def _write_zip(draft: Path, archive: Path) -> None:

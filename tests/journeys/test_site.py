@@ -44,6 +44,7 @@ from sga_monai.evaluation.predictions import GROUPS, VALIDATION
 from sga_monai.hospital import torchscript
 from sga_monai.hospital.evaluate import evaluate_bundle
 from sga_monai.hospital.html import write_html
+from sga_monai.hospital.model_card import method_name
 from sga_monai.hospital.package import package_bundle
 from sga_monai.hospital.pool import pool_releases
 from sga_monai.hospital.protocol import Plan, write_protocol
@@ -263,7 +264,25 @@ def test_the_documents_of_a_bundle_name_its_network_and_how_it_was_trained(runs,
     other = package_bundle(copy / "model.pt", tmp_path / "dist", ROOT / "bundles/sga")
     metadata = json.loads((other / "configs/metadata.json").read_text())
     assert metadata["description"].startswith("DenseNet-121 trained with cross-entropy alone;")
-    assert "ResNet-18" not in (other / "docs/README.md").read_text()
+    # Neither the method of the source bundle nor its data: the phantom was named as the source of any training.
+    assert metadata["name"] == "Natural training for chest radiographs"
+    card = (other / "docs/README.md").read_text()
+    assert "ResNet-18" not in card
+    data = f"the training manifest with SHA-256 {record['identity']['data']['manifest_sha256']}"
+    assert data in metadata["data_source"]
+    assert data in card
+    assert "phantom" not in metadata["data_source"] + card
+
+
+@pytest.mark.parametrize(
+    ("changed", "method"),
+    [({}, "saliency guided adversarial training"), ({"mask_fraction": 0.0}, "adversarial training"), ({"kl_weight": 0}, "natural training"),
+     ({"epsilon_range": [0, 0.0]}, "saliency guided training"), ({"objective": "adversarial_ce"}, "adversarial training"),
+     ({"kl_weight": 0, "augmentation": "standard"}, "natural training with augmentation standard")],
+)  # fmt: skip
+def test_a_bundle_is_called_by_the_method_of_its_training(changed, method):
+    settings = {"kl_weight": 1.0, "mask_fraction": 0.1, "epsilon_range": [0.01, 0.05], "objective": "kl", "augmentation": None}
+    assert method_name(settings | changed) == method
 
 
 def test_a_fitted_temperature_travels_and_gives_the_same_probabilities_in_both_ways(runs, bundle, phantom_dir, tmp_path):
