@@ -18,7 +18,7 @@ LARGE_FILES = "large_files.yml"
 # Its CI takes "_v" and a digit for the beginning of a version.
 ZOO_NAME = re.compile(r"(?!.*_v\d)[a-z][a-z0-9]*(_[a-z0-9]+)+")
 ADDRESS = re.compile(r"(https|file)://[!-~]+")
-TAGS = ("monai", "medical", "radiology", "chest-x-ray", "image-classification", "domain-generalization", "adversarial-training")
+TAGS = ("monai", "medical", "radiology", "chest-x-ray", "image-classification", "domain-generalization")
 
 
 def write_model_zoo(bundle: str | Path, out: str | Path, name: str, url: str | None = None) -> Path:
@@ -90,8 +90,9 @@ def write_hugging_face(bundle: str | Path, out: str | Path, license_id: str | No
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_id):
         raise InputError("the license must be an identifier of Hugging Face's list, as apache-2.0 or cc-by-nc-4.0")
     metadata = _read_metadata(source)
+    tags = [*TAGS, *(["adversarial-training"] if "adversarial" in str(metadata.get("description")) else [])]
     _copy(source, target)
-    front = {"license": license_id, "library_name": "monai", "pipeline_tag": "image-classification", "tags": list(TAGS)}
+    front = {"license": license_id, "library_name": "monai", "pipeline_tag": "image-classification", "tags": tags}
     lines = ["---\n"]
     for key, value in front.items():
         lines += [f"{key}:\n", *(f"- {one}\n" for one in value)] if isinstance(value, list) else [f"{key}: {value}\n"]

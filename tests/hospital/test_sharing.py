@@ -204,6 +204,15 @@ def test_the_zoos_own_program_accepts_the_model(real_data, zoo, tmp_path):
     assert "data shape is verified correctly." in result.stdout
 
 
+def test_a_model_without_attacks_is_not_tagged_as_adversarial(bundle, tmp_path):
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    path = copy / "configs/metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"description": "ResNet-18 trained with cross-entropy alone"}))
+    write_sums(copy)
+    front = (write_hugging_face(copy, tmp_path / "repository") / "README.md").read_text().split("---\n")[1]
+    assert yaml.safe_load(front)["tags"][-2:] == ["image-classification", "domain-generalization"]
+
+
 def test_a_hugging_face_repository_is_the_bundle_and_its_card(bundle, loaded, tmp_path):
     repository = write_hugging_face(bundle, tmp_path / "repository")
     card = (repository / "README.md").read_text()
