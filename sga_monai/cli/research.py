@@ -170,7 +170,8 @@ def share(
 ) -> None:
     """Write a bundle in the layout of MONAI's model zoo or of a Hugging Face repository."""
     from sga_monai.core import checks as check
-    from sga_monai.hospital.sharing import LARGE_FILES, write_hugging_face, write_model_zoo
+    from sga_monai.hospital.sharing import write_hugging_face, write_model_zoo
+    from sga_monai.hospital.verify import LARGE_FILES
 
     check.choice("to", to, ("model-zoo", "hugging-face"))
     if to == "hugging-face":

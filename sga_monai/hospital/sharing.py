@@ -10,11 +10,10 @@ from typing import Any
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import copy_folder, file_sha256, read_json, write_utf8
 from sga_monai.hospital.checksums import write_sums
-from sga_monai.hospital.verify import SIGNATURE, SUMS, verify_bundle
+from sga_monai.hospital.verify import LARGE_FILES, SIGNATURE, SUMS, verify_bundle
 
 # The model zoo takes no larger file into its repository ("Model storage" of its CONTRIBUTING.md).
 LARGEST_BYTES = 25_000_000
-LARGE_FILES = "large_files.yml"
 # Its CI takes "_v" and a digit for the beginning of a version.
 ZOO_NAME = re.compile(r"(?!.*_v\d)[a-z][a-z0-9]*(_[a-z0-9]+)+")
 ADDRESS = re.compile(r"(https|file)://[!-~]+")

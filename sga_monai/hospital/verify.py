@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import stat
@@ -13,11 +14,17 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, read_json
 
 SUMS, SIGNATURE = "SHA256SUMS", "model.sig"
+# The list of files that are elsewhere, in a folder for the model zoo, and all that a line of it may be.
+LARGE_FILES = "large_files.yml"
+LARGE_LINE = re.compile(r'large_files:|  (- path|  url|  hash_val|  hash_type): "[A-Za-z0-9][^"\\]*"')
 LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_./-]*)")
 MAX_SUMS_BYTES = 1 << 20
 # What Hugging Face's tools leave in a download: regular files that nothing of ours opens.
 LEFT_BY_DOWNLOADS = re.compile(r"\.gitattributes|\.cache/huggingface/.+")
 OURS = ("monai.", "torch.", "ignite.", "sga_monai.")
+CODE = (".py", ".pyc", ".pth", ".so", ".sh", ".pkl", ".pickle", ".yaml", ".yml")
+# What a file of logging may tell Python to evaluate: that of the packaged configurations.
+LOGGED = {"class": "StreamHandler", "args": "(sys.stdout,)"}
 
 
 def verify_bundle(folder: str | Path) -> int:
@@ -89,9 +96,12 @@ def lint_bundle(folder: str | Path) -> Lint:
     """
     lint = Lint()
     for name in _files(Path(folder)):
-        if Path(name).suffix in (".py", ".pyc", ".pth", ".so", ".sh", ".pkl", ".pickle", ".yaml", ".yml") or name.startswith("scripts/"):
+        if LEFT_BY_DOWNLOADS.fullmatch(name):
+            continue
+        if _is_code(Path(folder), name):
             lint.code.append(name)
-        if not (name.startswith("configs/") and name.endswith(".json")):
+        # A configuration may include any of them.
+        if not name.lower().endswith(".json"):
             continue
         try:
             content = read_json(Path(folder) / name)
@@ -99,6 +109,28 @@ def lint_bundle(folder: str | Path) -> Lint:
             raise InputError(f"{name} is not JSON; do not use the bundle") from None
         _look(content, name, "", lint)
     return lint
+
+
+def _is_code(folder: Path, name: str) -> bool:
+    """Whether a file is one that Python or a logger could run, or MONAI take for a configuration in YAML."""
+    ending = Path(name).suffix.lower()
+    if name == LARGE_FILES:
+        lines = (folder / name).read_text(encoding="ascii", errors="replace").splitlines()
+        return not all(LARGE_LINE.fullmatch(line) for line in lines)
+    if ending in (".conf", ".cfg", ".ini"):
+        return not _only_logs(folder / name)
+    return ending in CODE or name.startswith("scripts/")
+
+
+def _only_logs(path: Path) -> bool:
+    """Whether a file of logging, in which Python evaluates classes and arguments of handlers, has none but those of ``LOGGED``."""
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"))
+    except (ValueError, configparser.Error):
+        return False
+    values = [pair for section in parser.sections() for pair in parser.items(section)]
+    return all(value == LOGGED.get(key) for key, value in values if key in ("class", "args", "kwargs"))
 
 
 def _look(value: Any, file: str, place: str, lint: Lint) -> None:

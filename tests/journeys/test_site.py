@@ -737,7 +737,7 @@ def test_hostile_bundles_run_nothing(bundle, phantom_dir, tmp_path):
         integrity, _, evaluated = outcomes[str(copy)]
         assert integrity == 0
         assert evaluated == (3 if name.startswith(("pickle", "reference")) else 0), name
-        if name in ("target", "scripts", "sitecustomize", "package"):
+        if name in ("target", "logging", "scripts", "sitecustomize", "package"):
             lint = lint_bundle(copy)
             assert lint.foreign or lint.code, name
     # The command itself, started in the folder of the bundle that holds a package of our name.
