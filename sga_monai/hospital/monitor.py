@@ -53,8 +53,8 @@ def make_monitor(evaluations: Sequence[str | Path], out: str | Path, length: flo
         of the charts; ``alarms``; what the charts' limits mean; ``status`` and ``notes``.
 
     Raises:
-        InputError: when an evaluation is missing, unfinished or of another bundle, when two are of one manifest, when they are not in
-            the order of time, or when fewer than two periods have 10 patients of each class.
+        InputError: when an evaluation is missing, unfinished or of another bundle, when two are of one manifest or have the same
+            images, when they overlap or are not in the order of time, or when fewer than two periods have 10 patients of each class.
     """
     check.number("run_length", length, low=2, high=1e6)
     periods, runs, notes = read_periods(evaluations)

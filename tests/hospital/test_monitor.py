@@ -232,6 +232,36 @@ def test_what_cannot_be_compared_is_refused(evaluation, tmp_path) -> None:
     assert content["notes"] == ["The evaluations were made with different versions of the software: run sga-monai selftest with each."]
 
 
+def test_a_folder_that_grows_is_no_series_of_periods(evaluation, tmp_path) -> None:
+    """Each half-year validated with all before it: a scanner that came in the last one was no change, whatever patients are called."""
+    halves = [images(60 + i, scanner=0.8 * (i == 4)).assign(period=f"202{i // 2}H{1 + i % 2}") for i in range(5)]
+    people = [half.assign(patient=half["patient"] + 100 * i) for i, half in enumerate(halves)]
+    found = make_monitor([evaluation(f"half{i}", half) for i, half in enumerate(people)], tmp_path / "out")
+    assert {alarm["period"] for alarm in found["alarms"]} == {"2022H1"}
+    grown = [pd.concat(people[: i + 1], ignore_index=True) for i in range(5)]
+    # Scored with another batch size, and without a site key.
+    grown[1] = grown[1].assign(score=grown[1]["score"] + 1e-7, patient=grown[1]["patient"] + 1000)
+    with pytest.raises(InputError, match=r"^200 images of folder 1 are in folder 2 too, and would hide a change; evaluate each period"):
+        make_monitor([evaluation(f"grown{i}", table) for i, table in enumerate(grown)], tmp_path / "grown")
+    assert not (tmp_path / "grown").exists()
+    # One that was exported twice changes nothing.
+    few = pd.concat([people[1], people[0].iloc[:2]], ignore_index=True)
+    assert len(make_monitor([evaluation("a", people[0]), evaluation("b", few.assign(period="2020H2"))], tmp_path / "few")["periods"]) == 2
+
+
+def test_periods_that_overlap_are_refused(evaluation, tmp_path) -> None:
+    tables = [images(70 + i) for i in range(4)]
+    long = pd.concat([tables[0].assign(period="2020H1"), tables[1].assign(period="2021H1")], ignore_index=True)
+    with pytest.raises(InputError, match=r"folder 1 ends in 2021H1, after the next begins \(2020H2\): periods must not overlap"):
+        make_monitor([evaluation("long", long), evaluation("short", tables[2].assign(period="2020H2"))], tmp_path / "out")
+    rows = pd.concat([table.assign(period=name) for table, name in zip(tables[:3], ("2020", "2020H2", "2021"), strict=True)])
+    with pytest.raises(InputError, match="the column period has 2020 and a half of it, which overlap"):
+        make_monitor([evaluation("mixed", rows)], tmp_path / "out")
+    # Months of one half-year, and a year before a half of the next.
+    months = [evaluation(f"m{i}", tables[i].assign(period=name)) for i, name in enumerate(("2020", "2021H1", "2021H1"))]
+    assert len(make_monitor(months, tmp_path / "out")["periods"]) == 3
+
+
 def test_rows_without_a_period_are_counted(evaluation, tmp_path) -> None:
     frames = [images(i).assign(period=period) for i, period in enumerate(("2020", "2021", None))]
     rows = pd.concat([frame.assign(patient=frame["patient"] + 90 * i) for i, frame in enumerate(frames)], ignore_index=True)
