@@ -72,7 +72,8 @@ def report_scores(path: str | Path, output_dir: str | Path, options: ScoresRepor
         options: name, prevalence, threshold, protocol.
 
     Raises:
-        InputError: when the table is refused, ``output_dir`` holds an evaluation of a bundle, or ``imrmc`` is another file.
+        InputError: when the table is refused, the threshold is no probability and the table has no scores, ``output_dir`` holds an
+            evaluation of a bundle, or ``imrmc`` is another file.
     """
     options, out = options or ScoresReport(), Path(output_dir)
     if (out / "run.json").exists():
@@ -87,6 +88,8 @@ def report_scores(path: str | Path, output_dir: str | Path, options: ScoresRepor
     scored = predictions[predictions["score"].notna()]
     if scored.empty:
         raise InputError(f"{Path(path).name}: no case has a score")
+    if threshold is not None and not _has_own_score(scored):
+        _refuse_no_probability(threshold)
     summary = summarize(predictions, failure_limit=options.failure_limit).iloc[0]
     sha256 = file_sha256(path)
     models = {MODEL: _figures(scored, "score", PROBABILITY, threshold, prevalence)}
@@ -128,6 +131,11 @@ def report_scores(path: str | Path, output_dir: str | Path, options: ScoresRepor
 
 def _has_own_score(scored: pd.DataFrame) -> bool:
     return PROBABILITY not in scored or not scored["score"].equals(scored[PROBABILITY])
+
+
+def _refuse_no_probability(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise InputError(f"the threshold must be in [0, 1], got {threshold:g}: the table has probabilities and no scores")
 
 
 def _figures(

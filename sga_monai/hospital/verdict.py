@@ -51,6 +51,9 @@ def give_verdict(report: Mapping[str, Any]) -> dict[str, Any]:
         notes.append(protocol["text"])
     if auroc_with_limits(report)["high"] < 0.5:
         notes.append("The whole interval of the AUROC is below 0.5: are the labels swapped, or the scores reversed?")
+    if alike := _called_alike(model["operating_point"]):
+        scale = f", and on the scale of the column {report['scores']['scale']}" if report.get("scores") else ""
+        notes.append(f"At the threshold every case is called {alike}: is it the right one{scale}?")
     # The mask is the better control where enough images have one.
     blanked = next((audit[name] for name in ("lungs_blank", "center_blank") if audit[name] and _has_enough(audit[name], cohort)), None)
     if blanked and _differs_from_chance(blanked):
@@ -134,6 +137,12 @@ def _unmet(cohort: Mapping[str, Any], half: float) -> list[str]:
         shown = f"{half:.2f}" if round(half, 2) > ENOUGH_PRECISION else f"{half:.4f}"
         unmet.append(f"the AUROC is known only to within +/- {shown} ({ENOUGH_PRECISION:.2f} or less is needed)")
     return unmet
+
+
+def _called_alike(point: Mapping[str, Any] | None) -> str:
+    """How a threshold calls all cases of both classes; empty where it tells some apart, or a class is missing."""
+    rates = None if point is None else (point["sensitivity"]["value"], point["specificity"]["value"])
+    return {(0, 1): "negative", (1, 0): "positive"}.get(rates, "") if rates else ""
 
 
 def _has_enough(control: Mapping[str, Any], cohort: Mapping[str, Any]) -> bool:

@@ -257,6 +257,23 @@ def test_the_commands_of_the_documentation(vendor, tmp_path, monkeypatch):
         assert isinstance(CliRunner().invoke(app, arguments).exception, InputError)
 
 
+@pytest.mark.usefixtures("few_samples")
+def test_a_threshold_on_another_scale_is_refused_or_said(vendor, tmp_path):
+    """In percent, of a table of probabilities, it called every case negative: sensitivity 0, and a protocol's limit "not met"."""
+    table = write(vendor, tmp_path)
+    for value in (50, -0.1):
+        with pytest.raises(InputError, match=rf"must be in \[0, 1\], got {value:g}: the table has probabilities and no scores"):
+            report_scores(table, tmp_path / "out", ScoresReport(threshold=value))
+    assert not (tmp_path / "out").exists()
+    for value, called in ((1.0, "negative"), (0.0, "positive"), (0.5, "")):
+        notes = report_scores(table, tmp_path / "out", ScoresReport(threshold=value))["verdict"]["notes"]
+        said = f"At the threshold every case is called {called}: is it the right one, and on the scale of the column probability?"
+        assert (said in notes) == bool(called)
+    scores = write(vendor.assign(score=100 * vendor["probability"]), tmp_path)
+    (note, *_) = report_scores(scores, tmp_path / "percent", ScoresReport(threshold=0.001))["verdict"]["notes"]
+    assert note == "At the threshold every case is called positive: is it the right one, and on the scale of the column score?"
+
+
 def test_the_probability_of_a_threshold_is_read_between_its_neighbors():
     score = np.linspace(-3, 3, 25)
     assert given_threshold(0.77, score, expit(score / 1.7)).probability == pytest.approx(expit(0.77 / 1.7), rel=1e-12)

@@ -16,6 +16,7 @@ def report(value: float, half: float, internal: float = 0.9, patients: int = 500
         "auroc": {"value": value, "low": value - half, "high": value + half},
         "internal": {"auroc": internal, "n_positive": 100, "n_negative": 100, "n_patients": 200},
         "auroc_difference": drop,
+        "operating_point": None,
     }
     near = {"value": 0.5, "low": 0.45, "high": 0.55}
     base = {
