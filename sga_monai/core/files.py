@@ -33,6 +33,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         DiskError: naming the file, when the disk will not take it. No temporary file stays.
     """
+    if path.is_dir():
+        # A path such as "." has no name that a file beside it could have.
+        raise DiskError(path.name or "a file", errno.EISDIR)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,16 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch:
     assert json.loads(path.read_text()) == {"old": 1}
 
 
+@pytest.mark.parametrize(("path", "name"), [(".", "a file"), ("..", r"\.\."), ("inner", "inner")])
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, name: str) -> None:
+    """``release --out .`` ended in a traceback, since "." has no name."""
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DiskError, match=f"^cannot write {name}: the path is a folder; give the path of a file$"):
+        write_json(Path(path), {})
+    assert [file.name for file in tmp_path.iterdir()] == ["inner"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="folders are synced on POSIX alone")
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EIO])
 def test_a_file_system_that_cannot_sync_folders_keeps_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
