@@ -33,8 +33,9 @@ def validate(
     """Do the whole external validation, up to the report: verify, manifest, check, evaluate, report. Can be stopped and repeated."""
     from sga_monai.cli.manifest import show_listing
     from sga_monai.core.process import keep_freed_memory
+    from sga_monai.hospital.evaluated import EVALUATION
     from sga_monai.hospital.forecast import forecast
-    from sga_monai.hospital.site import EVALUATION, Site
+    from sga_monai.hospital.site import Site
     from sga_monai.hospital.validate import STEPS, Validation
 
     given = Site(bundle, images, labels, site, out, prevalence, public_key, site_key, num_workers, protocol)
@@ -180,6 +181,8 @@ def report(
 
         if output_dir is None:
             raise InputError("give the folder of sga-monai evaluate, or a table with --scores")
+        if output_dir.is_file():
+            raise InputError(f"{output_dir.name} is no folder of sga-monai evaluate; a table of scores is given with --scores")
         if {threshold, name, failure_limit, cutoff, imrmc} != {None}:
             raise InputError("--threshold, --name, --failure-limit, --cutoff and --imrmc belong to --scores; an evaluation's are locked")
         figures = make_report(output_dir, prevalence, protocol)

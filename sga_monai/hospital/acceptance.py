@@ -61,13 +61,7 @@ def compare_with_protocol(report: Mapping[str, Any], protocol: Protocol | None, 
     if protocol is None:
         return base
     plan = protocol.content
-    at_prevalence = [limit["measure"] for limit in plan["limits"] if limit["measure"] in ("ppv", "npv")]
-    if at_prevalence and report["prevalence"] != plan["prevalence"]:
-        planned = "the cohort's" if plan["prevalence"] is None else f"{plan['prevalence']:g}"
-        raise InputError(
-            f"the protocol's limit of {at_prevalence[0]} applies at its own prevalence ({planned}), and another would change whether it is "
-            "met; leave --prevalence out"
-        )
+    refuse_other_prevalence(protocol, report["prevalence"])
     return base | {
         **{key: plan[key] for key in ("written", "question", "labels", "label_source", "prevalence", "threshold", "endpoint", "subgroups")},
         **{key: plan.get(key) for key in ("setting", "period")},
@@ -76,6 +70,26 @@ def compare_with_protocol(report: Mapping[str, Any], protocol: Protocol | None, 
         "endpoint_estimate": estimate_of(report, plan["endpoint"]),
         "deviations": _deviations(report, plan),
     }
+
+
+def refuse_other_prevalence(protocol: Protocol, prevalence: float | None) -> None:
+    """Refuse to judge a protocol's limit of PPV or NPV at another prevalence than its own.
+
+    Args:
+        protocol: as read.
+        prevalence: of the report; the cohort's when ``None``.
+
+    Raises:
+        InputError: naming the limit.
+    """
+    plan = protocol.content
+    at_prevalence = [limit["measure"] for limit in plan["limits"] if limit["measure"] in ("ppv", "npv")]
+    if at_prevalence and prevalence != plan["prevalence"]:
+        planned = "the cohort's" if plan["prevalence"] is None else f"{plan['prevalence']:g}"
+        raise InputError(
+            f"the protocol's limit of {at_prevalence[0]} applies at its own prevalence ({planned}), and another would change whether it is "
+            "met; leave --prevalence out"
+        )
 
 
 def estimate_of(report: Mapping[str, Any], measure: str) -> dict[str, float] | None:

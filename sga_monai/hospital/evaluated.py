@@ -13,6 +13,8 @@ from sga_monai.core.files import file_sha256, read_json
 from sga_monai.evaluation.predictions import FILE, read_predictions
 
 RUN = "run.json"
+# Where a validation has its evaluation.
+EVALUATION = "evaluation"
 # In run.json: SHA-256 of the predictions as they were written. Evaluations of before have none.
 WRITTEN = "predictions_sha256"
 
@@ -33,7 +35,8 @@ def read_evaluation(folder: str | Path, called: str = "this folder") -> tuple[di
         run = read_json(folder / RUN)
         predictions = read_predictions(folder / FILE)
     except (OSError, ValueError):
-        raise InputError(f"{called} holds no evaluation; run sga-monai evaluate first") from None
+        remedy = f"give its folder {EVALUATION}" if (folder / EVALUATION / RUN).is_file() else "run sga-monai evaluate first"
+        raise InputError(f"{called} holds no evaluation; {remedy}") from None
     if "bundle" not in run:
         raise InputError(f"{called} holds a training, and no evaluation of a bundle; run sga-monai evaluate first")
     if run.get("finished") is None:

@@ -14,6 +14,7 @@ from sga_monai.core.files import read_earlier, read_json, write_json
 from sga_monai.core.schema import record
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 from sga_monai.hospital import approval
+from sga_monai.hospital.evaluated import EVALUATION
 from sga_monai.hospital.formats import BASELINE, MODEL, RELEASE, REPORT, THRESHOLDS, is_schema_1
 from sga_monai.hospital.suppression import COUNTS, HIDDEN, few_with_both, round_estimate, round_number, shown_counts, suppress
 from sga_monai.hospital.thinning import thin_curve, thin_net_benefit
@@ -129,7 +130,9 @@ def _read_report(path: Path) -> dict[str, Any]:
     try:
         report: dict[str, Any] = read_json(path)
     except (OSError, ValueError):
-        raise InputError("no report.json in this folder; run sga-monai report first") from None
+        is_above = (path.parent / EVALUATION / path.name).is_file()
+        remedy = f"give its folder {EVALUATION}" if is_above else "run sga-monai report first"
+        raise InputError(f"no report.json in this folder; {remedy}") from None
     if report.get("schema") != REPORT or any("net_benefit_rates" not in model for model in report["models"].values()):
         raise InputError("report.json is of another version; run sga-monai report again")
     if report["bundle"] is None:

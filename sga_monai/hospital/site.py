@@ -8,10 +8,11 @@ from pathlib import Path
 from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.outputs import refuse_inputs, refuse_inside
+from sga_monai.hospital.acceptance import refuse_other_prevalence
 from sga_monai.hospital.protocol import read_protocol
 
 # What each step writes to the folder of the validation.
-SITE_KEY, MANIFEST, SHEET, CHECKED, EVALUATION, INDEX = "site.key", "site.csv", "sheet.png", "check.json", "evaluation", "index.html"
+SITE_KEY, MANIFEST, SHEET, CHECKED, INDEX = "site.key", "site.csv", "sheet.png", "check.json", "index.html"
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class Site:
         if self.prevalence is not None:
             check.number("prevalence", self.prevalence, above=0, below=1)
         check.whole("num_workers", self.num_workers, low=0)
-        if self.protocol is not None:
-            read_protocol(self.protocol)
+        plan = None if self.protocol is None else read_protocol(self.protocol)
+        if plan is not None and self.prevalence is not None:
+            # The report would refuse it, after all images were scored.
+            refuse_other_prevalence(plan, self.prevalence)
         for name, path in (("images", self.images), ("bundle", self.bundle)):
             if not path.is_dir():
                 raise InputError(f"{name} is not a folder; check its path")

@@ -21,12 +21,12 @@ from sga_monai.data.manifest import read_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation.predictions import FILE, read_predictions
 from sga_monai.hospital.evaluate import evaluate_bundle, listed_files_sha256, selftest_bundle
-from sga_monai.hospital.evaluated import is_as_written
+from sga_monai.hospital.evaluated import EVALUATION, is_as_written
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.report import make_report
 from sga_monai.hospital.selftest import refuse_failures
-from sga_monai.hospital.site import CHECKED, EVALUATION, INDEX, MANIFEST, SHEET, Site
+from sga_monai.hospital.site import CHECKED, INDEX, MANIFEST, SHEET, Site
 from sga_monai.hospital.verify import SUMS, verify_bundle, verify_signature
 
 logger = logging.getLogger(__name__)

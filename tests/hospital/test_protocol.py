@@ -235,6 +235,18 @@ def test_a_validation_passes_its_protocol_on(tmp_path, monkeypatch):
     assert seen == [tmp_path / "plan.json"]
 
 
+def test_a_prevalence_that_the_report_would_refuse_is_refused_before_the_images_are_scored(tmp_path):
+    given = {name: tmp_path / name for name in ("bundle", "images", "labels", "out")}
+    for name in ("bundle", "images"):
+        given[name].mkdir()
+    write_protocol(Plan(*TEXTS, prevalence=0.1, limits=["npv>=0.9"]), tmp_path / "npv.json")
+    write_protocol(Plan(*TEXTS, prevalence=0.1, limits=["auroc>=0.8"]), tmp_path / "auroc.json")
+    with pytest.raises(InputError, match=r"limit of npv applies at its own prevalence \(0\.1\)"):
+        Site(**given, name="here", protocol=tmp_path / "npv.json", prevalence=0.2)
+    for name, prevalence in (("npv", None), ("npv", 0.1), ("auroc", 0.2)):
+        Site(**given, name="here", protocol=tmp_path / f"{name}.json", prevalence=prevalence)
+
+
 def test_status_by_hash(tmp_path):
     protocol = write_protocol(Plan(*TEXTS), tmp_path / "plan.json")
     assert status_of_evaluation(None, protocol.sha256) == "none"

@@ -60,6 +60,17 @@ def test_predictions_that_were_changed_since_are_refused(evaluation):
             make_report(out)
 
 
+def test_the_folder_above_an_evaluation_is_told_from_one_without(tmp_path):
+    """Of a validation the command asked for an evaluation, which was there, one folder below."""
+    (tmp_path / "empty").mkdir()
+    write_evaluation(tmp_path / "validation/evaluation")
+    make_report(tmp_path / "validation/evaluation")
+    for folder, remedy in (("validation", "give its folder evaluation"), ("empty", "run sga-monai (evaluate|report) first")):
+        for attempt in (make_report, lambda out: make_release(out, tmp_path / "release.json")):
+            with pytest.raises(InputError, match=f"this folder.* {remedy}$"):
+                attempt(tmp_path / folder)
+
+
 def test_items_of_the_checklists_are_the_published_ones(evaluation):
     out = evaluation()
     page = write_html(make_report(out), out).read_text()

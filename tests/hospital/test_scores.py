@@ -255,6 +255,8 @@ def test_the_commands_of_the_documentation(vendor, tmp_path, monkeypatch):
     # Options that belong to a table are refused for an evaluation, and one of both must be given.
     for arguments in (["report"], ["report", "out", "--threshold", "1"]):
         assert isinstance(CliRunner().invoke(app, arguments).exception, InputError)
+    # A table in place of the folder.
+    assert str(CliRunner().invoke(app, ["report", "scores.csv"]).exception).endswith("a table of scores is given with --scores")
 
 
 @pytest.mark.usefixtures("few_samples")
