@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,7 +70,9 @@ def write_wheelhouse(out: str | Path) -> Path:
     # Whatever else is in it would be gone: many a folder of a project has a requirements.txt.
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} == {WHEELS, REQUIREMENTS, *SCRIPTS, SUMS}):
         raise InputError("the folder of the wheelhouse holds something else; name a new one")
-    with tempfile.TemporaryDirectory() as name:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, so that it is replaced by a whole one, or not at all.
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".") as name:
         draft = Path(name) / "draft"
         (draft / WHEELS).mkdir(parents=True)
         _own_wheel(draft / WHEELS)
@@ -85,9 +86,9 @@ def write_wheelhouse(out: str | Path) -> Path:
         (draft / SCRIPTS[0]).write_text(INSTALL_SH, encoding="utf-8")
         (draft / SCRIPTS[1]).write_text(INSTALL_PS1, encoding="utf-8", newline="\r\n")
         write_sums(draft)
-        shutil.rmtree(out, ignore_errors=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(draft, out)
+        if out.exists():
+            out.replace(Path(name) / "earlier")
+        draft.replace(out)
     return out
 
 

@@ -63,6 +63,23 @@ def test_every_wheel_has_its_hash_and_another_folder_is_left_alone(tmp_path, mon
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["model.py", "requirements.txt"]
 
 
+def test_an_earlier_wheelhouse_that_cannot_be_removed_is_not_filled_with_the_new_one(tmp_path, monkeypatch) -> None:
+    """As where another program holds a wheel open: the new one was put inside of the old, and was said to be written."""
+    remove = shutil.rmtree
+
+    def held(path: Path, *arguments: object, **options: object) -> None:
+        if Path(path) != tmp_path / "w":
+            remove(path, *arguments, **options)
+
+    for name in ("absl_py-2.5.1-py3-none-any.whl", "absl_py-2.5.2-py3-none-any.whl"):
+        monkeypatch.setattr(wheelhouse, "_pip", fake_pip([name]))
+        wheelhouse.write_wheelhouse(tmp_path / "w")
+        monkeypatch.setattr(shutil, "rmtree", held)
+    assert {path.name for path in (tmp_path / "w").iterdir()} == {"wheels", "requirements.txt", "install.sh", "install.ps1", "SHA256SUMS"}
+    assert (tmp_path / "w/wheels" / name).is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+
+
 def test_a_changed_wheel_is_not_installed(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(wheelhouse, "_pip", fake_pip(["absl_py-2.5.1-py3-none-any.whl"]))
     out = wheelhouse.write_wheelhouse(tmp_path / "w")
