@@ -26,7 +26,7 @@ from sga_monai.evaluation.embedding import write_moments
 from sga_monai.evaluation.predictions import BASELINE_SCORE, FILE, GROUPS, SITE_SCORE, add_failures
 from sga_monai.evaluation.scoring import score_batch
 from sga_monai.evaluation.stream import Streamed, stream_cohort
-from sga_monai.hospital.evaluated import WRITTEN
+from sga_monai.hospital.evaluated import FILES
 from sga_monai.hospital.formats import BASELINE, MODEL, PROTOCOL_FILE, weights_file
 from sga_monai.hospital.heatmaps import write_heat_maps
 from sga_monai.hospital.protocol import read_protocol
@@ -123,7 +123,8 @@ def evaluate_bundle(
     shutil.copyfile(bundle / "reference.json", out / "reference.json")
     write_heat_maps(networks[MODEL].cpu(), scored, predictions, reference["models"][MODEL]["threshold"], out, cohort.lung)
     counts = {"rows": len(cohort.items), "scored": len(scored), "failed": len(scored.failures)}
-    write_json(out / "run.json", facts | {"counts": counts, WRITTEN: file_sha256(out / FILE), "finished": utc_time()}, sort_keys=True)
+    written = {key: file_sha256(out / name) for key, name in FILES.items()}
+    write_json(out / "run.json", facts | written | {"counts": counts, "finished": utc_time()}, sort_keys=True)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     return predictions
 

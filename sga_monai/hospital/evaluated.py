@@ -15,8 +15,10 @@ from sga_monai.evaluation.predictions import FILE, read_predictions
 RUN = "run.json"
 # Where a validation has its evaluation.
 EVALUATION = "evaluation"
-# In run.json: SHA-256 of the predictions as they were written. Evaluations of before have none.
-WRITTEN = "predictions_sha256"
+# In run.json: SHA-256 of the predictions, and of the bundle's reference with its threshold, as they were written. Evaluations of
+# before have none.
+WRITTEN, COPIED = "predictions_sha256", "reference_sha256"
+FILES = {WRITTEN: FILE, COPIED: "reference.json"}
 
 
 def read_evaluation(folder: str | Path, called: str = "this folder") -> tuple[dict[str, Any], pd.DataFrame]:
@@ -27,8 +29,8 @@ def read_evaluation(folder: str | Path, called: str = "this folder") -> tuple[di
         called: what messages call the folder, since its name may name a person.
 
     Raises:
-        InputError: when it holds no evaluation, one that is unfinished or damaged, or predictions that were changed since: a row
-            that is gone, or a score that a spreadsheet has rounded, is in every figure.
+        InputError: when it holds no evaluation, one that is unfinished or damaged, or predictions or a reference that were changed
+            since: a row that is gone, a score that a spreadsheet has rounded, or another threshold is in every figure.
     """
     folder = Path(folder)
     try:
@@ -41,17 +43,18 @@ def read_evaluation(folder: str | Path, called: str = "this folder") -> tuple[di
         raise InputError(f"{called} holds a training, and no evaluation of a bundle; run sga-monai evaluate first")
     if run.get("finished") is None:
         raise InputError(f"the evaluation in {called} is not finished; give its command again")
-    if not is_as_written(folder, run):
-        raise InputError(f"{FILE} in {called} was changed after the evaluation; evaluate again, and leave rows out in the manifest")
+    if changed := changed_files(folder, run):
+        remedy = "and leave rows out in the manifest" if changed[0] == FILE else "and leave threshold and reference as they came"
+        raise InputError(f"{changed[0]} in {called} was changed after the evaluation; evaluate again, {remedy}")
     return run, predictions
 
 
-def is_as_written(folder: Path, run: Mapping[str, Any]) -> bool:
-    """Whether the predictions are there as the evaluation wrote them; one of before did not record that.
+def changed_files(folder: Path, run: Mapping[str, Any]) -> list[str]:
+    """Names of predictions and reference that are not there as the evaluation wrote them, where it recorded that.
 
     Args:
         folder: of the evaluation, with ``predictions.csv``.
         run: its ``run.json``.
     """
-    path = folder / FILE
-    return path.is_file() and run.get(WRITTEN) in (None, file_sha256(path))
+    paths = {key: folder / name for key, name in FILES.items()}
+    return [path.name for key, path in paths.items() if not path.is_file() or run.get(key) not in (None, file_sha256(path))]

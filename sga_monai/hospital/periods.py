@@ -94,9 +94,9 @@ def _refuse_shared(tables: Sequence[pd.DataFrame]) -> None:
     if not all(name in rows for rows in tables for name in FEATURES):
         return
     # Brightness, contrast and dark share of one picture, which no rounding of a score changes.
-    pictures = [set(rows[list(FEATURES)].dropna().round(9).itertuples(index=False, name=None)) for rows in tables]
+    pictures = [np.unique(pd.util.hash_pandas_object(rows[list(FEATURES)].dropna().round(9), index=False)) for rows in tables]
     for (first, some), (second, others) in itertools.combinations(enumerate(pictures, 1), 2):
-        shared = len(some & others)
+        shared = len(np.intersect1d(some, others, assume_unique=True))
         if shared > MANY_SHARED * min(len(some), len(others)):
             raise InputError(
                 f"{shared} images of folder {first} are in folder {second} too, and would hide a change; evaluate each period's images "

@@ -21,7 +21,7 @@ from sga_monai.data.manifest import read_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation.predictions import FILE, read_predictions
 from sga_monai.hospital.evaluate import evaluate_bundle, listed_files_sha256, selftest_bundle
-from sga_monai.hospital.evaluated import EVALUATION, is_as_written
+from sga_monai.hospital.evaluated import EVALUATION, changed_files
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.report import make_report
@@ -152,8 +152,8 @@ class Validation:
         changed = ""
         if same and earlier.get("files_sha256") != self._files_sha256():
             changed = "images have changed since they were scored"
-        elif same and not is_as_written(folder, earlier):
-            changed = f"{FILE} was changed since it was written"
+        elif same and (names := changed_files(folder, earlier)):
+            changed = f"{names[0]} was changed since it was written"
         elif same and earlier["counts"]["failed"] and self._any_is_back(_failed_rows(folder / FILE)):
             changed = "images can be opened that could not be when they were scored"
         if changed:

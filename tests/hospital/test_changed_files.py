@@ -123,6 +123,27 @@ def test_a_stopped_evaluation_goes_on_with_another_limit_threads_and_protocol(bu
     assert run["first"] == {"protocol": None, "started": began}
 
 
+def test_a_threshold_that_was_edited_is_not_the_locked_one(bundle, images):
+    """The report took whatever threshold lay beside the predictions, and the release said that it was the bundle's."""
+    out = images.with_name("scored")
+    evaluate_bundle(bundle, images.with_name("site.csv"), images, out)
+    make_report(out)
+    reference = out / "reference.json"
+    whole = reference.read_bytes()
+    content = json.loads(whole)
+    content["models"]["model"]["threshold"] -= 1
+    reference.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"^reference\.json in this folder was changed after the evaluation; evaluate again"):
+        make_report(out)
+    reference.write_bytes(whole)
+    make_report(out)
+    run = json.loads((out / "run.json").read_text())
+    del run["reference_sha256"]
+    (out / "run.json").write_text(json.dumps(run))
+    # An evaluation of before did not record it.
+    make_report(out)
+
+
 def test_predictions_that_were_edited_are_made_again(bundle, images, caplog):
     folder = images.with_name("out") / "evaluation"
     validate(bundle, images)
