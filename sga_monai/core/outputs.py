@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from sga_monai.core.errors import InputError
@@ -58,6 +58,22 @@ def refuse_inside(option: str, output: Path, folder: Path, name: str) -> None:
     places = (output.resolve(), output.parent.resolve() / output.name)
     if any(is_same(parent, folder) for place in places for parent in (place, *place.parents)):
         raise InputError(f"{option} lies inside {name}, which must stay as it is; give a path elsewhere")
+
+
+def refuse_around(option: str, folder: Path, inputs: Mapping[str, str | Path | None]) -> None:
+    """Refuse a folder that an input lies in, since it may be moved aside, and the input with it.
+
+    Args:
+        option: as it is typed.
+        folder: where outputs go.
+        inputs: files and folders that are read, by their name for the message; ``None`` where one is not given.
+
+    Raises:
+        InputError: naming the option and the input.
+    """
+    for name, path in inputs.items():
+        if path is not None and any(is_same(parent, folder) for parent in (Path(path).resolve(), *Path(path).resolve().parents)):
+            raise InputError(f"{option} is a folder that the {name} is in; give another")
 
 
 def is_same(path: Path, other: Path) -> bool:

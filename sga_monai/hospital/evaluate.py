@@ -18,7 +18,7 @@ from sga_monai.core import checks as check
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, read_earlier, write_bytes, write_csv, write_json
 from sga_monai.core.folders import archive_previous_run, lock_output_dir
-from sga_monai.core.outputs import refuse_inside
+from sga_monai.core.outputs import refuse_around, refuse_inside
 from sga_monai.core.provenance import software, utc_time
 from sga_monai.data.listed_files import refuse_copies
 from sga_monai.evaluation.cohort import Cohort, list_cohort
@@ -82,13 +82,14 @@ def evaluate_bundle(
         The predictions.
 
     Raises:
-        InputError: when the bundle is not what was packaged, ``output_dir`` lies inside it, the manifest or a lung mask is refused,
-            or a file is in two rows, byte for byte.
+        InputError: when the bundle is not what was packaged, ``output_dir`` lies inside it or around an input, the manifest or a lung
+            mask is refused, or a file is in two rows, byte for byte.
     """
     bundle, out = Path(bundle), Path(output_dir)
     check.number("failure_limit", failure_limit, low=0, high=1)
     check.whole("batch_size", batch_size, low=1)
     refuse_inside("output_dir", out, bundle, "the bundle")
+    refuse_around("output_dir", out, {"bundle": bundle, "manifest": manifest, "dataset_dir": dataset_dir, "site_key": site_key})
     verify_bundle(bundle)
     if public_key is not None:
         verify_signature(bundle, public_key)

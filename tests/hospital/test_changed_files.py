@@ -144,6 +144,26 @@ def test_a_threshold_that_was_edited_is_not_the_locked_one(bundle, images):
     make_report(out)
 
 
+@pytest.mark.parametrize("name", ["site.key", "site.csv", "images", "bundle"])
+def test_what_an_evaluation_reads_is_not_moved_aside_with_an_earlier_one(bundle, images, tmp_path, name):
+    """A site's key that was made in the folder went to scored.1, and the next call asked to make another, for which patients are others."""
+    given = {"bundle": bundle, "manifest": images.with_name("site.csv"), "dataset_dir": images, "output_dir": tmp_path / "scored"}
+    evaluate_bundle(**given)
+    inside = tmp_path / "scored/more" / name
+    inside.parent.mkdir()
+    if name == "site.key":
+        new_site_key(inside)
+        given["site_key"] = inside
+    else:
+        key = {"site.csv": "manifest", "images": "dataset_dir"}.get(name, name)
+        (shutil.copy2 if given[key].is_file() else shutil.copytree)(given[key], inside)
+        given[key] = inside
+    with pytest.raises(InputError, match=r"^output_dir is a folder that the (site_key|manifest|dataset_dir|bundle) is in; give another$"):
+        evaluate_bundle(**given)
+    assert inside.exists()
+    assert not (tmp_path / "scored.1").exists()
+
+
 def test_predictions_that_were_edited_are_made_again(bundle, images, caplog):
     folder = images.with_name("out") / "evaluation"
     validate(bundle, images)
