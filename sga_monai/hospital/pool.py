@@ -12,6 +12,7 @@ from typing import Any
 from sga_monai.core.display import p_text, page_templates
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain, read_json, write_json, write_utf8
+from sga_monai.data.identity import same_id
 from sga_monai.hospital.approval import CHANGED, FIELD, MISSING, approval_state
 from sga_monai.hospital.formats import MODEL, POOLED, ROLES
 from sga_monai.hospital.release import check_release, decimals, numbers
@@ -90,7 +91,7 @@ def _read_release(path: Path, require_approval: bool) -> dict[str, Any]:
 
 def _refuse_apart(releases: Sequence[Mapping[str, Any]]) -> None:
     """Refuse releases that are not of one bundle at several sites; warn of two with the same figures."""
-    if len({release["site"] for release in releases}) < len(releases):
+    if len({same_id(release["site"]) for release in releases}) < len(releases):
         raise InputError("two releases are of the same site; give each site its own alias")
     sites: dict[str, str] = {}
     for release in releases:

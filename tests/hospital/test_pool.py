@@ -61,6 +61,13 @@ def test_one_site_under_two_names_is_said(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == ["the releases of A and B have the same figures: is one site given twice?"]
 
 
+def test_one_site_in_two_spellings_is_refused(tmp_path):
+    """A later release of a growing cohort, whose figures differ, was counted as another site."""
+    paths = [write_release(tmp_path, site, auroc) for site, auroc in {"site-A": GOOD["A"], "Site-a": GOOD["B"], "B": GOOD["C"]}.items()]
+    with pytest.raises(InputError, match="two releases are of the same site"):
+        pool_releases(paths, tmp_path / "pooled")
+
+
 def test_a_lower_limit_at_0_is_taken_inside_too(tmp_path):
     paths = [write_release(tmp_path, site, auroc) for site, auroc in {"A": (0.5, 0.004, 0.99), "B": (0.8, 0.7, 0.9)}.items()]
     line = pool_releases(paths, tmp_path / "pooled")["models"]["model"]["sites"][0]
