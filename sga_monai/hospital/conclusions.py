@@ -101,6 +101,8 @@ def _ranking(report: Mapping[str, Any]) -> Conclusion:
         "inconclusive": "Whether it ranks as well as on the developers' test set is not yet known.",
         "no criterion": "It ranks patients, but nothing defines what would be good enough.",
     }
+    if report["models"][MODEL]["internal"] is None:
+        texts["inconclusive"] = "How well it ranks patients is not yet known."
     area = auroc_with_limits(report)
     if code == "holds" and drop_with_limits(report)["high"] < 0:
         texts["holds"] = "It ranks diseased patients above healthy ones nearly as well as on the developers' test set."

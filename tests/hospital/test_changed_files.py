@@ -106,6 +106,17 @@ def test_a_file_that_was_exported_again_is_read_again(bundle, images, caplog):
     pd.testing.assert_frame_equal(pd.read_csv(out / "evaluation.2/predictions.csv"), before)
 
 
+def test_the_first_page_proposes_no_release_that_would_be_refused(bundle, images):
+    for name in ("3.png", "4.png"):
+        (images / name).write_bytes((images / name).read_bytes()[:200])
+    outcome = validate(bundle, images)
+    assert outcome.verdict["code"] == "not reportable"
+    assert "sga-monai release" not in outcome.page.read_text()
+    # Of two failed images too many; of one not.
+    draw(images / "3.png", 3)
+    assert "sga-monai release" in validate(bundle, images).page.read_text()
+
+
 def test_a_stopped_evaluation_goes_on_with_another_limit_threads_and_protocol(bundle, images, tmp_path, monkeypatch):
     given = (bundle, images.with_name("site.csv"), images, tmp_path / "scored")
     with monkeypatch.context() as stopped:

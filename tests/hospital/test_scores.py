@@ -153,6 +153,8 @@ def test_without_threshold_or_probabilities_the_page_says_what_is_missing(vendor
     page = text_of(write_html(report, tmp_path / "a"))
     assert "ten bins of about 19 images of " in page
     assert report["models"]["model"]["operating_point"] is None
+    # Nobody knows of a test set of the developers' here.
+    assert report["conclusions"][0]["text"] == "How well it ranks patients is not yet known."
     for text in ("External validation of Vendor AI 2.1", "No threshold was given", "No protocol", "need the images and the model", "Slope"):
         assert text in page
     assert "heat map" not in page.split("Methods")[0].lower()
