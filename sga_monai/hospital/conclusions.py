@@ -11,7 +11,14 @@ from sga_monai.hospital.acceptance import limit_text
 from sga_monai.hospital.certainty import auroc_with_limits, drop_with_limits
 from sga_monai.hospital.formats import MODEL
 from sga_monai.hospital.protocol import MEASURES as MEASURED
-from sga_monai.hospital.verdict import ENOUGH_POSITIVES, ENOUGH_PRECISION, against_internal, give_verdict, missing_class
+from sga_monai.hospital.verdict import (
+    ENOUGH_POSITIVES,
+    ENOUGH_PRECISION,
+    against_internal,
+    give_verdict,
+    missing_class,
+    tells_none_apart,
+)
 
 # Which of a protocol's limits answer which question.
 MEASURES = {
@@ -153,7 +160,8 @@ def _threshold(report: Mapping[str, Any]) -> Conclusion:
 def _probabilities(report: Mapping[str, Any]) -> Conclusion:
     model = report["models"][MODEL]
     fit, curve = model["calibration"], model["calibration_curve"]
-    why = "There are too few patients to assess calibration." if fit is not None and curve is None else ""
+    few = "All cases have the same probability." if tells_none_apart(report) else "There are too few patients to assess calibration."
+    why = few if fit is not None and curve is None else ""
     if missing := missing_class(report["cohort"]):
         why = f"No patient is {missing}, and calibration can be assessed only with both classes."
     if why:
@@ -250,6 +258,8 @@ def _how_many(report: Mapping[str, Any]) -> str:
 
     Half-widths fall with the root of their number; that of an AUROC of 1 falls with their number.
     """
+    if tells_none_apart(report):
+        return "find out why all cases have the same score"
     area, cohort = auroc_with_limits(report), report["cohort"]
     factors = [ENOUGH_POSITIVES / cohort["positive_patients"]]
     if _is_known(area):

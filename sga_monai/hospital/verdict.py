@@ -74,6 +74,8 @@ def against_internal(report: Mapping[str, Any]) -> tuple[str, str]:
     if missing := missing_class(cohort):
         text = f"There is no AUROC: no patient is {missing}, and both classes are needed. The figures below are only indicative."
         return "inconclusive", text
+    if tells_none_apart(report):
+        return "inconclusive", "All cases have the same score, so nothing can be ranked; more patients would not change that."
     if unmet := _unmet(cohort, (area["high"] - area["low"]) / 2):
         text = f"The cohort is too small for a conclusion: {' and '.join(unmet)}. The figures below are only indicative."
         return "inconclusive", text
@@ -118,6 +120,13 @@ def _by_limits(limits: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 def missing_class(cohort: Mapping[str, Any]) -> str:
     """The class, "positive" or "negative", of which there is no patient; empty where there are both."""
     return next((name for name in ("positive", "negative") if not cohort[f"{name}_patients"]), "")
+
+
+def tells_none_apart(report: Mapping[str, Any]) -> bool:
+    """Whether the model has one score for all cases: the ROC is the diagonal, without a point in between."""
+    model = report["models"][MODEL]
+    points = (model.get("roc") or [])[:-1]
+    return model["auroc"]["value"] == 0.5 and bool(points) and not any(sensitivity for _, sensitivity in points)
 
 
 def _unmet(cohort: Mapping[str, Any], half: float) -> list[str]:

@@ -262,6 +262,18 @@ def test_the_commands_of_the_documentation(vendor, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("few_samples")
+def test_one_score_for_all_cases_is_no_lack_of_patients(vendor, tmp_path):
+    """As of a column that was filled by mistake: the report said that the cohort was too small, and how to go on with more patients."""
+    report = report_scores(write(vendor.assign(probability=0.3), tmp_path), tmp_path / "out")
+    assert report["verdict"]["text"].startswith("All cases have the same score, so nothing can be ranked")
+    assert report["advice"][0] == "Do not decide yet: find out why all cases have the same score."
+    assert report["conclusions"][2]["reason"] == "All cases have the same probability."
+    assert "few patients" not in text_of(write_html(report, tmp_path / "out")).split("Methods")[0]
+    half = vendor.assign(probability=np.where(vendor["case"] == "C0", 0.2, 0.3))
+    assert not report_scores(write(half, tmp_path), tmp_path / "half")["verdict"]["text"].startswith("All cases")
+
+
+@pytest.mark.usefixtures("few_samples")
 def test_a_threshold_on_another_scale_is_refused_or_said(vendor, tmp_path):
     """In percent, of a table of probabilities, it called every case negative: sensitivity 0, and a protocol's limit "not met"."""
     table = write(vendor, tmp_path)
