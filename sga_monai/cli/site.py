@@ -33,8 +33,8 @@ def validate(
     """Do the whole external validation, up to the report: verify, manifest, check, evaluate, report. Can be stopped and repeated."""
     from sga_monai.cli.manifest import show_listing
     from sga_monai.core.process import keep_freed_memory
-    from sga_monai.hospital.evaluated import EVALUATION
     from sga_monai.hospital.forecast import forecast
+    from sga_monai.hospital.formats import EVALUATION
     from sga_monai.hospital.site import Site
     from sga_monai.hospital.validate import STEPS, Validation
 

@@ -11,10 +11,9 @@ import pandas as pd
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, read_json
 from sga_monai.evaluation.predictions import FILE, read_predictions
+from sga_monai.hospital.formats import EVALUATION
 
 RUN = "run.json"
-# Where a validation has its evaluation.
-EVALUATION = "evaluation"
 # In run.json: SHA-256 of the predictions, and of the bundle's reference with its threshold, as they were written. Evaluations of
 # before have none.
 WRITTEN, COPIED = "predictions_sha256", "reference_sha256"

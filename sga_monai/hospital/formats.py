@@ -7,6 +7,8 @@ REFERENCE, REPORT, RELEASE, POOLED, MONITOR = (f"sga_monai {name} 2" for name in
 PROTOCOL = "sga_monai protocol 1"
 # The copy that an evaluation keeps of its protocol.
 PROTOCOL_FILE = "protocol.json"
+# Where a validation has its evaluation.
+EVALUATION = "evaluation"
 # Keys of "models" in all of them: the model that is validated and, where there is one, what it is compared with.
 MODEL, BASELINE = ROLES = ("model", "baseline")
 # Fewer patients than these are not shown as a group of their own.

@@ -14,8 +14,7 @@ from sga_monai.core.files import read_earlier, read_json, write_json
 from sga_monai.core.schema import record
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 from sga_monai.hospital import approval
-from sga_monai.hospital.evaluated import EVALUATION
-from sga_monai.hospital.formats import BASELINE, MODEL, RELEASE, REPORT, THRESHOLDS, is_schema_1
+from sga_monai.hospital.formats import BASELINE, EVALUATION, MODEL, RELEASE, REPORT, THRESHOLDS, is_schema_1
 from sga_monai.hospital.suppression import COUNTS, HIDDEN, few_with_both, round_estimate, round_number, shown_counts, suppress
 from sga_monai.hospital.thinning import thin_curve, thin_net_benefit
 

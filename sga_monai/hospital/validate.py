@@ -21,7 +21,8 @@ from sga_monai.data.manifest import read_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation.predictions import FILE, read_predictions
 from sga_monai.hospital.evaluate import evaluate_bundle, listed_files_sha256, selftest_bundle
-from sga_monai.hospital.evaluated import EVALUATION, changed_files
+from sga_monai.hospital.evaluated import changed_files
+from sga_monai.hospital.formats import EVALUATION
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.report import make_report

@@ -10,7 +10,7 @@ from typing import Any
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, read_earlier
 from sga_monai.hospital.approval import APPROVED, approval_state, content_sha256
-from sga_monai.hospital.evaluated import EVALUATION
+from sga_monai.hospital.formats import EVALUATION
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.site import Site
 from sga_monai.hospital.validate import Validation
