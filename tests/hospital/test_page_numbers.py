@@ -17,14 +17,17 @@ from hypothesis import strategies as st
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256
 from sga_monai.data.manifest import write_manifest
+from sga_monai.evaluation.results import summarize
 from sga_monai.hospital.curves import LOGIT_EDGES, calibration_figures, even_edges, merged_bins, score_distributions
 from sga_monai.hospital.cutoffs import cutoff_table, per_thousand
 from sga_monai.hospital.development import cohort_shares, development_shares
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.page_figures import FIGURES
+from sga_monai.hospital.performance import cohort_figures, failure_figures, flow, subgroups
 from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.report import make_report
 from sga_monai.statistics.decisions import operating_point
+from sga_monai.statistics.discrimination import auroc
 
 RATE = st.tuples(*[st.floats(0, 1)] * 3).map(sorted).map(lambda three: {"low": three[0], "value": three[1], "high": three[2]})
 
@@ -163,6 +166,69 @@ def test_the_report_holds_every_figure_that_is_drawn_and_no_single_case(tmp_path
     for name in ("positive", "negative"):
         assert all(line["patients"] >= 10 for line in report["models"]["model"]["distributions"][name])
     assert all(line["patients"] >= 10 for line in report["models"]["model"]["calibration_curve"]["histogram"])
+
+
+def mixed_cases() -> pd.DataFrame:
+    """60 patients with one to three images, some of both classes, three that failed; two kinds of negatives and some of no kind."""
+    rng = np.random.default_rng(0)
+    patient = np.repeat(np.arange(60), rng.integers(1, 4, 60))
+    label = (patient + np.arange(len(patient)) // 7) % 2
+    table = pd.DataFrame({"patient": patient, "label": label, "score": rng.normal(size=len(patient)).round(1) + label})
+    table["sex"] = np.array(["F", "M", None], dtype=object)[patient % 3]
+    table["age"] = np.array(["39", "40", "40-64"], dtype=object)[patient % 3]
+    kinds = np.array(["healthy", "other", None], dtype=object)[rng.integers(0, 3, len(patient))]
+    table["negative_type"] = np.where(label == 1, None, kinds)
+    table["error"] = ""
+    table.loc[[3, 4, 20], ["score", "error"]] = [[np.nan, "truncated"], [np.nan, "bits"], [np.nan, "truncated"]]
+    return table
+
+
+def counted(rows: pd.DataFrame) -> dict[str, int]:
+    sides = {"positive": rows[rows["label"] == 1], "negative": rows[rows["label"] == 0]}
+    counts = {"images": len(rows), "patients": len(set(rows["patient"]))}
+    for name, side in sides.items():
+        counts |= {f"{name}_images": len(side), f"{name}_patients": len(set(side["patient"]))}
+    return counts
+
+
+def test_subgroups_are_figures_of_their_own_rows():
+    scored = mixed_cases().dropna(subset="score")
+    threshold = float(scored["score"].iloc[5])
+    found = {(line["by"], line["level"]): line for line in subgroups(scored, threshold)}
+    positive, negative = scored["label"] == 1, scored["label"] == 0
+    kind = {None: scored["negative_type"].isna()} | {name: scored["negative_type"] == name for name in ("healthy", "other")}
+    expected = {("sex", "missing"): scored["sex"].isna()} | {("sex", level): scored["sex"] == level for level in "FM"}
+    expected |= {("age", "18-39"): scored["age"] == "39", ("age", "40-64"): scored["age"] != "39"}
+    # Each kind of negatives beside all positives, who have none.
+    expected |= {("negative_type", name or "missing"): negative & rows | positive for name, rows in kind.items()}
+    assert found.keys() == expected.keys()
+    for key, chosen in expected.items():
+        rows, line = scored[chosen], found[key]
+        assert counted(rows).items() <= line.items(), key
+        assert line["auroc"] == auroc(rows["score"], rows["label"], rows["patient"]).estimate
+        point = operating_point(rows["score"], rows["label"], threshold, rows["patient"])
+        for name in ("sensitivity", "specificity"):
+            assert line[name] == {end: getattr(getattr(point, name), end) for end in ("value", "low", "high")}, (key, name)
+    assert all(line["sensitivity"] is line["specificity"] is None for line in subgroups(scored))
+    # Where every negative has its kind, the positives alone are no group.
+    assert {line["level"] for line in subgroups(scored[positive | ~kind[None]]) if line["by"] == "negative_type"} == {"healthy", "other"}
+
+
+def test_the_flow_and_the_cohort_count_every_row_once():
+    table = mixed_cases()
+    steps = {line.pop("step"): line for line in flow(table)}
+    assert list(steps) == ["listed", "failed: bits", "failed: truncated", "scored"]
+    scored = table.dropna(subset="score")
+    for name, rows in (("listed", table), ("failed: bits", table.loc[[4]]), ("failed: truncated", table.loc[[3, 20]]), ("scored", scored)):
+        assert steps[name] == counted(rows)
+    assert cohort_figures(scored) == counted(scored) | {"prevalence": scored["label"].mean(), "clustered": True}
+    assert cohort_figures(scored.drop_duplicates("patient"))["clustered"] is False
+    summary = summarize(table.assign(set="site"), failure_limit=0.1).iloc[0]
+    failures = failure_figures(table, 0.1, summary)
+    lost = table[table["score"].isna()]
+    assert (failures["failed"], failures["failed_patients"], failures["share"]) == (3, lost["patient"].nunique(), 3 / len(table))
+    assert (failures["failed_positive"], failures["failed_negative"]) == (lost["label"].sum(), (1 - lost["label"]).sum())
+    assert (failures["limit"], failures["reportable"], failures["auroc_worst_case"]) == (0.1, True, summary["auroc_worst_case"])
 
 
 def people(**counts: int) -> pd.DataFrame:
