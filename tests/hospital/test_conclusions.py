@@ -121,6 +121,38 @@ def test_the_advice_is_not_to_decide_while_a_limit_of_the_protocol_is_open():
     assert draw_conclusions(given)["advice"][0].startswith("Nothing here argues against")
 
 
+@pytest.mark.parametrize(
+    ("measure", "part", "why"),
+    [
+        ("specificity", "operating_point", "since no threshold was given (--threshold, or in the protocol)"),
+        ("slope", "calibration", "since the model gives no probabilities"),
+        ("auroc_difference", "internal", "since the internal AUROC is not known"),
+    ],
+)
+def test_why_a_limit_cannot_be_judged(measure, part, why):
+    limit = {"measure": measure, "relation": ">=", "limit": 0.0, "outcome": "not estimable"} | dict.fromkeys(("value", "low", "high"))
+    given = report(protocol={"limits": [limit], "status": "before"})
+    for name in ("operating_point", "calibration", "internal"):
+        model = given["models"]["model"] | {name: None}
+        (advice,) = draw_conclusions(given | {"models": {"model": model}})["advice"][:1]
+        assert advice.endswith(f"cannot be estimated {why if name == part else 'with these patients'}."), (measure, name)
+
+
+def test_what_is_not_settled_is_said_beside_the_next_step():
+    given = report(sensitivity=0.82, rates=0.08)
+    unsettled = "These data do not settle whether {} will hold up here; that study should."
+    assert draw_conclusions(given)["advice"][1:] == [unsettled.format("the threshold")]
+    given["models"]["model"]["calibration"] = {"slope": estimate(1.0, 0.6)}
+    assert codes(given) == ["holds", "inconclusive", "inconclusive"]
+    assert draw_conclusions(given)["advice"][1:] == [unsettled.format("the threshold and the probabilities")]
+    given = report()
+    given["models"]["model"]["calibration_curve"] = None
+    assert codes(given) == ["holds", "holds", "inconclusive"]
+    assert draw_conclusions(given)["conclusions"][2]["reason"] == "There are too few patients to assess calibration."
+    given["models"]["model"]["internal"] = {"auroc": 0.9}
+    assert codes(given)[1] == "no criterion"
+
+
 def test_a_perfect_ranking_is_judged():
     nan = dict.fromkeys(("low", "high"), float("nan"))
     given = report(patients=100)
