@@ -10,6 +10,7 @@ import signal
 import sys
 import tarfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib.axes
@@ -32,7 +33,9 @@ from sga_monai.experiments.figures import learning_curves
 from sga_monai.experiments.plan import read_plan
 from sga_monai.experiments.records import experiment_records, read_records
 from sga_monai.experiments.runner import command, run_experiment
+from sga_monai.experiments.selection import selections
 from sga_monai.experiments.tables import render_text
+from sga_monai.statistics.calibration import calibration_line, expected_calibration_error
 from sga_monai.statistics.discrimination import auroc, paired_difference
 from sga_monai.statistics.seeds import combine, holm, mean_auroc, mean_difference
 
@@ -354,6 +357,68 @@ def test_records_are_the_statistics_of_the_predictions(fake):
     assert means["NT", "far"]["against_baseline"] is None
     rules = {r["rule"].split()[0]: r for r in records if r["kind"] == "selection"}
     assert rules["average"]["chosen"] == ["SGA"]
+
+
+def test_records_have_the_intervals_of_patients_and_seeds(fake):
+    plan, out = fake
+    for cell in plan.cells[1::2]:
+        # Rows in another order, and an image that failed with one method.
+        table = pd.read_csv(out / cell.folder / "predictions.csv").iloc[::-1]
+        table.loc[(table["set"] == "far") & (table["row"] == 7), ["score", "probability"]] = math.nan
+        table.to_csv(out / cell.folder / "predictions.csv", index=False)
+    records = experiment_records(plan, {cell: out / cell.folder for cell in plan.cells})
+    frames = {(cell.method, cell.seed): pd.read_csv(out / cell.folder / "predictions.csv").sort_values("row") for cell in plan.cells}
+
+    def scores(method: str, name: str, rows: np.ndarray | None = None) -> tuple[np.ndarray, pd.DataFrame]:
+        """``[S, N]`` and the rows that they are of."""
+        chosen = [frame[(frame["set"] == name) & frame["score"].notna()] for (of, _), frame in frames.items() if of == method]
+        chosen = [frame if rows is None else frame[frame["row"].isin(rows)] for frame in chosen]
+        return np.stack([frame["score"] for frame in chosen]), chosen[0]
+
+    means = {(r["method"], r["set"]): r for r in records if r["kind"] == "mean"}
+    assert [name for method, name in means if method == "NT"] == ["internal (validation)", "internal", "far"]
+    for (method, name), mean in means.items():
+        joined, rows = scores(method, name)
+        expected = mean_auroc(joined, rows["label"], rows["patient"])
+        assert mean["auroc"] == pytest.approx(asdict(expected))
+        assert (mean["n_positive"], mean["n_negative"]) == (rows["label"].sum(), (1 - rows["label"]).sum())
+        assert mean["n_patients"] == rows["patient"].nunique()
+        drop = mean["auroc_difference"]
+        assert (drop is None) == (name != "far")
+        if drop:
+            each, inside = list(mean["each_seed"].values()), list(means[method, "internal"]["each_seed"].values())
+            change = np.subtract(each, inside)
+            patients = expected.sd_patients**2 + means[method, "internal"]["auroc"]["sd_patients"] ** 2
+            assert drop == pytest.approx(asdict(combine(change.mean(), patients, change.var(ddof=1) / 3, 3)))
+    common = scores("SGA", "far")[1]
+    compared = mean_difference(scores("SGA", "far")[0], scores("NT", "far", common["row"])[0], common["label"], common["patient"])
+    assert means["SGA", "far"]["against_baseline"] == pytest.approx(asdict(compared) | {"p_holm": compared.p})
+    for cell in (record for record in records if record["kind"] == "cell"):
+        for name, figures in cell["sets"].items():
+            rows = frames[cell["method"], cell["seed"]].dropna(subset="score")
+            rows = rows[rows["set"] == name]
+            slope, intercept = calibration_line(rows["probability"], rows["label"], rows["patient"])
+            ece = expected_calibration_error(rows["probability"], rows["label"])
+            expected = {"mean_score": rows["score"].mean(), "slope": slope.value, "intercept": intercept.value, "ece": ece}
+            assert {key: figures[key] for key in expected} == pytest.approx(expected)
+    areas = {key: mean["auroc"]["value"] for key, mean in means.items()}
+    first, second = (record["all"] for record in records if record["kind"] == "selection")
+    assert first == {method: areas[method, "internal (validation)"] for method in ("NT", "SGA")}
+    assert second == pytest.approx({method: (areas[method, "internal"] + areas[method, "far"]) / 2 for method in ("NT", "SGA")})
+
+
+def test_methods_that_are_equal_to_three_digits_are_all_chosen():
+    for lead, chosen in ((0.0004, ["A", "B"]), (0.0006, ["A"])):
+        areas = {"A": {"internal": 0.9, "far": 0.7, "near": 0.5 + lead}, "B": {"internal": 0.9, "far": 0.7, "near": 0.5}}
+        means = [{"method": method, "set": name, "auroc": {"value": area}} for method, of in areas.items() for name, area in of.items()]
+        means.append({"method": "B", "set": "internal (validation)", "auroc": {"value": 0.8}})
+        by_validation, at_near, oracle = selections("all", means, "near")
+        assert (by_validation["chosen"], by_validation["all"]) == (["B"], {"B": 0.8})
+        assert (at_near["chosen"], at_near["value"]) == (chosen, 0.5 + lead)
+        # The set that chooses is no result, and in no average.
+        assert oracle["all"] == pytest.approx({"A": 0.8, "B": 0.8})
+        *_, of_both = selections("all", means, "")
+        assert of_both["all"] == pytest.approx({"A": (0.9 + (1.2 + lead) / 2) / 2, "B": (0.9 + 0.6) / 2})
 
 
 def test_a_pooled_effect_of_fewer_sets_says_so(fake, tmp_path):
