@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import LinearNet
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -17,11 +18,13 @@ from sga_monai.cli.research import app
 from sga_monai.core.errors import InputError
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.interpret.explain import explain_checkpoints, render
+from sga_monai.interpret.localization import deletion_auc, insertion_auc
 from sga_monai.interpret.measures import MINUS, Cases, Measured, measure_maps
 from sga_monai.interpret.regions import read_regions
 from sga_monai.model.network import CXRResNet18
 from sga_monai.model.preparation import Preparation
 from sga_monai.statistics.estimates import patient_mean, share
+from sga_monai.statistics.seeds import mean_over_seeds
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +220,36 @@ def test_measures_of_many_images_take_the_memory_of_a_few():
     # The maps and masks that have the region are one copy of ten times as many.
     peak = [peak_memory(lambda c=c: list(measure_maps("fullgrad", c.image, c, CXRResNet18(), curves=False))) for c in (few, cases)]
     assert peak[1] - peak[0] < 2 * maps.nbytes
+
+
+def test_insertion_and_deletion_are_of_the_probability_of_each_images_label():
+    generator = torch.Generator().manual_seed(0)
+    image, maps = (torch.rand((18, 1, 8, 8), generator=generator) for _ in range(2))
+    network = LinearNet(torch.randn((1, 1, 8, 8), generator=generator))
+    label = torch.arange(18) % 2
+    cases = Cases(image, label, [*map(str, range(18))], range(18), [True] * 18, {})
+    found = {one.measure: one.values[0] for one in measure_maps("fullgrad", maps, cases, network, curves=True)}
+    for name, curve in (("insertion_auc", insertion_auc), ("deletion_auc", deletion_auc)):
+        for i, own in enumerate(label):
+            expected = curve(lambda x, own=own: network(x).softmax(1)[:, own], image[[i]], maps[[i], 0], 16)
+            assert found[name][i] == pytest.approx(float(expected), abs=1e-6)
+    assert found[MINUS].tolist() == (found["insertion_auc"] - found["deletion_auc"]).tolist()
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_difference_is_of_the_images_that_both_models_have(seeds):
+    rng, patient = np.random.default_rng(0), np.arange(12) // 2
+    values, others = rng.random((2, seeds, 12))
+    values[0, 3] = others[-1, 8] = np.nan
+    one, other = (
+        Measured("fullgrad", "boxes", "energy_inside", figures, [*map(str, range(12))], patient, None) for figures in (values, others)
+    )
+    line, both = one.describe(other), ~np.isin(np.arange(12), (3, 8))
+    change = (values - others)[:, both]
+    expected = patient_mean(change[0], patient[both]) if seeds == 1 else mean_over_seeds(change, patient[both])
+    assert [line[f"difference{end}"] for end in ("", "_low", "_high")] == [expected.value, expected.low, expected.high]
+    assert (line["n_images"], line["n_patients"], line["n_missing"], line["n_seeds"]) == (11, 6, 1, seeds)
+    assert line["value"] == pytest.approx(np.delete(values, 3, axis=1).mean())
 
 
 def test_intervals_of_shares_stay_within_0_and_1():
