@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import json
 import math
@@ -37,6 +38,7 @@ from sga_monai.experiments.selection import selections
 from sga_monai.experiments.tables import render_text
 from sga_monai.statistics.calibration import calibration_line, expected_calibration_error
 from sga_monai.statistics.discrimination import auroc, paired_difference
+from sga_monai.statistics.effects import pooled_effect
 from sga_monai.statistics.seeds import combine, holm, mean_auroc, mean_difference
 
 PLANS = sorted((ROOT / "bundles/sga/experiments").glob("*.json"))
@@ -421,8 +423,9 @@ def test_methods_that_are_equal_to_three_digits_are_all_chosen():
         assert of_both["all"] == pytest.approx({"A": (0.9 + (1.2 + lead) / 2) / 2, "B": (0.9 + 0.6) / 2})
 
 
-def test_a_pooled_effect_of_fewer_sets_says_so(fake, tmp_path):
+def test_a_pooled_effect_of_fewer_sets_says_so(fake, tmp_path, monkeypatch):
     _, out = fake
+    monkeypatch.setattr("sga_monai.experiments.records.pooled_effect", functools.partial(pooled_effect, n_samples=20))
     settings = TINY | {"external_manifests": ["m/far.csv", "m/one.csv"]}
     plan = read_plan(
         write_plan(tmp_path / "fewer.json", seeds=[0, 1, 2], settings=settings, pooled_sets=["far", "one"], pooled_against=["NT"])
@@ -439,6 +442,15 @@ def test_a_pooled_effect_of_fewer_sets_says_so(fake, tmp_path):
     text = tables.markdown(records)
     assert "Effect pooled over far, one" in text
     assert "(1 of 2 sets)" in text
+    # Of the seeds that both methods have.
+    runs = {cell: out / cell.folder for cell in plan.cells if (cell.method, cell.seed) != ("NT", 0)}
+    some = experiment_records(plan, runs)
+    each = {r["method"]: r["each_seed"] for r in some if r["kind"] == "mean" and r["set"] == "far"}
+    (effect,) = (record["effect"] for record in some if record["kind"] == "effect")
+    assert effect["value"] == pytest.approx(np.mean([each["SGA"][seed] - each["NT"][seed] for seed in ("1", "2")]))
+    assert effect["n_seeds"] == 2
+    runs = {cell: folder for cell, folder in runs.items() if (cell.method, cell.seed) not in (("SGA", 1), ("SGA", 2))}
+    assert not [record for record in experiment_records(plan, runs) if record["kind"] == "effect"]
 
 
 def test_pooled_effects_calibration_steps_and_curves_are_in_the_records(fake, tmp_path):

@@ -16,7 +16,7 @@ from torch import nn
 
 from sga_monai.core.errors import InputError
 from sga_monai.data.manifest import read_manifest
-from sga_monai.data.masks import find_lung_masks, lung_reader
+from sga_monai.data.masks import find_lung_masks, lung_pixels, lung_reader, mask_pixels, read_mask
 from sga_monai.evaluation.embedding import read_embedding
 from sga_monai.evaluation.saver import PredictionSaver
 from sga_monai.interpret.audit import COLUMNS, AuditSet, audit_model
@@ -345,6 +345,15 @@ def test_masks_are_read_inside_the_folder_only(tmp_path):
         read("bad.png")(2)
     with pytest.raises(InputError, match="the lung_mask of row 2 marks nothing or everything"):
         read("empty.png")(2)
+
+
+@pytest.mark.parametrize("shape", [(10, 10), (64, 24), (37, 53), (80, 120)])
+def test_a_mask_is_resized_as_pillow_does_by_nearest_neighbor(tmp_path, shape):
+    mask = np.random.default_rng(0).choice(np.array([0, 1, 255], dtype=np.uint8), (37, 53), p=(0.5, 0.25, 0.25))
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    expected = np.asarray(Image.fromarray(mask).resize(shape[::-1], Image.Resampling.NEAREST)) > 0
+    assert np.array_equal(lung_pixels(tmp_path / "a.png", 2, "site.csv", shape), expected)
+    assert np.array_equal(read_mask(tmp_path / "a.png", 10), mask_pixels(tmp_path / "a.png", (10, 10)))
 
 
 @pytest.fixture(scope="module")
