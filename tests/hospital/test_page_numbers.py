@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 from fixtures.evaluations import text_of, write_evaluation
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
+from sklearn.metrics import average_precision_score
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256
@@ -23,7 +26,7 @@ from sga_monai.hospital.cutoffs import cutoff_table, per_thousand
 from sga_monai.hospital.development import cohort_shares, development_shares
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.page_figures import FIGURES
-from sga_monai.hospital.performance import cohort_figures, failure_figures, flow, subgroups
+from sga_monai.hospital.performance import cohort_figures, failure_figures, flow, locked_threshold, model_figures, subgroups
 from sga_monai.hospital.reference import read_reference
 from sga_monai.hospital.report import make_report
 from sga_monai.statistics.decisions import operating_point
@@ -229,6 +232,37 @@ def test_the_flow_and_the_cohort_count_every_row_once():
     assert (failures["failed"], failures["failed_patients"], failures["share"]) == (3, lost["patient"].nunique(), 3 / len(table))
     assert (failures["failed_positive"], failures["failed_negative"]) == (lost["label"].sum(), (1 - lost["label"]).sum())
     assert (failures["limit"], failures["reportable"], failures["auroc_worst_case"]) == (0.1, True, summary["auroc_worst_case"])
+
+
+@pytest.mark.usefixtures("few_samples")
+def test_the_figures_of_a_model_are_those_of_its_cases():
+    table = mixed_cases().dropna(subset="score")
+    score, label, patient = (table[name].to_numpy() for name in ("score", "label", "patient"))
+    probability, locked = expit(score - 0.5), locked_threshold(0.4, 2.0)
+    assert locked.probability == pytest.approx(expit(0.2))
+    found = model_figures(table, probability, locked, 0.1)
+    point, figure = operating_point(score, label, 0.4, patient, 0.1), auroc(score, label, patient)
+    assert found["operating_point"] == asdict(point)
+    assert found["per_thousand"] == per_thousand(asdict(point))
+    assert found["auroc"] == figure.estimate | {"variance": figure.variance}
+    assert found["auprc"]["value"] == pytest.approx(average_precision_score(label, score))
+    assert found["calibration"]["brier"]["value"] == pytest.approx(((probability - label) ** 2).mean())
+    assert locked.probability in [line[0] for line in found["net_benefit"]]
+    for (t, fall_out, sensitivity), (at, model, everyone) in zip(found["net_benefit_rates"], found["net_benefit"], strict=True):
+        assert (fall_out, sensitivity) == tuple((probability[label == side] >= t).mean() for side in (0, 1))
+        assert model == pytest.approx(0.1 * sensitivity - 0.9 * fall_out * t / (1 - t))
+        assert (at, everyone) == (t, pytest.approx(0.1 - 0.9 * t / (1 - t)))
+    for x, y in found["roc"]:
+        called = [score >= t for t in (*score, math.inf)]
+        assert y == max(one[label == 1].mean() for one in called if one[label == 0].mean() <= x + 1e-12)
+    (row,) = (row for row in found["cutoffs"]["rows"] if row["locked"])
+    assert (row["cutoff"], row["ppv"]) == (locked.probability, asdict(point.ppv))
+    assert model_figures(table, probability, locked, None)["operating_point"]["prevalence"] == label.mean()
+    plain = model_figures(table, None, None, None)
+    assert {name for name, part in plain.items() if part is not None} == {"auroc", "auprc", "roc", "distributions", "cutoffs"}
+    one_class = model_figures(table[label == 1], probability[label == 1], locked, 0.1)
+    absent = "auprc per_thousand calibration calibration_curve net_benefit net_benefit_rates net_benefit_band roc cutoffs"
+    assert {name for name, part in one_class.items() if part is None} == set(absent.split())
 
 
 def people(**counts: int) -> pd.DataFrame:

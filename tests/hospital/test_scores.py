@@ -296,6 +296,11 @@ def test_the_probability_of_a_threshold_is_read_between_its_neighbors():
     assert given_threshold(0.77, score, None).probability is None
     assert given_threshold(3.5, score, expit(score)).probability is None
     assert given_threshold(0.77, score, expit(-score)).probability is None
+    # Cases in any order, some alike, one that is certain.
+    score, probability = np.array([2.0, 1.0, 0.0, 1.0, 3.0]), np.array([0.8, 0.5, 0.2, 0.5, 1.0])
+    assert [given_threshold(value, score, probability).probability for value in (1.0, 1.5, 2.5)] == pytest.approx(
+        [0.5, expit(logit(0.8) / 2), expit((logit(0.8) + logit(1 - 1e-6)) / 2)], rel=1e-9
+    )
 
 
 @pytest.mark.usefixtures("few_samples")
