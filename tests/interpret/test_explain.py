@@ -16,10 +16,13 @@ from typer.testing import CliRunner
 from sga_monai.benchmark import peak_memory
 from sga_monai.cli.research import app
 from sga_monai.core.errors import InputError
+from sga_monai.data.dataset import CXRDataset
+from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.interpret.explain import explain_checkpoints, render
 from sga_monai.interpret.localization import deletion_auc, insertion_auc
 from sga_monai.interpret.measures import MINUS, Cases, Measured, measure_maps
+from sga_monai.interpret.pictures import draw_first_cases
 from sga_monai.interpret.regions import read_regions
 from sga_monai.model.network import CXRResNet18
 from sga_monai.model.preparation import Preparation
@@ -215,6 +218,8 @@ def test_measures_of_many_images_take_the_memory_of_a_few():
     found = list(measure_maps("fullgrad", maps, cases, CXRResNet18(), curves=False))
     for one, first in zip(found, measure_maps("fullgrad", maps[:16], few, CXRResNet18(), curves=False), strict=True):
         assert np.array_equal(one.values[:, : first.values.shape[1]], first.values)
+        marked = mask.flatten(1).any(1).nonzero().flatten().tolist()
+        assert (one.map, one.region, list(one.row), list(one.patient)) == ("fullgrad", "lung", [*map(str, marked)], marked)
         share = mask[mask.flatten(1).any(1)].double().mean((1, 2))
         assert one.chance == pytest.approx(float((share / (2 - share) if one.measure == "iou_at_area" else share).mean()), abs=1e-15)
     # The maps and masks that have the region are one copy of ten times as many.
@@ -234,6 +239,30 @@ def test_insertion_and_deletion_are_of_the_probability_of_each_images_label():
             expected = curve(lambda x, own=own: network(x).softmax(1)[:, own], image[[i]], maps[[i], 0], 16)
             assert found[name][i] == pytest.approx(float(expected), abs=1e-6)
     assert found[MINUS].tolist() == (found["insertion_auc"] - found["deletion_auc"]).tolist()
+
+
+def test_an_image_with_a_name_burned_in_is_never_drawn(drawn, dicom_file, tmp_path, monkeypatch, caplog):
+    """Neither when it was read from its file nor when it comes from the cache."""
+    items = []
+    for i, said in enumerate(("YES", "NO", "YES", "", "NO")):
+        path = dicom_file(drawn // (i + 1), name=f"{i}.dcm", BurnedInAnnotation=said)
+        items.append({"image": str(path), "label": i % 2, "row": i + 2, "patient": i, "set": "site", "sha256": ""})
+    pictures = []
+    monkeypatch.setattr("sga_monai.interpret.pictures.draw_cases", lambda *given: pictures.append(given))
+    maps, network = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 1, 16, 16), LinearNet(torch.ones(1, 1, 16, 16))
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        dataset = CXRDataset(items, preprocessing(Preparation(16)), cache_dir=cache and str(cache))
+        cases = Cases.of(dataset, {"lung": maps[:, 0] > 2})
+        assert (cases.row, cases.patient, cases.label.tolist()) == ([2, 3, 4, 5, 6], [0, 1, 2, 3, 4], [0, 1, 0, 1, 0])
+        for n_cases, expected in ((4, [1, 3, 4]), (2, [1, 4])):
+            draw_first_cases(cases, {"NT": maps}, {"NT": network}, n_cases)
+            image, label, shown, probability, masks = pictures.pop()
+            assert torch.equal(image, torch.stack([dataset[i]["image"] for i in expected]))
+            assert (label.tolist(), shown["NT"][:, 0, 0, 0].tolist()) == ([i % 2 for i in expected], expected)
+            assert (masks["lung"][:, 0, 0].tolist(), len(probability["NT"])) == ([i > 2 for i in expected], len(expected))
+    dataset = CXRDataset(items[:1], preprocessing(Preparation(16)))
+    assert draw_first_cases(Cases.of(dataset, {}), {"NT": maps[:1]}, {"NT": network}, 4) is None
+    assert "every image has BurnedInAnnotation YES: no picture is drawn" in caplog.text
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -22,3 +22,15 @@ def test_natural_training_does_not_end_at_a_picture_of_what_it_does_not_do(caplo
     if not pictures:
         with pytest.raises(InputError, match="less than one pixel"):
             ReviewPanel(writer, iteration(**options), TinyNet(), data, interval=1)(engine)
+
+
+def test_the_panel_has_the_first_cases_of_each_class_and_none_with_a_name_burned_in():
+    data = [{"image": torch.full((1, 4, 4), i / 10), "label": int(i > 3), "burned_in": i in (0, 5)} for i in range(8)]
+    for n_cases, expected in ((4, [1, 2, 4, 6]), (2, [1, 4])):
+        panel = ReviewPanel(None, iteration(), TinyNet(), data, n_cases)
+        assert torch.equal(panel.image, torch.stack([data[i]["image"] for i in expected]))
+        assert panel.label.tolist() == [data[i]["label"] for i in expected]
+    every = [item | {"burned_in": True} for item in data]
+    with pytest.raises(InputError, match="every validation image has BurnedInAnnotation YES"):
+        ReviewPanel(None, iteration(), TinyNet(), every)
+    ReviewPanel(None, iteration(), TinyNet(), every, interval=0)
