@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.evaluations import predictions, reference_of, rewrite, text_of, write_evaluation
+from fixtures.evaluations import FACTS, predictions, reference_of, rewrite, text_of, write_evaluation
 
 from sga_monai.core.display import estimate_text, p_text
 from sga_monai.core.errors import InputError
@@ -17,8 +17,12 @@ from sga_monai.evaluation.predictions import INTERNAL, VALIDATION
 from sga_monai.hospital.html import write_html
 from sga_monai.hospital.page_figures import draw_decision
 from sga_monai.hospital.performance import decision_thresholds
+from sga_monai.hospital.reference import make_reference
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.report import make_report
+from sga_monai.statistics.calibration import calibration_line, fit_temperature
+from sga_monai.statistics.decisions import operating_point, youden_threshold
+from sga_monai.statistics.discrimination import auroc, paired_difference
 
 pytestmark = pytest.mark.usefixtures("few_samples")
 # Word of each item, from the published checklists: TRIPOD+AI (BMJ 385, 2024, e078378, table 2), CLAIM (Radiology: Artificial
@@ -173,6 +177,29 @@ def test_a_fitted_temperature_mends_the_probabilities_and_nothing_else(evaluatio
     assert other["calibration"]["slope"]["value"] < 0.5
     for key in ("auroc", "operating_point", "roc", "auroc_difference"):
         assert other[key] == model[key]
+
+
+def test_threshold_and_temperature_are_of_the_validation_set_and_every_other_figure_is_of_the_test_set():
+    inside = predictions({VALIDATION: 60, INTERNAL: 80}, 2.0, 4.0)
+    inside.loc[inside["set"] == INTERNAL, "score"] += 1.5
+    other = inside.assign(score=np.random.default_rng(0).normal(size=len(inside)) + inside["label"])
+    weights = {role: {"network": "resnet18", "sha256": "0" * 64} for role in ("model", "baseline")}
+    reference = make_reference({"model": inside, "baseline": other}, weights, temperature=True, **FACTS)
+    validation, test = (inside[inside["set"] == name] for name in (VALIDATION, INTERNAL))
+    facts, figure = reference["models"]["model"], auroc(test["score"], test["label"], test["patient"])
+    assert facts["threshold"] == youden_threshold(validation["score"], validation["label"])
+    assert facts["temperature"] == fit_temperature(validation["score"], validation["label"])
+    assert (facts["auroc"], facts["variance"], facts["n_patients"]) == (figure.auroc, figure.variance, 80)
+    assert (facts["n_positive"], facts["n_negative"]) == (figure.n_positive, figure.n_negative)
+    point = operating_point(test["score"], test["label"], facts["threshold"], test["patient"])
+    assert (facts["sensitivity"]["value"], facts["specificity"]["value"]) == (point.sensitivity.value, point.specificity.value)
+    probability = 1 / (1 + np.exp(-test["score"] / facts["temperature"]))
+    slope, intercept = calibration_line(probability, test["label"], test["patient"])
+    assert (facts["slope"]["value"], facts["intercept"]["high"]) == (pytest.approx(slope.value), pytest.approx(intercept.high))
+    assert facts["brier"]["value"] == pytest.approx(((probability - test["label"]) ** 2).mean())
+    compared = paired_difference(test["score"], other.loc[test.index, "score"], test["label"], test["patient"])
+    assert reference["model_minus_baseline"]["value"] == pytest.approx(compared.value)
+    assert reference["model_minus_baseline"]["high"] == pytest.approx(compared.high)
 
 
 def test_a_temperature_that_cannot_be_fitted_is_refused_and_names_the_option():

@@ -121,6 +121,25 @@ def test_iou_at_area_by_hand():
     assert iou_at_area(torch.cat([MAP, MAP]), torch.cat([MASK, MAP == 4])).tolist() == [1 / 5, 1]
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 9), st.integers(0, 999))
+def test_iou_at_area_takes_the_highest_pixels_and_of_tied_ones_an_equal_part(height, width, levels, seed):
+    rng = np.random.default_rng(seed)
+    map, mask = rng.integers(0, levels, (2, height, width)), rng.random((2, height, width)) < 0.4
+    mask[:, 0, 0] = True
+    expected = []
+    for values, inside in zip(map, mask, strict=True):
+        left = area = int(inside.sum())
+        overlap = 0.0
+        for value in sorted(set(values.ravel().tolist()), reverse=True):
+            tied = values == value
+            taken = min(left, int(tied.sum()))
+            overlap += taken * float((tied & inside).sum() / tied.sum())
+            left -= taken
+        expected.append(overlap / (2 * area - overlap))
+    assert iou_at_area(torch.tensor(map).double(), torch.tensor(mask)).tolist() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("measure", [energy_inside, pointing_game, iou_at_area])
 def test_bad_maps_and_masks(measure):
     for map in (MAP[0], -MAP, MAP / 0):
