@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from sga_monai.hospital.monitor_page import draw_charts, write_monitor_page
 from sga_monai.hospital.periods import Period
 from sga_monai.hospital.reference import make_reference
 from sga_monai.model.preparation import Preparation
+from sga_monai.statistics.calibration import calibration_line
 from sga_monai.statistics.control_charts import false_alarm_probability
 from sga_monai.statistics.discrimination import auroc
 
@@ -127,8 +129,29 @@ def test_figures_of_a_period_have_their_intervals_and_numbers() -> None:
         assert counts == [len(scored), positive, len(scored) - positive, len(scored), 100 - len(scored)]
         expected = expit(scored["score"]).sum()
         assert line["observed_to_expected"]["value"] == pytest.approx(positive / expected)
+        slope, intercept = calibration_line(expit(scored["score"]), scored["label"], scored["patient"])
+        assert (line["slope"], line["intercept"]) == (asdict(slope), asdict(intercept))
     # One image may fail.
     assert all(line["reportable"] for line in content["periods"])
+
+
+def flat(value: object) -> list[object]:
+    """The texts and numbers of a part of a result."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [one for inner in value for one in flat(inner)] if isinstance(value, list) else [value]
+
+
+def test_scores_and_their_temperature_on_another_scale_are_the_same_figures_and_charts() -> None:
+    tables = [images(i, scanner=0.6 * (i > 2)) for i in range(5)]
+    periods = [[Period(str(i), table.assign(score=scale * table["score"]), 0.01) for i, table in enumerate(tables)] for scale in (1, 2.5)]
+    plain, scaled = (flat(monitor_periods(given, 0.3 * scale, scale)) for given, scale in zip(periods, (1, 2.5), strict=True))
+    (texts, numbers), (other_texts, other_numbers) = (
+        ([one for one in found if not isinstance(one, float)], [one for one in found if isinstance(one, float)])
+        for found in (plain, scaled)
+    )
+    assert other_texts == texts
+    assert other_numbers == pytest.approx(numbers, rel=1e-6, abs=1e-9, nan_ok=True)
 
 
 def test_small_and_failed_periods_are_named_and_not_charted() -> None:
@@ -260,6 +283,17 @@ def test_periods_that_overlap_are_refused(evaluation, tmp_path) -> None:
     # Months of one half-year, and a year before a half of the next.
     months = [evaluation(f"m{i}", tables[i].assign(period=name)) for i, name in enumerate(("2020", "2021H1", "2021H1"))]
     assert len(make_monitor(months, tmp_path / "out")["periods"]) == 3
+
+
+def test_threshold_and_temperature_are_those_of_the_bundle(evaluation, reference, tmp_path) -> None:
+    tables = [images(i).assign(period=f"202{i}") for i in range(2)]
+    folders = [evaluation(f"202{i}", table) for i, table in enumerate(tables)]
+    facts = json.loads(reference)
+    facts["models"]["model"] |= {"threshold": 0.7, "temperature": 2.0}
+    (folders[0] / "reference.json").write_text(json.dumps(facts))
+    for table, line in zip(tables, make_monitor(folders, tmp_path / "out")["periods"], strict=True):
+        assert line["alert_rate"]["value"] == pytest.approx((table["score"] >= 0.7).mean())
+        assert line["observed_to_expected"]["value"] == pytest.approx(table["label"].sum() / expit(table["score"] / 2).sum())
 
 
 def test_rows_without_a_period_are_counted(evaluation, tmp_path) -> None:
