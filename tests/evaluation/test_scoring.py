@@ -51,6 +51,24 @@ def test_scores_and_features_by_hand():
     assert scored.predictions[FEATURES[2]].tolist() == dark
     for key in ("set", "row", "patient", "label"):
         assert scored.predictions[key].tolist() == [item[key] for item in items]
+    warm = score_dataset(MeanOf(), items, batch_size=3, temperature=2.5).predictions
+    assert warm["probability"].to_numpy() == pytest.approx(1 / (1 + np.exp(-means / 2.5)), abs=1e-6)
+    assert warm["score"].equals(scored.predictions["score"])
+
+
+def test_features_are_of_the_images_as_they_are():
+    torch.manual_seed(0)
+    network, items = TinyNet().eval(), rows()
+    controls = [Control("dark", lambda image: image * 0), Control("masked", lambda image, lung: image * lung, needs_lung=True)]
+    mask = torch.arange(SIZE).expand(1, SIZE, SIZE) > 3
+    scored = score_dataset(network, items, 4, controls, lambda row: mask if row % 2 else None)
+    with torch.no_grad():
+        image = torch.stack([item["image"] for item in items])
+        expected = torch.relu(network.norm(network.conv(image))).mean((2, 3))
+        dark, masked = (network(changed).diff(dim=1)[:, 0].numpy() for changed in (image * 0, image * mask))
+    assert scored.features == pytest.approx(expected.numpy(), abs=1e-6)
+    assert scored.predictions["score_dark"].to_numpy() == pytest.approx(dark, abs=1e-6)
+    assert scored.predictions["score_masked"].to_numpy()[1::2] == pytest.approx(masked[1::2], abs=1e-6)
 
 
 def test_controls_see_the_image_and_its_mask_or_are_missing():
