@@ -132,9 +132,10 @@ def test_dark_images_that_are_shifted_are_read(dicom_file, drawn):
     dark = drawn >> 4
     assert_shows(dicom_file(dark << 4, BitsStored=12, HighBit=15), dark)
     # Padding is any word, and an overlay may lie in the bits below.
-    padded = drawn.copy()
-    padded[:40] = 0xFFFF
-    assert code_of(dicom_file(padded, BitsStored=12, HighBit=15, PixelPaddingValue=0xFFFF)) == "bits"
+    for padding in (0xFFFF, 0x7FFF, 0x9000):
+        padded = drawn.copy()
+        padded[:40] = padding
+        assert code_of(dicom_file(padded, BitsStored=12, HighBit=15, PixelPaddingValue=padding)) == "bits"
     dataset = pydicom.dcmread(dicom_file(dark << 4 | np.uint16(4) * (np.arange(256) > 100).astype(np.uint16), BitsStored=12, HighBit=15))
     dataset.add_new((0x6000, 0x0100), "US", 16)
     dataset.add_new((0x6000, 0x0102), "US", 2)
