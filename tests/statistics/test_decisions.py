@@ -89,12 +89,16 @@ def test_difference_in_differences_by_hand():
 
 
 def test_average_precision(cohort, clustered):
-    figure = average_precision(cohort["score"], cohort["label"], n_samples=200)
+    figure = average_precision(cohort["score"], cohort["label"], n_samples=50)
     assert figure.value == pytest.approx(average_precision_score(cohort["label"], cohort["score"]), abs=1e-12)
     assert figure.low < figure.value < figure.high
-    wide = average_precision(clustered["score"], clustered["label"], clustered["patient"], n_samples=300)
-    narrow = average_precision(clustered["score"], clustered["label"], n_samples=300)
-    assert wide.high - wide.low > narrow.high - narrow.low
+    # An image counts as often as its patient was drawn.
+    score, label, patient = (clustered[name].to_numpy() for name in ("score", "label", "patient"))
+    draws = np.random.default_rng(0).multinomial(80, np.full(80, 1 / 80), size=40)[:, patient]
+    samples = [average_precision_score(np.repeat(label, times), np.repeat(score, times)) for times in draws]
+    found = average_precision(score, label, patient, n_samples=40)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(samples, (0.025, 0.975))), abs=1e-12)
+    assert math.isnan(average_precision([0.1, 0.9], [0, 1], n_samples=20).low)
 
 
 @pytest.mark.parametrize(
