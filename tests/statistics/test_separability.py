@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from scipy.stats import norm
 
 from sga_monai.evaluation.embedding import _is_sound
 from sga_monai.statistics.feature_shift import moments
+from sga_monai.statistics.folds import patient_folds
 from sga_monai.statistics.probes import site_probe
 from sga_monai.statistics.separability import FEWEST, N_AXES, coordinates, site_auroc, site_scores, source_profile
 
@@ -38,6 +40,15 @@ def test_by_hand():
     found = site_auroc(1.0 + label, label, np.arange(40), profile)
     assert found["value"] == pytest.approx((norm.cdf(1) + norm.cdf(2)) / 2)
     assert found["n"] == 40
+    # Each half by itself: its own patients, and of each label the 50 internal ones, who lie above a score or not.
+    half, error = patient_folds(np.arange(40), 2), 0.0
+    for side in (0, 1):
+        own = label[half == side]
+        variance = norm.cdf(1.0 + own).var(ddof=1) / len(own)
+        variance += sum(((own == value).mean() ** 2) * norm.cdf(1 + value) * norm.sf(1 + value) / 50 for value in (0, 1))
+        error += len(own) / 40 * np.sqrt(variance)
+    width = norm.ppf(0.975) * error / (found["value"] * (1 - found["value"]))
+    assert (found["low"], found["high"]) == pytest.approx(expit(logit(found["value"]) + np.array([-width, width])), rel=1e-3)
     assert site_auroc(np.full(40, np.nan), label, np.arange(40), profile) is None
 
 
