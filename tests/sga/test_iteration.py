@@ -70,6 +70,22 @@ def test_only_the_lowest_pixels_change(seed, batch, height, width, fraction, fil
         assert (masked.amax((2, 3)) <= image.amax((2, 3))).all()
 
 
+def test_masked_pixels_are_drawn_from_the_whole_range_or_are_the_mean():
+    image, everywhere = 0.2 + 0.5 * torch.rand((2, 3, 8, 8), generator=torch.Generator().manual_seed(1)), torch.ones(2, 1, 8, 8) > 0
+    mean = image.flatten(2).mean(2)[:, :, None, None]
+    torch.testing.assert_close(fill_masked(image, everywhere, "image_mean"), mean.expand_as(image))
+    own = image.flatten(2).amin(2)[:, :, None, None], image.flatten(2).amax(2)[:, :, None, None]
+    uniform = torch.rand(image.shape, generator=torch.Generator().manual_seed(2))
+    for fill, (low, high) in (("image_range", own), ("value_range", (-1.0, 3.0))):
+        filled = fill_masked(image, everywhere, fill, torch.Generator().manual_seed(2), (-1.0, 3.0))
+        torch.testing.assert_close(filled, low + uniform * (high - low))
+
+
+def test_robustness_is_measured_by_the_strongest_attack_of_the_range():
+    attack = Attack((0.01, 0.04), "sample", norm=2, attack="kl", random_start=True)
+    assert attack.strongest(7) == Attack((0.04, 0.04), "sample", norm=2, attack="ce", attack_steps=7)
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), levels=st.integers(1, 40), fraction=st.floats(0, 0.99), border_width=st.sampled_from([0.2, 0.5]))
 def test_masked_pixels_are_the_first_of_a_stable_sort(seed, levels, fraction, border_width):
