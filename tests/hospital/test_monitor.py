@@ -163,7 +163,9 @@ def test_small_and_failed_periods_are_named_and_not_charted() -> None:
     assert content["control"]["monitored"] == 3
     assert content["notes"][0] == "2010H1: fewer than 10 patients of a class; not charted."
     assert content["notes"][1] == "2013H1: 5.0% of the images failed, more than the limit; not charted."
-    assert content["periods"][3]["images"] == 0
+    failed = content["periods"][3]
+    assert failed["images"] == 0
+    assert all(math.isnan(failed[name]["value"]) for name in ("auroc", "alert_rate", "slope", "intercept", "observed_to_expected"))
     assert content["status"]["code"] == "not reportable"
     with pytest.raises(InputError, match="fewer than two periods have 10 patients"):
         monitored(tables[:2])
