@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+import pandas as pd
 import pytest
 
-from sga_monai.hospital.verdict import give_verdict
+from sga_monai.hospital.verdict import give_verdict, planning_half_width
 
 
 def report(value: float, half: float, internal: float = 0.9, patients: int = 500, **changes) -> dict:
@@ -102,3 +103,10 @@ def test_a_few_lung_masks_neither_make_a_shortcut_nor_hide_one():
             [] if suspected is None else [f"Shortcut suspected: with the lungs blanked the AUROC is {suspected}; about 0.5 is expected."]
         )
         assert notes == expected
+
+
+def test_the_precision_to_expect_is_of_the_cohorts_positives_and_negatives():
+    # 25 positives and 75 negatives; the other way round it would be 0.089.
+    assert planning_half_width(pd.Series({"n_positive": 25, "n_negative": 75})) == pytest.approx(0.1114, abs=5e-5)
+    for positive, negative in ((0, 75), (25, 0)):
+        assert planning_half_width(pd.Series({"n_positive": positive, "n_negative": negative})) is None
