@@ -189,9 +189,9 @@ def test_samples_per_pixel(dicom_file, drawn):
     assert code_of(dicom_file(drawn, SamplesPerPixel=None)) is None
 
 
-@pytest.mark.parametrize("missing", [1, 2, 40, 0.5])
+@pytest.mark.parametrize("missing", [2, 40, 0.5])
 def test_a_deflated_file_cut_short_is_refused(dicom_file, drawn, missing):
-    """Its last bytes end the stream; what is inflated without them may be a whole picture, or none."""
+    """Its last bytes end the stream, the very last may be padding; what is inflated without them may be a whole picture, or none."""
     path = dicom_file(drawn, uid.DeflatedExplicitVRLittleEndian)
     data = path.read_bytes()
     path.write_bytes(data[: -missing if missing >= 1 else int(len(data) * missing)])
