@@ -191,11 +191,17 @@ for name in ("USER", "LOGNAME", "USERNAME", "LNAME", "TORCHINDUCTOR_CACHE_DIR"):
 """
 
 
+FORGET = """
+for name in [name for name in sys.modules if name.partition(".")[0] in ("monai", "sga_monai")]:
+    del sys.modules[name]
+"""
+
+
 @pytest.mark.parametrize("arguments", [("version",), ("manifest", "check", "none.csv", "--dataset-dir", "."), ("phantom", "--help")])
 def test_a_user_without_a_name(arguments):
-    """As in a container that is started with a number for its user."""
-    program = NOBODY + "sys.argv = ['sga-monai', *sys.argv[1:]]\nfrom sga_monai.cli.main import main\nmain()"
-    result = run(program, *arguments)
+    """As in a container that is started with a number for its user, whose name MONAI asks for when it is imported."""
+    program = NOBODY + FORGET + "sys.argv = ['sga-monai', *sys.argv[1:]]\nfrom sga_monai.cli.main import main\nmain()"
+    result = warm.run([sys.executable, "-c", program, *arguments])
     assert result.returncode == (3 if "check" in arguments else 0), result.stderr[-2000:]
     assert "Traceback" not in result.stderr
 
