@@ -16,8 +16,7 @@ from sga_monai.hospital.formats import EVALUATION
 RUN = "run.json"
 # In run.json: SHA-256 of the predictions, and of the bundle's reference with its threshold, as they were written. Evaluations of
 # before have none.
-WRITTEN, COPIED = "predictions_sha256", "reference_sha256"
-FILES = {WRITTEN: FILE, COPIED: "reference.json"}
+FILES = {"predictions_sha256": FILE, "reference_sha256": "reference.json"}
 
 
 def read_evaluation(folder: str | Path, called: str = "this folder") -> tuple[dict[str, Any], pd.DataFrame]:
