@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 
 from sga_monai.core.errors import InputError
+from sga_monai.core.folders import first_free
 from sga_monai.core.provenance import utc_time
 from sga_monai.core.schema import record
 from sga_monai.core.text import ALPHABET, ALPHABET_IN_WORDS, plain_text
 
+logger = logging.getLogger(__name__)
 FIELD = "approval"
 # JSON schema of the field; a release without approval has none.
 SCHEMA = record(
@@ -73,6 +77,22 @@ def standing_approval(release: Mapping[str, Any], shown: Mapping[str, Any]) -> d
     if not isinstance(found, dict) or not jsonschema.Draft202012Validator(SCHEMA).is_valid(found):
         return None
     return found if found["sha256"] == content_sha256(release) else None
+
+
+def keep_approved(path: Path, release: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
+    """Rename what ``path`` holds to the first free ``<stem>.N<suffix>`` when it was approved and ``release`` has other values.
+
+    An approved release may have left the site, whose record of it would be gone.
+
+    Args:
+        path: where ``release`` will be written.
+        release: what would be written now.
+        shown: what ``path`` holds.
+    """
+    if standing_approval(shown, shown) is None or content_sha256(shown) == content_sha256(release):
+        return
+    kept = path.rename(first_free(path, path.suffix))
+    logger.info("%s held an approved release of other values; it is now %s", path.name, kept.name)
 
 
 def approval_state(release: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,8 +130,7 @@ class Plan:
             check.choice("subgroup", group, GROUPS)
         if len(set(self.subgroups)) < len(self.subgroups):
             raise InputError("a subgroup is given twice; give each once")
-        for text in self.limits:
-            read_limit(text)
+        _check_limits([read_limit(text) for text in self.limits])
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,20 @@ def read_limit(text: str) -> dict[str, Any]:
     measure = check.choice("the measure of a limit", found[1], MEASURES)
     low, high, _ = MEASURES[measure]
     return {"measure": measure, "relation": found[2], "limit": check.number(f"the limit of {measure}", float(found[3]), low=low, high=high)}
+
+
+def _check_limits(limits: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse two limits of a measure of which one says nothing, or that no value meets."""
+    given: dict[tuple[str, str], float] = {}
+    for line in limits:
+        key = (line["measure"], line["relation"])
+        if key in given:
+            raise InputError(f"{key[0]} has two limits with {key[1]}; give the one that counts")
+        given[key] = line["limit"]
+    for measure in MEASURES:
+        least, most = given.get((measure, ">="), -math.inf), given.get((measure, "<="), math.inf)
+        if least > most:
+            raise InputError(f"no {measure} is at least {least:g} and at most {most:g}; correct one of its limits")
 
 
 def sample_size(plan: Plan) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def make_release(
 
     Args:
         output_dir: with ``report.json`` of ``make_report``.
-        path: the new file.
+        path: the new file; an approved release of other values that it holds is kept beside it as ``release.1.json``.
         site: an alias without identifiers; umlauts are spelled out, accents dropped.
         min_cell: smallest number of patients that is shown, at least 10.
         approved_by: who has read the values of an earlier call with the same arguments, and approves that they leave; without it an
@@ -120,6 +120,7 @@ def make_release(
     if given is not None:
         release[approval.FIELD] = given
         check_release(release)
+    approval.keep_approved(Path(path), release, shown)
     write_json(Path(path), release, sort_keys=True)
     return release
 

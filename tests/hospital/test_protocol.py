@@ -61,6 +61,8 @@ def test_a_protocol_is_written_once_hashed_and_read_strictly(tmp_path):
         ({"limits": ["auroc>0.8"]}, 'as "auroc>=0.80"'),
         ({"limits": ["auroc>=0,8"]}, "decimal point"),
         ({"limits": ["accuracy>=0.8"]}, "the measure of a limit must be one of auroc"),
+        ({"limits": ["auroc>=0.8", "auroc >= 0.85"]}, "auroc has two limits with >=; give the one that counts"),
+        ({"limits": ["slope>=1.25", "slope<=0.8"]}, r"no slope is at least 1\.25 and at most 0\.8; correct one of its limits"),
         ({"limits": ["auroc>=80"]}, r"the limit of auroc must be in \[0, 1\], got 80"),
         ({"subgroups": ["sex", "sex"]}, "a subgroup is given twice"),
         ({"subgroups": ["name"]}, "subgroup must be one of sex"),

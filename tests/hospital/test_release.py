@@ -81,6 +81,22 @@ def test_an_approval_stays_while_the_values_do(site, tmp_path):
     assert "approval" not in make_release(site, path, "site-A")
 
 
+def test_an_approved_release_of_other_values_is_kept(site, tmp_path):
+    path = tmp_path / "release.json"
+    first = approved(site, path, "site-A")
+    kept = sorted(path.with_name(f"release.{n}.json") for n in (1, 2))
+    make_release(site, path, "site-A")
+    assert not kept[0].exists()
+    # Replaced twice before anyone has approved it: the first is kept, what was only shown is not.
+    (site / "report.json").write_text(json.dumps(small_report(0.81)))
+    second = make_release(site, path, "site-A")
+    second = make_release(site, path, "site-A", approved_by="IRB")
+    make_release(site, path, "site-B")
+    make_release(site, path, "site-C")
+    assert [json.loads(one.read_text()) for one in kept] == [first, second]
+    assert not path.with_name("release.3.json").exists()
+
+
 def test_an_approval_has_no_other_field(site, tmp_path):
     release = approved(site, tmp_path / "release.json", "site-A")
     for change in ({"comment": "x"}, {"approved_by": "DOE^SECRET"}, {"time": "today"}, {"sha256": "0"}):

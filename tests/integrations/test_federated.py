@@ -335,6 +335,7 @@ def test_a_release_waits_until_a_person_has_approved_exactly_it(tmp_path: Path):
     with pytest.raises(Refusal):
         released(each.evaluate, changed)
     assert "approval" not in json.loads((tmp_path / RELEASE).read_text())
+    assert json.loads((tmp_path / RELEASE).with_suffix(".1.json").read_text()) == approved
     # Values that are not those that were approved are left out at the server, and do not stop the pooling of others.
     with pytest.raises(Refusal) as refused:
         read_release(json.dumps(approved | {"min_cell": 12}), SUMS)

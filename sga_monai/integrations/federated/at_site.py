@@ -9,7 +9,7 @@ from typing import Any
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, read_earlier
-from sga_monai.hospital.approval import APPROVED, approval_state, content_sha256
+from sga_monai.hospital.approval import APPROVED, approval_state, content_sha256, keep_approved
 from sga_monai.hospital.formats import EVALUATION
 from sga_monai.hospital.release import make_release
 from sga_monai.hospital.site import Site
@@ -76,6 +76,7 @@ def released(given: EvaluationSite, fresh: Mapping[str, Any]) -> str:
     path = given.out / RELEASE
     there: Mapping[str, Any] = read_earlier(path)
     if content_sha256(there) != content_sha256(fresh):
+        keep_approved(path, fresh, there)
         shutil.copyfile(given.out / FRESH, path)
         there = fresh
     if given.approval == "each" and approval_state(there) != APPROVED:
