@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from scipy.stats import norm, rankdata
-from sklearn.metrics import average_precision_score
 
 from sga_monai.statistics.estimates import Estimate, cluster_bootstrap, difference
 
@@ -174,14 +173,31 @@ def hanley_mcneil_half_width(area: float, n_positive: int, n_negative: int, conf
 
 
 def average_precision(score: ArrayLike, label: ArrayLike, patient: ArrayLike | None = None, n_samples: int = 1000) -> Estimate:
-    """AUPRC as average precision (scikit-learn's), with an interval from resampled patients."""
+    """AUPRC as average precision, with an interval from resampled patients.
+
+    The sum over thresholds of the gain in recall times the precision, as scikit-learn's ``average_precision_score``; images are
+    sorted once for all samples, where it sorts and checks them a thousand times.
+
+    Args:
+        score: ``[N]``, finite.
+        label: ``[N]``, 1 or 0.
+        patient: ``[N]``, any keys; each image is a patient of its own when ``None``.
+        n_samples: number of samples.
+    """
     score, label = np.asarray(score, dtype=np.float64), np.asarray(label)
     patient = np.arange(len(label)) if patient is None else patient
+    order = np.argsort(-score, kind="stable")
+    positive = (label == 1)[order]
+    # Images of one score lie on one side of every threshold.
+    last_of_score = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
 
     def statistic(counts: NDArray[np.int64]) -> float:
-        used = counts > 0
-        if len(np.unique(label[used])) < 2:
+        drawn = counts[order]
+        called, right = np.cumsum(drawn)[last_of_score], np.cumsum(drawn * positive)[last_of_score]
+        if not 0 < right[-1] < called[-1]:
             return math.nan
-        return float(average_precision_score(label[used], score[used], sample_weight=counts[used]))
+        gain = np.diff(right, prepend=0)
+        found = gain > 0
+        return float((gain[found] * (right[found] / called[found])).sum() / right[-1])
 
     return cluster_bootstrap(statistic, patient, n_samples)

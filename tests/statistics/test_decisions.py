@@ -88,16 +88,26 @@ def test_difference_in_differences_by_hand():
     assert math.isnan(difference_in_differences(site, Estimate(0.0, math.nan, math.nan)).low)
 
 
-def test_average_precision(cohort, clustered):
-    figure = average_precision(cohort["score"], cohort["label"], n_samples=50)
-    assert figure.value == pytest.approx(average_precision_score(cohort["label"], cohort["score"]), abs=1e-12)
+@pytest.mark.parametrize("decimals", [12, 1, 0, -2])
+def test_average_precision(cohort, clustered, decimals):
+    """Also with ties, down to one score for all."""
+    figure = average_precision(cohort["score"].round(decimals), cohort["label"], n_samples=50)
+    assert figure.value == pytest.approx(average_precision_score(cohort["label"], cohort["score"].round(decimals)), abs=1e-12)
     assert figure.low < figure.value < figure.high
     # An image counts as often as its patient was drawn.
     score, label, patient = (clustered[name].to_numpy() for name in ("score", "label", "patient"))
+    score = score.round(decimals)
     draws = np.random.default_rng(0).multinomial(80, np.full(80, 1 / 80), size=40)[:, patient]
     samples = [average_precision_score(np.repeat(label, times), np.repeat(score, times)) for times in draws]
     found = average_precision(score, label, patient, n_samples=40)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(samples, (0.025, 0.975))), abs=1e-12)
+
+
+def test_average_precision_of_one_class():
+    assert math.isnan(average_precision([0.1, 0.9], [1, 1]).value)
+    assert math.isnan(average_precision([0.1, 0.9], [0, 0]).value)
+    # Half of the samples of two patients have one class.
+    assert average_precision([0.1, 0.9], [0, 1], n_samples=20).value == 1
     assert math.isnan(average_precision([0.1, 0.9], [0, 1], n_samples=20).low)
 
 
