@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import read_json, write_json
-from sga_monai.core.schema import record
+from sga_monai.core.schema import record, validate
 from sga_monai.statistics.feature_shift import FEWEST, moments
 from sga_monai.statistics.separability import FEWEST as FEWEST_PATIENTS
 from sga_monai.statistics.separability import LABELS, N_AXES, source_profile
@@ -89,7 +89,7 @@ def check_embedding(embedding: Any, n_features: int) -> None:
         jsonschema.ValidationError: when a field is not as it must be.
         ValueError: on what a schema does not see: NaN, which JSON as Python reads it may hold, and numbers of axes that differ.
     """
-    jsonschema.validate(embedding, embedding_schema(n_features))
+    validate(embedding, embedding_schema(n_features))
     if not _is_sound(embedding):
         raise ValueError("NaN, or sizes that differ")
 

@@ -14,6 +14,7 @@ import jsonschema
 from sga_monai.cohorts.phantom import external_of
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import FORMULA, read_json
+from sga_monai.core.schema import validate
 from sga_monai.core.source import PATHS, find_file
 
 SETTINGS = {"type": "object", "additionalProperties": {"type": ["number", "string", "boolean", "null", "array"]}}
@@ -188,7 +189,7 @@ def _read_content(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{name or path} is a folder, and a plan is a JSON file; give one")
     try:
         content: dict[str, Any] = read_json(file)
-        jsonschema.validate(content, SCHEMA)
+        validate(content, SCHEMA)
     except FileNotFoundError:
         raise InputError(f"no plan {name}; `sga-monai bundle DIR` writes those of this installation to DIR/experiments") from None
     except (OSError, ValueError) as error:

@@ -18,7 +18,7 @@ from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json, write_utf8
 from sga_monai.core.provenance import utc_time
-from sga_monai.core.schema import record
+from sga_monai.core.schema import record, validate
 from sga_monai.evaluation.predictions import GROUPS
 from sga_monai.hospital.formats import PROTOCOL
 from sga_monai.statistics.discrimination import hanley_mcneil_half_width
@@ -258,7 +258,7 @@ def read_protocol(path: str | Path) -> Protocol:
     try:
         data = Path(path).read_bytes()
         content: Any = json.loads(data.decode("utf-8-sig"))
-        jsonschema.validate(content, SCHEMA)
+        validate(content, SCHEMA)
     except (OSError, ValueError, RecursionError, jsonschema.ValidationError):
         raise InputError(REFUSAL) from None
     return Protocol(content, hashlib.sha256(data).hexdigest(), data)

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_curve
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import plain, read_json
-from sga_monai.core.schema import record
+from sga_monai.core.schema import record, validate
 from sga_monai.evaluation.embedding import check_embedding
 from sga_monai.evaluation.predictions import FEATURES, INTERNAL, VALIDATION, is_internal
 from sga_monai.hospital import development
@@ -182,7 +182,7 @@ def read_reference(path: str | Path) -> dict[str, Any]:
     if is_schema_1(reference):
         raise InputError("reference.json is of an earlier version (schema 1); ask for the model to be packaged again with this version")
     try:
-        jsonschema.validate(reference, SCHEMA)
+        validate(reference, SCHEMA)
     except (RecursionError, jsonschema.ValidationError):
         raise InputError(REFUSAL) from None
     networks = {role: find_architecture(facts["network"], trained=True) for role, facts in reference["models"].items()}

@@ -19,6 +19,7 @@ from sga_monai.cohorts.anatomy import draw_chest
 from sga_monai.cohorts.phantom import SITES, write_dicom
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import read_json, write_json
+from sga_monai.core.schema import validate
 from sga_monai.data.transforms import preprocessing
 from sga_monai.imaging.read import read_cxr
 from sga_monai.model.modes import frozen_statistics
@@ -112,7 +113,7 @@ def run_selftest(bundle: str | Path, network: nn.Module, preparation: Preparatio
     """
     try:
         lines: list[dict[str, Any]] = read_json(Path(bundle) / EXPECTED)
-        jsonschema.validate(lines, SCHEMA)
+        validate(lines, SCHEMA)
     except (OSError, ValueError, RecursionError, jsonschema.ValidationError):
         raise InputError("the bundle has no self-test that can be read; ask for it to be packaged again with this version") from None
     found, chain = [], preprocessing(preparation)

@@ -108,10 +108,11 @@ def _check_content(decoded: Decoded) -> None:
     # A grid of at least a million pixels, since counting all of them would take longer than reading them.
     step = max(int((image.size / SAMPLE) ** 0.5), 1)
     sample = image[::step, ::step]
-    _, counts = np.unique(np.rint((sample if padding is None else sample[~padding[::step, ::step]]) / EQUAL), return_counts=True)
+    shown = sample.ravel() if padding is None else sample[~padding[::step, ::step]]
+    counts = np.bincount(np.rint(np.clip(shown, 0, 1) / EQUAL).astype(np.intp))
     # A window may leave black and white; a picture of one bit has no more.
     values = 1 if decoded.facts["transfer_syntax"] == PICTURE else 2
-    if np.sort(counts)[-values:].sum() > MOST_EQUAL * counts.sum():
+    if np.sort(counts[counts > 0])[-values:].sum() > MOST_EQUAL * len(shown):
         raise ReadError("nearly_constant")
 
 

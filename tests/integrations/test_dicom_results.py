@@ -165,6 +165,25 @@ def test_a_capture_can_be_read_by_anybody():
     assert capture.PhotometricInterpretation == "RGB"
 
 
+@pytest.mark.parametrize(
+    ("picture", "syntax"),
+    [
+        (np.zeros((7, 301, 3), np.uint8), uid.RLELossless),
+        (np.tile(np.arange(301, dtype=np.uint8)[:, None] // 9, (7, 1, 3)), uid.RLELossless),
+        (np.random.default_rng(0).integers(0, 256, (7, 301, 3), dtype=np.uint8), uid.ExplicitVRLittleEndian),
+    ],
+    ids=["black", "steps", "noise"],
+)
+def test_a_capture_is_compressed_without_loss_where_that_makes_it_smaller(picture, syntax):
+    buffer = io.BytesIO()
+    secondary_capture(case(), MODEL, picture).save_as(buffer, enforce_file_format=True)
+    capture = pydicom.dcmread(io.BytesIO(buffer.getvalue()))
+    assert capture.file_meta.TransferSyntaxUID == syntax
+    assert capture["PixelData"].is_undefined_length == (syntax == uid.RLELossless)
+    assert np.array_equal(capture.pixel_array, picture)
+    assert capture.PlanarConfiguration == 0
+
+
 @pytest.mark.parametrize(("given", "expected"), [("YES", "YES"), ("NO", "NO"), (None, None), ("", None), ("UNKNOWN", None)])
 def test_a_capture_says_no_more_of_burned_in_names_than_its_source(given, expected):
     """A NO of our own would carry a name in the pixels through a de-identification."""

@@ -13,7 +13,8 @@ from sga_monai.statistics.folds import patient_folds
 from sga_monai.statistics.probes import site_probe
 from sga_monai.statistics.separability import FEWEST, N_AXES, coordinates, site_auroc, site_scores, source_profile
 
-N_FEATURES = 512
+# More than images of a half, as with a real network.
+N_FEATURES = 128
 SPECTRA = {"flat": np.ones(N_FEATURES), "falling": 1 / np.arange(1, N_FEATURES + 1)}
 Images = tuple[np.ndarray, np.ndarray, np.ndarray]
 

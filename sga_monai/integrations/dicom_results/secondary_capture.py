@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import struct
+from itertools import accumulate
+
 import highdicom
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 
 from sga_monai.integrations.dicom_results.case import NOTICE, PICTURES, Case, Model, as_made, identifiers
 
+# Of the header of run-length encoded pixels (PS3.5 G.5).
+HEADER_BYTES = 64
 LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless)
 
 
@@ -30,9 +37,10 @@ def secondary_capture(case: Case, model: Model, picture: NDArray[np.uint8]) -> D
         coordinate_system="PATIENT",
         # Two views of one image side by side have no orientation of their own: emptied below, as type 2C allows.
         patient_orientation=("L", "F"),
-        transfer_syntax_uid=uid.RLELossless,
+        transfer_syntax_uid=uid.ExplicitVRLittleEndian,
         **identifiers(case, model, PICTURES),
     )
+    _compress(made, picture)
     made.PatientOrientation = []
     made.BodyPartExamined = "CHEST"
     made.ImageType, made.ConversionType = ["DERIVED", "SECONDARY"], "WSD"
@@ -43,6 +51,21 @@ def secondary_capture(case: Case, model: Model, picture: NDArray[np.uint8]) -> D
     _copy_history(made, case.source)
     made.SourceImageSequence = Sequence([_reference(case.source)])
     return as_made(made, case, model)
+
+
+def _compress(made: Dataset, picture: NDArray[np.uint8]) -> None:
+    """Run-length encoding (PS3.5 annex G), where it is smaller: a segment for each color, of rows that are encoded by themselves.
+
+    pydicom's encoder, in Python, takes most of a second for a picture.
+    """
+    segments = [imagecodecs.packbits_encode(np.ascontiguousarray(color), axis=-1) for color in np.moveaxis(picture, -1, 0)]
+    segments = [segment + bytes(len(segment) % 2) for segment in segments]
+    places = list(accumulate(map(len, segments), initial=HEADER_BYTES))[:-1]
+    frame = struct.pack("<16L", len(segments), *places, *[0] * (15 - len(segments))) + b"".join(segments)
+    if len(frame) < len(made.PixelData):
+        made.PixelData = encapsulate([frame])
+        made["PixelData"].VR = "OB"
+        made.file_meta.TransferSyntaxUID = uid.RLELossless
 
 
 def _copy_history(made: Dataset, source: Dataset) -> None:
