@@ -65,6 +65,7 @@ def test_goals(goal, ratio, met):
     assert Line("toy", "a", 1, 1, 1, "b", ratio, ratio, ratio, **goal).met is met
 
 
+@pytest.mark.slow
 def test_step():
     result = benchmark_step(TOY)
     names = [line.name for line in result.lines]

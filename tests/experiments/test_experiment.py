@@ -24,7 +24,7 @@ from fixtures import warm
 from sga_monai.cohorts.phantom import SOURCE
 from sga_monai.core.errors import DiskError, InputError
 from sga_monai.core.files import file_sha256
-from sga_monai.core.folders import is_finished
+from sga_monai.core.folders import is_finished, is_in_use
 from sga_monai.core.provenance import code_digest, versions
 from sga_monai.data.identity import same_id
 from sga_monai.data.manifest import read_manifest
@@ -167,8 +167,10 @@ def test_a_killed_experiment_goes_on_to_the_same_table(tmp_path, few, phantom_di
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(3)
     # A killed parent takes its runs with it; the same command skips, resumes and starts.
+    while any(is_in_use(folder) for folder in killed.glob("*/all/seed_?")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     again = run(plan, killed)
     assert again.returncode == 0, again.output
     for name in ("results.csv", "results.md"):
