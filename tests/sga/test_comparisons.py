@@ -78,6 +78,16 @@ def test_group_weights_by_hand():
     assert other.state_dict() == groups.state_dict()
 
 
+def test_a_group_enters_with_the_mean_weight_and_one_that_is_absent_keeps_its_own():
+    groups = GroupWeights(0.5)
+    groups.load_state_dict({"0-0": 0.9, "1-1": 0.1})
+    loss = groups.loss(torch.tensor([1.0, 3.0, 2.0]), [0, 0, 2], torch.tensor([0, 0, 1]))
+    grown = {"0-0": 0.9 * math.exp(0.5 * 2), "1-1": 0.1, "2-1": 0.5 * math.exp(0.5 * 2)}
+    expected = {key: value / sum(grown.values()) for key, value in grown.items()}
+    assert groups.state_dict() == pytest.approx(expected)
+    assert float(loss) == pytest.approx(2 * expected["0-0"] + 2 * expected["2-1"])
+
+
 def test_group_dro_trains_and_its_weights_are_state():
     data = [batch | {"site": torch.tensor([0, 0, 1, 1])} for batch in batches()]
     step = iteration(kl_weight=0, group_dro_step=0.1)
