@@ -10,7 +10,7 @@ from torch import nn
 
 from sga_monai.core.errors import InputError
 from sga_monai.model.modes import recalibrate, to_device, untracked_statistics
-from sga_monai.training.statistics import BatchNormStatistics
+from sga_monai.training.statistics import BatchNormStatistics, share_statistics
 
 
 def images(n: int, size: int = 12, seed: int = 0) -> list[dict]:
@@ -35,6 +35,22 @@ def test_statistics_equal_an_independent_estimate():
     after = network.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before if "running" not in key and "tracked" not in key)
     assert network.norm.momentum == 0.1
+
+
+def test_statistics_of_several_processes_become_their_mean(monkeypatch):
+    """Three processes, of which the two others have the values 1 and 2 more."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(2), nn.GroupNorm(1, 4))
+    for i, buffer in enumerate(network.buffers()):
+        buffer.copy_(torch.arange(buffer.numel()).view_as(buffer) + 10 * i)
+    before = copy.deepcopy(network.state_dict())
+    share_statistics(network)
+    assert equal(network.state_dict(), before)
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda values: values.mul_(3).add_(3))
+    share_statistics(network)
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[name] + ("running" in name))
+    share_statistics(nn.Conv2d(1, 1, 1))
 
 
 def test_modes_and_random_state_are_left_alone():
