@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, equal
+from conftest import ROOT, equal, iteration
 from fixtures import warm
 from fixtures.two_processes import IMAGES, MODES, train_small
 
 from sga_monai.core.errors import InputError
 from sga_monai.training.checkpoint import load_checkpoint
-from sga_monai.training.distributed import RankSampler, join_group
+from sga_monai.training.distributed import RankSampler, data_parallel, join_group
 
 TRAIN = "['bundles/sga/train.json','bundles/sga/multi_gpu_train.json']"
 EVALUATE = "['bundles/sga/evaluate.json','bundles/sga/multi_gpu_evaluate.json']"
@@ -121,6 +121,11 @@ def test_rows_are_divided_without_rest(monkeypatch):
         assert [i for rank in range(processes) for i in RankSampler(range(rows), rank)] == list(range(rows))
     with pytest.raises(InputError, match="3 rows cannot be divided among 4 processes"):
         RankSampler(range(3), 0)
+
+
+def test_weights_of_groups_are_not_learned_by_each_process_for_itself():
+    with pytest.raises(InputError, match="group_dro_step learns its weights in one process"):
+        data_parallel(torch.nn.Linear(1, 1), torch.device("cpu"), iteration(kl_weight=0, group_dro_step=0.1))
 
 
 def test_one_process_without_torchrun_is_told_so(monkeypatch):
