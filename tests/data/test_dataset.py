@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import ROOT
 from monai.bundle import ConfigParser
+from monai.transforms import Resize, ScaleIntensityRangePercentiles
 from PIL import Image
 
 from sga_monai.core.errors import DiskError, InputError, WorkerError
@@ -23,7 +24,8 @@ from sga_monai.data import parallel as reading
 from sga_monai.data.cache import ImageCache
 from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
 from sga_monai.data.transforms import ScalePercentilesd, preprocessing
-from sga_monai.imaging.read import sha256_of
+from sga_monai.imaging.decoded import ReadOptions
+from sga_monai.imaging.read import read_cxr, sha256_of
 from sga_monai.model.preparation import Preparation
 
 
@@ -115,6 +117,34 @@ def test_cache_is_not_decoded_again_and_knows_its_settings(rows, tmp_path, monke
     assert all(np.array_equal(a, b) for a, b in zip(arrays(CXRDataset(good, our_chain(32), cache_dir=cache_dir)), first, strict=True))
     with pytest.raises(RuntimeError, match="AssertionError"):
         CXRDataset(good, our_chain(48), cache_dir=cache_dir)
+
+
+def test_a_cache_of_another_version_or_of_other_code_is_not_taken(tmp_path, monkeypatch):
+    chains = (our_chain(32), our_chain(48), *(preprocessing(Preparation(32, *given)) for given in (("none",), ("dicom", "stored"))))
+    folders = [ImageCache(tmp_path, chain).folder for chain in (*chains, our_chain(32))]
+    assert folders[0] == folders.pop()
+    for name in ("versions", "code_digest"):
+        monkeypatch.setattr(f"sga_monai.data.cache.{name}", lambda: "another")
+        folders.append(ImageCache(tmp_path, our_chain(32)).folder)
+        monkeypatch.undo()
+    assert len(set(folders)) == 6
+
+
+def test_preparation_is_monais_resize_and_scaling_between_the_percentiles(rows):
+    image = read_cxr(rows[2]["image"])
+    small = Resize((32, 32), mode="area")(image[None])
+    expected = ScaleIntensityRangePercentiles(0.5, 99.5, 0, 1, clip=True)(small)
+    found = our_chain(32)({"image": rows[2]["image"]})["image"]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.as_tensor(expected).float(), rtol=0, atol=1e-5)
+    assert (found == 0).sum() > 1
+    assert (found == 1).sum() > 1
+
+
+def test_every_setting_of_the_preparation_reaches_the_reader():
+    for given in (("dicom", "header"), ("none", "stored")):
+        loader = preprocessing(Preparation(32, *given)).transforms[0]._loader
+        assert loader.readers[-1].options == ReadOptions(given[0], orientation=given[1])
 
 
 def test_a_damaged_cache_file_is_as_good_as_absent(rows, tmp_path):
