@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sga_monai.model.network import IMAGENET_MEAN, IMAGENET_STD, CXRResNet18
+from sga_monai.model.network import CXRResNet18
 
 
 def torchvision_keys() -> set[str]:
@@ -33,7 +33,8 @@ def test_state_dict_is_torchvisions():
 def test_forward_standardizes_and_repeats_the_channel():
     network = CXRResNet18().eval()
     image = torch.rand(2, 1, 64, 64)
-    x = (image.repeat(1, 3, 1, 1) - torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)) / torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    mean, sd = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    x = (image.repeat(1, 3, 1, 1) - mean) / sd
     x = F.max_pool2d(F.relu(network.bn1(F.conv2d(x, network.conv1.weight, stride=2, padding=3))), 3, 2, 1)
     for layer in (network.layer1, network.layer2, network.layer3, network.layer4):
         for block in layer:

@@ -104,6 +104,8 @@ def test_a_network_without_imagenet_weights(tmp_path):
 def test_group_norm_does_not_see_the_other_images_of_a_batch():
     network, image = build_network("resnet18_group_norm").train(), torch.rand(4, 1, 64, 64)
     assert not norms(network)
+    # Another number of groups has the same parameters: the weights of a training would load and mean something else.
+    assert [layer.num_groups for layer in network.modules() if isinstance(layer, nn.GroupNorm)] == [32] * 20
     torch.testing.assert_close(network(image)[:1], network(image[:1]), rtol=1e-4, atol=1e-5)
 
 
