@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,3 +127,12 @@ def test_a_file_that_a_kill_has_cut_keeps_its_whole_records(tmp_path):
     path.write_bytes(path.read_bytes()[:-7])
     drop_steps(tmp_path, 3, 0)
     assert steps(tmp_path, "train_loss") == [1, 2, 3]
+
+
+def test_an_epoch_without_a_validation_of_its_own_has_no_value():
+    evaluator, trainer, written = Engine(lambda *_: None), Engine(lambda *_: None), []
+    writer = SimpleNamespace(add_scalar=lambda tag, _value, step: written.append((tag, step)), flush=lambda: None)
+    evaluator.state.metrics = {"val_auroc": 0.5}
+    for evaluator.state.epoch, trainer.state.epoch in ((2, 2), (2, 3), (4, 4)):
+        ScalarWriter(writer, evaluator, {}).epoch(trainer)
+    assert written == [("val_auroc", 2), ("val_auroc", 4)]
