@@ -34,3 +34,13 @@ def test_the_panel_has_the_first_cases_of_each_class_and_none_with_a_name_burned
     with pytest.raises(InputError, match="every validation image has BurnedInAnnotation YES"):
         ReviewPanel(None, iteration(), TinyNet(), every)
     ReviewPanel(None, iteration(), TinyNet(), every, interval=0)
+
+
+def test_pictures_are_every_few_epochs_and_of_the_last_one():
+    drawn: list[int] = []
+    writer = SimpleNamespace(add_image=lambda _tag, _image, epoch, **__: drawn.append(epoch))
+    data = [{"image": torch.rand(1, 12, 12), "label": i % 2} for i in range(4)]
+    panel = ReviewPanel(writer, iteration(), TinyNet(), data, 2, interval=3)
+    for epoch in range(1, 8):
+        panel(SimpleNamespace(state=SimpleNamespace(epoch=epoch, max_epochs=7)))
+    assert drawn == [3, 6, 7]
