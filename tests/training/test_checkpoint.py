@@ -35,7 +35,7 @@ from sga_monai.training import checkpoint
 from sga_monai.training.best_model import BestModelSaver
 from sga_monai.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from sga_monai.training.epochs import EpochSampler, EpochSeeds, epoch_seed
-from sga_monai.training.run_record import RunRecord
+from sga_monai.training.run_record import RunRecord, identify
 from sga_monai.training.schedule import lr_scheduler
 from sga_monai.training.stopping import EarlyStopping, RobustOverfitting
 
@@ -528,6 +528,21 @@ def test_early_stopping_counts_on_after_a_resume(tmp_path, monkeypatch):
         EarlyStopping(straight.evaluator, -1)
 
 
+def test_early_stopping_counts_validations_alone_and_nan_is_never_better():
+    """With val_interval 2 every other epoch has none of its own."""
+    for values, expected in (((0.7, math.nan, 0.7, 0.6), 7), ((math.nan, math.nan, 0.7, 0.5), 0)):
+        evaluator, trainer, ended = Engine(lambda *_: None), Engine(lambda *_: None), []
+        early = EarlyStopping(evaluator, 3)
+        trainer.terminate = lambda ended=ended, trainer=trainer: ended.append(trainer.state.epoch)
+        for epoch in range(1, 9):
+            trainer.state.epoch = epoch
+            if epoch % 2:
+                evaluator.state.epoch, evaluator.state.metrics = epoch, {"val_auroc": values[epoch // 2]}
+            early.watch(trainer)
+        assert ended == [expected] * bool(expected)
+        assert early.best == 0.7
+
+
 def test_robust_overfitting_is_measured_and_ends_the_run(tmp_path, monkeypatch):
     run = build(tmp_path, 6)
     guard = RobustOverfitting(run.iteration, run.network, Fixed(), interval=1, drop=0.3, batch_size=16)
@@ -609,7 +624,16 @@ def test_robust_overfitting_attacks_where_the_training_does():
         assert RobustOverfitting(iteration(border_width=border_width), Middle(), items, 1).accuracy() == expected
 
 
-def test_orders_and_seeds_depend_on_seed_and_epoch_alone():
+def test_robust_accuracy_is_of_all_images_also_of_a_last_smaller_batch():
+    items = [{"image": torch.full((1, 16, 16), 0.9), "label": label} for label in (1, 0, 1, 1, 0)]
+    for batch_size in (1, 2, 5, 64):
+        assert RobustOverfitting(iteration(), Middle(), items, 1, batch_size=batch_size).accuracy() == 0.6
+    # 0.05 moves the middle of the first two over 0.5, not that of the third.
+    near = [{"image": torch.full((1, 16, 16), value), "label": 1} for value in (0.52, 0.54, 0.56)]
+    assert RobustOverfitting(iteration(), Middle(), near, 1).accuracy() == pytest.approx(1 / 3)
+
+
+def test_orders_and_seeds_depend_on_seed_and_epoch_alone(monkeypatch):
     orders = {}
     for seed in (0, 1):
         for epoch in (1, 2):
@@ -628,6 +652,14 @@ def test_orders_and_seeds_depend_on_seed_and_epoch_alone():
         draws.append((random.random(), float(np.random.rand()), float(torch.rand(1))))  # noqa: NPY002
     assert draws[0] == draws[1]
     assert sampler.epoch == 3
+    # Dropout and random transforms of the next epoch, or of another process, are not those of this one.
+    for epoch, rank in ((4, 0), (3, 1), (3, 2)):
+        engine.state.epoch = epoch
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        EpochSeeds(0, sampler)(engine)
+        draws.append((random.random(), float(np.random.rand()), float(torch.rand(1))))  # noqa: NPY002
+    assert [len(set(each)) for each in zip(*draws[1:], strict=True)] == [4, 4, 4]
+    monkeypatch.undo()
     dataset = SimpleNamespace(transform=RandGaussianNoise(prob=1.0))
     noise = []
     for _ in range(2):
@@ -645,6 +677,75 @@ def test_records_and_flags():
         flag("resume", "yes")
     assert describe(iteration(mask_fraction=0.2))["masking"]["mask_fraction"] == 0.2
     assert checkpoint.KEPT == 2
+
+
+def test_what_decides_a_result_is_its_identity(tmp_path):
+    network, manifest = TinyNet(), tmp_path / "a.csv"
+    manifest.write_text("image\n")
+
+    def facts(settings: dict, images: list[list[str]], lr: float = 0.1, config: dict | None = None) -> dict:
+        optimizer, datasets = torch.optim.SGD(network.parameters(), lr=lr), [SimpleNamespace(sha256=names) for names in images]
+        return identify(settings, iteration(), network, optimizer, datasets, None, str(manifest), 2, "cpu", config)
+
+    images = [["a", "b"], ["c"]]
+    plain = facts({"seed": 0, "max_epochs": 3}, images, config={"seed": 1, "train": {"x": 1}})
+    assert plain["settings"] == {"seed": 0}
+    assert plain["config"] == {"train": {"x": 1}}
+    assert (plain["machine"]["device"], plain["machine"]["num_workers"]) == ("cpu", 2)
+    # A schedule looks ahead to the last epoch.
+    assert facts({"max_epochs": 3, "lr_schedule": "constant"}, images)["settings"] == {"lr_schedule": "constant"}
+    assert facts({"max_epochs": 3, "lr_schedule": "cosine"}, images)["settings"] == {"max_epochs": 3, "lr_schedule": "cosine"}
+    others = facts({}, [["b", "a"], ["c"]]), facts({}, [["a"], ["b", "c"]]), facts({}, images, lr=0.2)
+    changed = [differences(facts({}, images), other) for other in others]
+    assert [[line.partition(":")[0] for line in lines] for lines in changed] == [
+        ["data.images_sha256.0"],
+        ["data.images_sha256.0", "data.images_sha256.1"],
+        ["objects.optimizer.lr"],
+    ]
+    manifest.write_text("image\n\n")
+    assert facts({}, images)["data"]["manifest_sha256"] != plain["data"]["manifest_sha256"]
+
+
+def test_the_record_of_a_run_that_is_resumed_goes_on(tmp_path, monkeypatch):
+    engine, evaluator, clock = Engine(lambda *_: None), Engine(lambda *_: None), iter(range(100, 1000, 10))
+    times = map("2026-01-{:02d}".format, range(1, 30))
+    monkeypatch.setattr("sga_monai.training.run_record.utc_time", lambda: next(times))
+    monkeypatch.setattr("sga_monai.training.run_record.time.monotonic", lambda: next(clock))
+    evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1, -1
+    engine.state.max_epochs, engine.state.epoch_length = 3, 7
+
+    def record(epoch: int) -> RunRecord:
+        engine.state.epoch, engine.state.iteration = epoch, 7 * epoch
+        return RunRecord(str(tmp_path), {"a": 1}, evaluator)
+
+    def card() -> dict:
+        return json.loads((tmp_path / "run.json").read_text())
+
+    first = record(0)
+    first.start(engine)
+    began = card()
+    assert (began["epoch"], began["finished"], began["resumed_after_epoch"], began["best"], began["model_sha256"]) == (0, *[None] * 4)
+    engine.state.epoch, engine.state.iteration = 1, 7
+    evaluator.state.best_metric, evaluator.state.best_metric_epoch = 0.75, 1
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    first.complete(engine)
+    assert (card()["epoch"], card()["optimizer_steps"], card()["duration_s"]) == (1, 7, 20.0)
+    # Killed in the second epoch, which is not complete.
+    engine.state.epoch = 2
+    first.write(engine)
+    assert (card()["epoch"], card()["duration_s"]) == (1, 30.0)
+    again = record(1)
+    again.start(engine)
+    again.finish(engine)
+    last = card()
+    assert (last["started"], last["resumed_after_epoch"], last["duration_s"]) == (began["started"], 1, 50.0)
+    assert last["finished"] > last["started"] == "2026-01-01"
+    assert (last["best"], last["max_epochs"], last["identity"]) == ({"val_auroc": 0.75, "epoch": 1}, 3, {"a": 1})
+    assert last["model_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    # A run from the start is of its own time.
+    fresh = record(0)
+    fresh.start(engine)
+    assert (card()["duration_s"], card()["resumed_after_epoch"], card()["finished"]) == (10.0, None, None)
 
 
 def test_a_run_that_goes_on_has_no_results_of_its_earlier_end(tmp_path):
