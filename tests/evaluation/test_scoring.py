@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TinyNet
+from ignite.engine import Engine
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from torch import nn
@@ -20,6 +21,7 @@ from sga_monai.evaluation.saver import PredictionSaver
 from sga_monai.evaluation.scoring import Control, score_dataset
 from sga_monai.model.networks import build_network
 from sga_monai.model.preparation import Preparation
+from sga_monai.model.scores import MeanScore
 
 SIZE = 16
 
@@ -119,6 +121,14 @@ def test_a_score_that_is_not_finite_is_an_error():
     items[3]["image"] = torch.full((1, SIZE, SIZE), float("nan"))
     with pytest.raises(NumericError, match="NaN or infinite"):
         score_dataset(MeanOf(), items)
+
+
+def test_the_mean_score_is_of_images_and_not_of_mini_batches():
+    engine, rng = Engine(lambda _, batch: {"pred": batch}), np.random.default_rng(0)
+    MeanScore().attach(engine, "val_mean_score")
+    logits = torch.tensor(rng.normal(size=(7, 2)))
+    found = engine.run([logits[:4], logits[4:6], logits[6:]]).metrics["val_mean_score"]
+    assert found == pytest.approx(float((logits[:, 1] - logits[:, 0]).mean()))
 
 
 def test_the_loop_and_the_evaluators_handler_write_the_same(phantom_dir, tmp_path):
