@@ -1,11 +1,27 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from conftest import TinyNet, batches, equal, iteration, train
 from monai.transforms import Affine, GaussianSmooth
 
-from sga_monai.sga.augmentation import BLUR, ROTATION, SCALE, SHIFT, Parameters, _blur, draw_parameters, standard, warp
+from sga_monai.sga.augmentation import (
+    BLUR,
+    BLUR_SHARE,
+    BRIGHTNESS,
+    CONTRAST,
+    GAMMA,
+    ROTATION,
+    SCALE,
+    SHIFT,
+    Parameters,
+    _blur,
+    draw_parameters,
+    standard,
+    warp,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -52,6 +68,40 @@ def test_no_flip_and_the_stated_limits():
     assert float(torch.linalg.det(theta[:, :, :2]).min()) > 0
 
 
+def test_parameters_fill_their_ranges_evenly_and_each_has_a_draw_of_its_own():
+    image = torch.zeros(4000, 1, 112, 224)
+    drawn = draw_parameters(image, generator())
+    scale = drawn.theta[:, 0, 0].square().add((drawn.theta[:, 1, 0] / 2).square()).sqrt()
+    blurred = drawn.blur.flatten() > 0
+    assert float(blurred.float().mean()) == pytest.approx(BLUR_SHARE, abs=0.03)
+    # The blur of an image with half the shorter side is half as wide.
+    assert 0.95 * BLUR / 2 < float(drawn.blur.max()) <= BLUR / 2
+    even = [
+        torch.atan2(drawn.theta[:, 1, 0] / 2, drawn.theta[:, 0, 0]).rad2deg() / ROTATION,
+        scale.log() / math.log(1 + SCALE),
+        drawn.theta[:, 0, 2] / (2 * SHIFT),
+        drawn.theta[:, 1, 2] / (2 * SHIFT),
+        drawn.brightness.flatten() / BRIGHTNESS,
+        (drawn.contrast.flatten() - 1) / CONTRAST,
+        drawn.gamma.flatten().log2() / GAMMA,
+    ]
+    quarters = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
+    for values in even:
+        torch.testing.assert_close(values.quantile(quarters), 2 * quarters - 1, rtol=0, atol=0.05)
+    torch.testing.assert_close(torch.corrcoef(torch.stack(even)), torch.eye(7), rtol=0, atol=0.06)
+
+
+def test_contrast_about_the_mean_then_brightness_then_gamma():
+    image = 0.3 + 0.4 * torch.rand(5, 2, 48, 48, generator=generator(2))
+    parameters = draw_parameters(image, generator(3))
+    moved = _blur(warp(image, parameters), parameters.blur)
+    expected = []
+    for values, contrast, brightness, gamma in zip(moved, parameters.contrast, parameters.brightness, parameters.gamma, strict=True):
+        mean = values.flatten(1).mean(1)[:, None, None]
+        expected.append(((1 - contrast) * mean + contrast * values + brightness).clamp(0, 1) ** gamma)
+    torch.testing.assert_close(standard(image, torch.zeros(5), generator(3))[0], torch.stack(expected))
+
+
 @pytest.mark.parametrize("shape", [(48, 48), (40, 64)])
 def test_warp_is_monais_affine(shape):
     image = torch.rand(1, 1, *shape, generator=generator(3))
@@ -75,6 +125,18 @@ def test_blur_is_a_gaussian_and_zero_is_nothing():
     wide[..., 224, 224] = 1
     expected = torch.as_tensor(GaussianSmooth(sigma=1.5, approx="sampled")(wide[0]))
     torch.testing.assert_close(_blur(wide, torch.full((1, 1, 1, 1), 1.5))[0], expected, rtol=0, atol=2e-3)
+
+
+def test_blur_is_each_images_own_and_keeps_what_is_even_up_to_the_edges():
+    image, sigma = torch.rand(3, 2, 20, 24, generator=generator(5)), torch.tensor([0.4, 0.0, 0.1]).view(3, 1, 1, 1)
+    blurred = _blur(image, sigma)
+    for i in range(3):
+        for channel in range(2):
+            alone = _blur(image[i : i + 1, channel : channel + 1], sigma[i : i + 1])
+            torch.testing.assert_close(blurred[i, channel], alone[0, 0])
+    assert not torch.equal(blurred[0], image[0])
+    even = torch.full((1, 1, 300, 300), 0.7)
+    torch.testing.assert_close(_blur(even, torch.full((1, 1, 1, 1), 2.0)), even)
 
 
 def test_it_combines_with_sga_and_repeats():
