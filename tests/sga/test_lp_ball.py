@@ -122,6 +122,31 @@ def test_projection_is_the_nearest_point_of_ball_and_box(norm, seed):
     assert float(torch.linalg.vector_norm(out - d)) <= float(nearest) + 1e-5
 
 
+def test_p_0_keeps_what_comes_nearest_after_the_clipping():
+    """0.9 is the larger move, but ends 0.1 away, at the box; 0.5 saves more of the distance."""
+    out = P.project(torch.tensor([[[[0.9, 0.5]]]]), torch.tensor([[[[0.9, 0.2]]]]), torch.tensor(1.0), 0.0)
+    torch.testing.assert_close(out, torch.tensor([[[[0.0, 0.5]]]]))
+
+
+def test_other_norms_clip_to_the_box_and_then_shorten():
+    image, _, radius, generator = case(1, 3, 3, 3, 0.1, 3.0)
+    d = torch.randn(image.shape, generator=generator) * torch.tensor([1.0, 1.0, 0.01]).view(3, 1, 1, 1)
+    clipped = (image + d).clamp(0, 1) - image
+    share = radius.flatten() / torch.tensor([np.linalg.norm(sample.flatten().numpy(), 3) for sample in clipped])
+    assert (share < 1).tolist() == [True, True, False]
+    torch.testing.assert_close(P.project(d, image, radius, 3.0), clipped * share.clamp(max=1).view(3, 1, 1, 1))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_norm_of_a_sample_is_its_own(norm):
+    """Also of zeros, and of small values beside large ones."""
+    values = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(0)) + 0.1
+    found = P.lp_norm(torch.cat([values, 1e-3 * values, 0 * values]), norm)
+    assert found.shape == (3, 1, 1, 1)
+    own = float(np.linalg.norm(values.flatten().double().numpy(), norm))
+    assert found.flatten().tolist() == pytest.approx([own, own * (1 if norm == 0 else 1e-3), 0.0], rel=1e-5)
+
+
 def test_radius_scales_with_the_norm():
     epsilon = torch.tensor(0.05)
     assert float(P.radius(epsilon, math.inf, 50176)) == pytest.approx(0.05)
@@ -150,11 +175,13 @@ def test_bad_norm(bad):
         P.parse_norm(bad)
 
 
-@pytest.mark.parametrize("norm", [9.0, 10.0, 50.0, 1000.0])
+@pytest.mark.parametrize("norm", [9.0, 10.0, 50.0, 1000.0, math.inf])
 def test_a_random_start_of_a_large_p_is_nearly_uniform_in_each_value(norm):
     """The ball is nearly a box, whose values are independent."""
     image = torch.full((2, 1, 64, 64), 0.5)
-    d = P.random_start(image, torch.tensor(0.2), norm, torch.Generator().manual_seed(0)).abs()
+    d = P.random_start(image, torch.tensor(0.2), norm, torch.Generator().manual_seed(0))
+    assert float((d > 0).float().mean()) == pytest.approx(0.5, abs=0.02)
+    d = d.abs()
     for share in (0.01, 0.1, 0.5):
         assert float(d.quantile(share) / d.quantile(0.8)) == pytest.approx(share / 0.8, abs=0.03)
 
