@@ -7,11 +7,13 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import TinyNet
 from ignite.engine import Engine, Events
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from sga_monai.core.errors import InputError
@@ -27,6 +29,7 @@ from sga_monai.model.features import forward_with_features
 from sga_monai.model.network import CXRResNet18
 from sga_monai.statistics.feature_shift import chance_distance, frechet_distance, moments
 from sga_monai.statistics.probes import metadata_auroc, site_probe
+from sga_monai.statistics.separability import source_profile
 
 SIZE = 64
 LUNG = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
@@ -179,6 +182,10 @@ def test_site_probe():
     assert set(found["sites"]) == {"a", "b", "c"}
     assert found["value"] == pytest.approx(np.mean([line["value"] for line in found["sites"].values()]))
     assert all(line["low"] < 0.5 < line["high"] for line in found["sites"].values())
+    # Each against the rest: a site that can be told, and two that can only be told from it.
+    found = site_probe(useless + 10 * (three == "a")[:, None], three, patient, label)
+    assert found["sites"]["a"]["value"] == 1
+    assert all(0.6 < found["sites"][name]["value"] < 0.95 for name in "bc")
     # Nine patients at one site are too few, and so is one site.
     assert site_probe(telling[42:], place[42:], patient[42:], label[42:]) is None
     assert site_probe(telling, np.repeat("a", 120), patient, label) is None
@@ -316,6 +323,63 @@ def test_the_saver_keeps_the_moments_of_internal_images(tmp_path):
     with pytest.raises(InputError, match="damaged"):
         read_embedding(tmp_path / "a/embedding.json", NETWORKS["resnet18"].n_features)
     assert read_embedding(tmp_path / "b/embedding.json", 4) is None
+
+
+def test_the_savers_profile_and_table_are_of_each_rows_own_features(tmp_path):
+    """Rows that come mixed: sets, labels and patients stay beside their images, and one row that failed is in its place."""
+    rng = np.random.default_rng(0)
+    network, images, count = TinyNet(dropout=0).eval(), torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)), 200
+    sets = rng.choice(["internal", "harbor", "internal (validation)"], count)
+    label, order = rng.integers(0, 2, count), rng.permutation(count)
+    # The order of their first rows, which is not that of their names.
+    names = sets[order[:3]] = ["internal (validation)", "harbor", "internal"]
+    batches = []
+    for part in order.reshape(8, 25):
+        facts = {"set": sets[part], "row": 2 * part, "patient": part // 2, "label": label[part]}
+        batches.append({"image": images[part]} | {key: values.tolist() for key, values in facts.items()})
+
+    def step(engine: Engine, batch: dict) -> dict:
+        with torch.no_grad():
+            return {"pred": network(batch["image"]), "image": batch["image"]}
+
+    rows = Rows(count)
+    rows.failures = ({"row": 77, "label": 1, "patient": 999, "set": "internal", "code": "truncated"},)
+
+    def evaluate(batches: list[dict], **options: float) -> pd.DataFrame:
+        engine = Engine(step)
+        PredictionSaver(str(tmp_path), rows, "internal", network=network, temperature=2.0, **options).attach(engine)
+        # Twice: the second run is none of the first one's.
+        for _ in range(2):
+            engine.run(batches)
+        return pd.read_csv(tmp_path / "results.csv").set_index("set")
+
+    assert evaluate(batches, failure_limit=0.0)["reportable"].to_dict() == {name: name != "internal" for name in names}
+    with pytest.raises(InputError, match="some rows were neither scored nor failed"):
+        evaluate(batches[:-1])
+    results = evaluate(batches)
+    score, features = np.zeros(count), np.zeros((count, 4), dtype=np.float32)
+    with torch.no_grad():
+        for part in order.reshape(8, 25):
+            logits, features[part] = forward_with_features(network, images[part])
+            score[part] = logits.double().diff(dim=1)[:, 0]
+    inside = order[np.isin(sets[order], ["internal", "internal (validation)"])]
+    expected = source_profile(features[inside], label[inside], inside // 2)
+    content = json.loads((tmp_path / "embedding.json").read_text())
+    assert content["n"] == len(inside)
+    assert content["profile"] == json.loads(json.dumps(expected))
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    every = {name: [*(2 * np.flatnonzero(sets == name)), *([77] if name == "internal" else [])] for name in names}
+    places = [(name, row) for name, found in every.items() for row in sorted(found)]
+    assert list(zip(table["set"], table["row"], strict=True)) == places
+    scored = table[table["error"].isna()]
+    at = scored["row"] // 2
+    assert scored["score"].to_numpy() == pytest.approx(score[at], abs=1e-12)
+    assert scored["probability"].to_numpy() == pytest.approx(1 / (1 + np.exp(-score[at] / 2)), abs=1e-6)
+    assert scored["label"].tolist() == label[at].tolist()
+    assert scored["patient"].tolist() == (at // 2).tolist()
+    assert results.loc["internal", "n_failed"] == 1
+    assert results.loc["internal", "auroc"] == pytest.approx(roc_auc_score(label[sets == "internal"], score[sets == "internal"]))
+    assert results["auroc_difference"].notna().to_dict() == {name: name == "harbor" for name in names}
 
 
 def test_masks_are_read_inside_the_folder_only(tmp_path):
