@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
+from monai.inferers import SlidingWindowInferer
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -169,28 +170,80 @@ def test_adversarial_stays_in_ball_and_box(norm, attack_steps, random_start):
     assert losses[1] > losses[0]
 
 
-class Scaled(nn.Module):
-    """A network whose images have values up to ``top``."""
-
-    def __init__(self, network: nn.Module, top: float) -> None:
-        super().__init__()
-        self.network, self.top = network, top
+class Watched(LinearNet):
+    """Keeps the images that it is given."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.network(x / self.top)
+        self.seen = [*getattr(self, "seen", []), x.detach()]
+        return super().forward(x)
 
 
-@pytest.mark.parametrize("norm", ["inf", 0, 1, 2])
-def test_value_range_is_only_a_unit(norm):
+def test_the_lengths_of_the_attacks_steps():
+    """PGD of four steps: 2.5 / 4 of the radius each; after a random start one step of 1.25 radii (here downhill for label 1)."""
+    network, image = Watched(torch.full((1, 1, 40, 40), 1e-3)), torch.full((1, 1, 40, 40), 0.5)
+    given = (network, image, torch.tensor([1]), torch.full((1, 1, 1, 1), 0.08))
+    out = Attack(attack_steps=4)(*given)
+    moved = [0.5 - float(seen.mean()) for seen in network.seen]
+    assert moved == pytest.approx([0.0, 0.05, 0.08, 0.08], abs=1e-6)
+    torch.testing.assert_close(out, image - 0.08)
+    d = Attack(random_start=True)(*given, generator=torch.Generator().manual_seed(0)) - image
+    start = network.seen[-1] - image
+    torch.testing.assert_close(d, (start - 0.1).clamp(min=-0.08))
+    assert float(start.min()) < -0.07 < 0.07 < float(start.max())
+
+
+class Scaled(nn.Module):
+    """A network whose images have values from ``low`` to ``high``."""
+
+    def __init__(self, network: nn.Module, low: float, high: float) -> None:
+        super().__init__()
+        self.network, self.low, self.high = network, low, high
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network((x - self.low) / (self.high - self.low))
+
+
+@pytest.mark.parametrize("norm", ["inf", 0, 1, 2, 3.5])
+@pytest.mark.parametrize("value_range", [(0, 4), (-1, 3)])
+@pytest.mark.parametrize("random_start", [False, True])
+def test_value_range_is_only_a_unit(norm, value_range, random_start):
+    """Its width scales the radius; where it begins changes nothing."""
     network = TinyNet().eval()
     image, label = batches(1)[0].values()
+    # Values that keep all their bits in both units.
+    image = (256 * image).round() / 256
     views = []
-    for top in (1.0, 4.0):
-        step = iteration(mask_fraction=0.2, epsilon_range=(0.03, 0.03), norm=norm, value_range=(0, top))
-        scaled = Scaled(network, top)
-        views.append(step.views(scaled, top * image, label, torch.Generator().manual_seed(0)))
+    for low, high in ((0, 1), value_range):
+        options = {"fill": "value_range", "norm": norm, "random_start": random_start, "attack_steps": 1 + random_start}
+        step = iteration(mask_fraction=0.2, epsilon_range=(0.03, 0.03), value_range=(low, high), **options)
+        scaled = Scaled(network, low, high)
+        views.append(step.views(scaled, low + (high - low) * image, label, torch.Generator().manual_seed(0)))
     assert torch.equal(views[0].epsilon, views[1].epsilon)
-    torch.testing.assert_close(views[1].adversarial / 4, views[0].adversarial, rtol=0, atol=1e-5)
+    low, high = value_range
+    for ours, theirs in ((views[1].masked, views[0].masked), (views[1].adversarial, views[0].adversarial)):
+        torch.testing.assert_close((ours - low) / (high - low), theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epsilon_per": "sample"},
+        {"fill": "value_range"},
+        {"saliency_order": "random", "fill": "image_mean"},
+        {"attack": "noise", "mask_fraction": 0},
+        *({"random_start": True, "mask_fraction": 0, "norm": norm} for norm in ("inf", 0, 1, 2, 50)),
+    ],
+)
+def test_every_draw_is_of_the_generator(options):
+    """The global random state is restored after each step: what is drawn of it is the same in every step."""
+    network, step = TinyNet().eval(), iteration(**options)
+    image, label = batches(1)[0].values()
+    views = []
+    for state, seed in ((0, 0), (1, 0), (1, 1)):
+        torch.manual_seed(state)
+        views.append(step.views(network, image, label, torch.Generator().manual_seed(seed)))
+    assert all(map(torch.equal, views[0], views[1]))
+    assert not torch.equal(views[0].adversarial, views[2].adversarial)
 
 
 def test_a_mask_of_no_pixel_is_refused():
@@ -453,3 +506,19 @@ def test_refuses_images_outside_the_value_range():
 def test_refuses_amp():
     with pytest.raises(ValueError, match="precision"):
         train(TinyNet(), iteration(), batches(1), amp=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compile": True}, "leave compile off"),
+        ({"inferer": SlidingWindowInferer((8, 8))}, "must be SimpleInferer"),
+        ({"prepare_batch": lambda batch, *_, **__: (batch["image"], batch["label"], [], {})}, "image and label only"),
+    ],
+)
+def test_what_a_step_would_ignore_is_refused(options, message):
+    trainer = train(TinyNet(), iteration(kl_weight=0), batches(1), epochs=1)
+    for name, value in options.items():
+        setattr(trainer, name, value)
+    with pytest.raises(InputError, match=message):
+        Step(trainer, batches(1)[0], Domain())
