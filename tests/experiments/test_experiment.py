@@ -832,7 +832,8 @@ def test_interval_over_seeds_and_patients_covers():
 
 def test_holm_is_statsmodels():
     multitest = pytest.importorskip("statsmodels.stats.multitest")
-    p = [0.01, 0.04, 0.03, 0.5]
+    # With one that exceeds 1, and one that is no lower than the one before it.
+    p = [0.01, 0.04, 0.03, 0.7, 0.6]
     assert holm(p) == pytest.approx(multitest.multipletests(p, method="holm")[1])
     assert math.isnan(holm([0.01, math.nan])[1])
     assert holm([0.01, math.nan])[0] == 0.01

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from sga_monai.statistics.effects import PairedScores, pooled_effect
@@ -92,6 +93,25 @@ def test_a_mean_over_seeds_has_both_sources_of_chance():
     one, plain = mean_over_seeds(values[:1], patient), patient_mean(values[0], patient)
     assert (one.low, one.high) == pytest.approx((plain.low, plain.high))
     assert math.isnan(mean_over_seeds(np.ones((2, 5)), np.arange(5)).low)
+
+
+@pytest.mark.parametrize("n_patients", [None, 6])
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_interval_and_p_of_both_parts_by_hand(n_seeds, n_patients):
+    """p is the level of the interval that ends at ``null``."""
+    of_patients = stats.norm() if n_patients is None else stats.t(n_patients - 1)
+
+    def half(level: float) -> float:
+        return math.hypot(0.03 * of_patients.isf(level / 2), 0.02 * stats.t(n_seeds - 1).isf(level / 2) if n_seeds > 1 else 0.0)
+
+    given = (0.03**2, 0.02**2 if n_seeds > 1 else math.nan, n_seeds, 0.5, n_patients)
+    above, below = combine(0.58, *given), combine(0.42, *given)
+    assert (above.low, above.high) == pytest.approx((0.58 - half(0.05), 0.58 + half(0.05)))
+    assert half(above.p) == pytest.approx(0.08)
+    assert below.p == pytest.approx(above.p)
+    assert combine(0.5, *given).p == pytest.approx(1)
+    # Far enough away that no smaller level is told apart.
+    assert combine(1e9, *given).p == 1e-12
 
 
 def test_intervals_of_a_mean_over_seeds_cover_it():
