@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -94,6 +95,25 @@ def test_the_bundle_logs_the_rate_of_the_step_that_was_made():
     trainer.run(range(5), max_epochs=2)
     assert logged == used
     assert len(set(used)) > 5
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        ("epoch_seeds", "batch_norm_statistics"),
+        # The statistics that are validated, scored for the curves and saved are those of the epoch's last weights.
+        ("batch_norm_statistics", "validation curves review_panel checkpoints"),
+        ("validation", "scalars progress early_stopping robust_overfitting checkpoints"),
+        # A checkpoint holds what its own epoch has counted.
+        ("progress early_stopping robust_overfitting learning_rate", "checkpoints"),
+        # A resume that is refused has not yet deleted the results of the run's earlier end.
+        ("checkpoints", "run_record"),
+    ],
+)
+def test_the_bundle_attaches_each_handler_where_its_docstring_says(first, later):
+    text = json.loads((ROOT / "bundles/sga/train.json").read_text())["train"]["handlers_in_order"]
+    order = re.findall(r"@train#(\w+)", text)
+    assert max(map(order.index, first.split())) < min(map(order.index, later.split()))
 
 
 @pytest.mark.parametrize(
