@@ -295,6 +295,17 @@ def test_the_evaluators_best_comes_back(tmp_path):
     assert seen[0] == (before.best_metric, before.best_metric_epoch)
 
 
+def test_a_run_that_was_killed_in_its_last_test_goes_on_to_it_without_another_epoch(tmp_path):
+    first = build(tmp_path, 2)
+    first.trainer.run()
+    resumed, seen = build(tmp_path, 2, resume=True), []
+    resumed.trainer.add_event_handler(Events.ITERATION_STARTED, lambda _: seen.append("iteration"))
+    resumed.trainer.add_event_handler(Events.COMPLETED, lambda _: seen.append("end"))
+    resumed.trainer.run()
+    assert seen == ["end"]
+    assert equal(resumed.network.state_dict(), first.network.state_dict())
+
+
 def test_another_run_is_refused_with_the_difference(tmp_path, caplog):
     before = {"settings": {"mask_fraction": 0.1, "norm": math.inf}, "data": {"manifest_sha256": "aa"}, "machine": {"threads": 2}}
     build(tmp_path, 1, identity=before).trainer.run()
