@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -441,6 +442,19 @@ def test_runs_repeat_and_draws_follow_seed_and_iteration():
         results.append(network.state_dict())
     assert all(torch.equal(value, results[1][key]) for key, value in results[0].items())
     assert any(not torch.equal(value, results[2][key]) for key, value in results[0].items())
+
+
+def test_draws_are_a_function_of_seed_iteration_and_rank():
+    trainer = train(TinyNet(), iteration(kl_weight=0), batches(1), epochs=1)
+    step = Step(trainer, batches(1)[0], Domain())
+
+    def draw(seed: int, number: int, rank: int) -> int:
+        trainer.state.iteration, trainer.state.rank = number, rank
+        return int(torch.randint(2**60, (1,), generator=step.generator(seed)))
+
+    drawn = {given: draw(*given) for given in itertools.product((0, 1), (1, 2), (0, 1))}
+    assert len(set(drawn.values())) == 8
+    assert all(draw(*given) == value for given, value in drawn.items())
 
 
 def test_epsilon_per_sample():
