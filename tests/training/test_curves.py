@@ -52,6 +52,8 @@ def test_images_are_the_same_each_time_and_spread_over_the_set(tmp_path):
     data = items("far", 1000, 500, 0)
     chosen = LearningCurves(str(tmp_path), TinyNet(), data, curve_images=10).chosen["far"]
     assert chosen == [0, 125, 250, 374, 499, 500, 625, 750, 874, 999]
+    # Of a single one there is one of each label, or there would be nothing to score.
+    assert LearningCurves(str(tmp_path), TinyNet(), data, curve_images=1).chosen["far"] == [0, 500]
 
 
 def test_a_resumed_training_keeps_completed_epochs_alone(tmp_path):
