@@ -211,6 +211,15 @@ def test_a_dataset_of_a_cache_is_read_by_other_processes(rows, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(arrays(again), arrays(dataset), strict=True))
 
 
+def test_a_name_that_may_be_burned_in_is_known_also_of_a_cached_image(rows, tmp_path, dicom_file):
+    """Or a picture of it would be drawn."""
+    path = dicom_file(np.arange(2000, dtype=np.uint16).reshape(40, 50), BitsStored=12, BurnedInAnnotation="YES")
+    for cache_dir in (None, str(tmp_path / "cache"), str(tmp_path / "cache")):
+        dataset = CXRDataset([rows[0], rows[1] | {"image": str(path)}, rows[2]], our_chain(32), cache_dir=cache_dir)
+        assert [item["burned_in"] for item in dataset.data] == [False, True, False]
+        assert [dataset[i]["burned_in"] for i in range(3)] == [False, True, False]
+
+
 def test_two_writers_of_one_cache(rows, tmp_path):
     """Both write every image at once, many times; each reader sees whole images only."""
     cache = ImageCache(tmp_path / "cache", None)

@@ -19,6 +19,7 @@ from sga_monai.data.manifest import write_manifest
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation import stream
 from sga_monai.evaluation.cohort import list_cohort
+from sga_monai.evaluation.predictions import ROW
 from sga_monai.evaluation.scoring import Control, score_batch, score_dataset
 from sga_monai.model.networks import build_network
 from sga_monai.model.preparation import Preparation
@@ -155,6 +156,22 @@ def test_one_file_in_two_parts_is_refused(cohort, network, tmp_path, kept):
     for _ in range(1 + kept):
         with pytest.raises(InputError, match="here row 5 and here row 42 are the same file, byte for byte; remove one"):
             stream.stream_cohort(cohort, tmp_path / "parts", score)
+
+
+def test_a_name_that_may_be_burned_in_is_known_also_of_a_kept_part(cohort, tmp_path, dicom_file):
+    """Or a heat map of it would be drawn."""
+
+    def score(batch):
+        mean = batch["image"].mean((1, 2, 3)).numpy()
+        return {key: batch[key] for key in ROW} | {"score": mean, "probability": mean}, np.zeros((len(mean), 1))
+
+    path = dicom_file(np.arange(2000, dtype=np.uint16).reshape(40, 50), BitsStored=12, BurnedInAnnotation="YES")
+    cohort.items[20]["image"] = str(path)
+    for _ in range(2):
+        found = stream.stream_cohort(cohort, tmp_path / "parts", score)
+        assert [line["row"] for line in found.data if line["burned_in"]] == [22]
+        assert [found[int(i)]["row"] for i in np.flatnonzero(found.burned_in)] == [22]
+        assert found[19]["burned_in"]
 
 
 def test_nothing_that_can_be_read_is_refused(cohort, network, tmp_path):
