@@ -18,11 +18,12 @@ from monai.utils import set_determinism
 
 from sga_monai.cohorts import phantom
 from sga_monai.core import checks as check
-from sga_monai.core.command_line import given_texts, keep_texts, override_value, read_overrides
+from sga_monai.core.command_line import given_texts, keep_texts, override_value, read_overrides, refuse_no_paths
 from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
 from sga_monai.core.files import read_json
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, keep_freed_memory, loads_a_network, quiet_monai
+from sga_monai.core.source import refuse_no_path
 from sga_monai.data.datalist import load_manifest
 from sga_monai.data.manifest import check_external, read_manifest
 from sga_monai.data.sets import INTERNAL, VALIDATION
@@ -121,12 +122,15 @@ def _check_paths(paths: Mapping[str, Any], arguments: Sequence[str]) -> dict[str
     """The paths as they were typed, which the whole configuration gets too.
 
     Raises:
-        InputError: when a path came by another way than the command line, and is none any more.
+        InputError: when a path is a text that stands for none, or came by another way than the command line, and is none any more.
     """
     given, files = read_overrides(arguments)
+    if files:
+        refuse_no_paths(given)
     texts = given_texts(given) if files else {}
     keep_texts(texts)
     for name, path in paths.items():
+        refuse_no_path(name, path)
         if name not in texts and path is not None and not isinstance(path, str):
             raise InputError(f"{name} must be a text, got {path!r}; put it in quotes")
         if name not in texts and "::" in (path or ""):

@@ -11,7 +11,7 @@ from typing import Any
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from sga_monai.core.source import LISTS_OF_PATHS, PATHS
+from sga_monai.core.source import LISTS_OF_PATHS, PATHS, refuse_no_path
 
 # How an expression, a reference and a macro of MONAI begin.
 SPECIAL = ("$", "@", "%")
@@ -76,6 +76,18 @@ def given_texts(given: Mapping[str, str]) -> dict[str, str | list[str]]:
         if text != parsed or "#" in text or "::" in text:
             texts[name] = text
     return texts
+
+
+def refuse_no_paths(given: Mapping[str, str]) -> None:
+    """Refuse a path among overrides that is none; see ``refuse_no_path``.
+
+    Args:
+        given: of ``read_overrides``.
+    """
+    for name in (name for name in PATHS + LISTS_OF_PATHS if name in given):
+        # What MONAI takes for an option that was not given.
+        if given[name] != "None":
+            refuse_no_path(name, override_value(given[name]))
 
 
 def keep_texts(texts: Mapping[str, Any]) -> None:

@@ -17,6 +17,30 @@ PATHS = (
 LISTS_OF_PATHS = ("external_manifests",)
 
 
+def refuse_no_path(name: str, value: object) -> None:
+    """Refuse a text that stands for no path: empty, as of a variable that is not set, or JSON's null as one types it.
+
+    Args:
+        name: of the option.
+        value: a path, a list of paths, or anything else, which passes.
+
+    Raises:
+        InputError: naming the option; otherwise a folder of that name would be made, or what it is the path of left out in silence.
+
+    Example:
+        >>> refuse_no_path("cache_dir", "./null")
+        >>> refuse_no_path("cache_dir", "null")
+        Traceback (most recent call last):
+        sga_monai.core.errors.InputError: cache_dir is the text 'null', which is no path; leave the option out for none, or write ./null
+    """
+    for path in value if isinstance(value, list | tuple) else (value,):
+        if not isinstance(path, str) or path.strip().lower() not in ("", "null", "none"):
+            continue
+        if not path.strip():
+            raise InputError(f"{name} is an empty text, which is no path; give one, or leave the option out")
+        raise InputError(f"{name} is the text {path!r}, which is no path; leave the option out for none, or write ./{path}")
+
+
 def source_bundle() -> Path:
     """The folder of train.json, evaluate.json, inference.json and the plans of experiments.
 

@@ -15,7 +15,7 @@ from sga_monai.cohorts.phantom import external_of
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import FORMULA, read_json
 from sga_monai.core.schema import validate
-from sga_monai.core.source import PATHS, find_file
+from sga_monai.core.source import PATHS, find_file, refuse_no_path
 
 SETTINGS = {"type": "object", "additionalProperties": {"type": ["number", "string", "boolean", "null", "array"]}}
 SCHEMA = {
@@ -217,11 +217,14 @@ def _external_manifests(name: str, given: Mapping[str, Any]) -> list[str]:
         value = given.get(key, "")
         if not isinstance(value, str) and (value is not None or key in ("manifest", "dataset_dir")):
             raise InputError(f"{name}: {key} must be a path in quotes, got {json.dumps(value)}")
+        if key in given:
+            refuse_no_path(f"{name}: {key}", value)
     external = given.get("external_manifests")
     external = external_of(given["manifest"], given["dataset_dir"]) if external is None else external
     external = [external] if isinstance(external, str) else external
     if not isinstance(external, list) or not all(isinstance(manifest, str) for manifest in external):
         raise InputError(f"{name}: external_manifests must be a list of paths in quotes, got {json.dumps(external)}")
+    refuse_no_path(f"{name}: external_manifests", external)
     return external
 
 

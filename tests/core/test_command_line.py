@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fire
 import pytest
+from conftest import ROOT
 from monai.bundle import ConfigWorkflow
 from monai.bundle.scripts import run as bundle_run
 
@@ -15,6 +16,7 @@ from sga_monai.bundle import check_overrides, prepare, refuse_batch_of_one, reso
 from sga_monai.core.command_line import given_texts, read_overrides
 from sga_monai.core.errors import InputError, input_error
 
+BUNDLE = ROOT / "bundles/sga"
 CONFIG = {
     "imports": ["$import json", "$from pathlib import Path"],
     "output_dir": "runs/x",
@@ -119,6 +121,20 @@ def test_a_file_of_arguments_is_the_command_line_too(tmp_path):
 
 def test_what_is_no_path_is_left_to_fire():
     assert given_texts({"seed": "2024_01_01", "norm": "inf", "cache_dir": "None", "manifest": "'m.csv'", "output_dir": "--resume"}) == {}
+
+
+@pytest.mark.parametrize("text", ["null", "none", " NULL", ""])
+def test_a_path_that_is_none_is_refused_and_makes_no_folder(start, tmp_path, text):
+    """``--cache_dir null`` made a folder of that name, and an empty ``--pretrained_weights`` began with random weights in silence."""
+    command = ["run", "--config_file", str(BUNDLE / "train.json"), f"--cache_dir={text}"]
+    with pytest.raises(InputError, match=r"cache_dir is .*, which is no path"):
+        prepare(arguments=command)
+    with pytest.raises(InputError, match=r"pretrained_weights is .*, which is no path"):
+        prepare(arguments=["pytest"], pretrained_weights=text)
+    with pytest.raises(RuntimeError) as caught:
+        start("--external_manifests", f"['a.csv', '{text}']")
+    assert "external_manifests is " in str(input_error(caught.value))
+    assert start("--dataset_dir", "None", "--output_dir", "./null")["data"] == "data"
 
 
 def test_a_workflow_of_another_program_is_refused_in_a_sentence(tmp_path, monkeypatch):

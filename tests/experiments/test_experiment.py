@@ -115,6 +115,8 @@ def test_pooled_sets_have_no_common_patients_but_for_42_of_two_views(path):
             {"methods": {name: {"external_manifests": [f"{name}/far.csv"]} for name in "ab"}},
             r"two methods have different external_manifests far\.csv; rename one of the files",
         ),
+        ({"settings": {"cache_dir": "null"}}, r"p\.json: cache_dir is the text 'null', which is no path; leave the option out for none"),
+        ({"methods": {"NT": {"pretrained_weights": ""}}}, "pretrained_weights is an empty text"),
         ({"colour": 1}, "colour"),
         ({"selection_set": "far"}, "selection_set 'far' must be one of two or more external_manifests; there are harbor, lakeside, summit"),
         ({"selection_set": "far", "settings": {"external_manifests": []}}, "there are none"),
