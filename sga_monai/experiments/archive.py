@@ -23,6 +23,7 @@ RUN = "run.json"
 KEPT = (RUN, "results.csv", "curves.csv")
 # Of a difference of two float32 numbers, which have seven.
 DIGITS = "%.9g"
+DAMAGED = "is damaged; restore it, or give the folder of its experiment"
 
 
 def write_archive(path: Path, folder: Path, records: Sequence[Record]) -> None:
@@ -71,8 +72,31 @@ def archived_runs(path: Path) -> int:
     Raises:
         InputError: when it is damaged.
     """
-    with _opened(path, "is damaged; restore it, or give the folder of its experiment") as archive:
+    with _opened(path, DAMAGED) as archive:
         return sum(Path(name).name == RUN for name in archive.getnames())
+
+
+def refuse_other_runs(path: Path, records: Sequence[Record]) -> None:
+    """Refuse an archive beside records that are of other runs; one that lacks some of theirs, or is not there, is none.
+
+    Args:
+        path: the archive.
+        records: that stand on the page beside it.
+
+    Raises:
+        InputError: when it has a run that no record is of, or is damaged.
+    """
+    if not path.is_file():
+        return
+    finished = {_folder(record): record["finished"] for record in records if record["kind"] == "cell"}
+    with _opened(path, DAMAGED) as archive:
+        cards = {Path(entry.name).parent.as_posix(): archive.extractfile(entry) for entry in archive if Path(entry.name).name == RUN}
+        for name, card in cards.items():
+            if card is None or finished.get(name) != json.loads(card.read()).get("finished"):
+                raise InputError(
+                    f"{path.name} beside the page has runs that the records of {records[0]['name']} are not of, such as {name}; give the "
+                    "folder of sga-monai experiment instead of its records, or move the archive away"
+                )
 
 
 def _read(path: Path) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from sga_monai.core.display import page_templates
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_csv, write_utf8, write_whole
 from sga_monai.core.folders import is_finished
-from sga_monai.experiments.archive import archived_runs, write_archive
+from sga_monai.experiments.archive import archived_runs, refuse_other_runs, write_archive
 from sga_monai.experiments.dashboards import write_dashboards
 from sga_monai.experiments.figures import cells_with_curves, learning_curves, svg
 from sga_monai.experiments.plan import Plan
@@ -69,7 +69,8 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
 
     Raises:
         InputError: when there are no records, two sources are of one plan, the runs of a folder are others than its records' (see
-            ``write_archive``), an archive in ``out`` is damaged, or ``out`` has another ``README.md``.
+            ``write_archive``), an archive in ``out`` is damaged or of other runs than the records beside it, or ``out`` has another
+            ``README.md``.
     """
     out = Path(out)
     if (out / "README.md").is_file() and not (out / "README.md").read_text(encoding="utf-8").startswith(PAGE):
@@ -80,6 +81,12 @@ def write_page(sources: Sequence[str | Path], out: str | Path) -> list[str]:
     for name in {name for name in names if names.count(name) > 1}:
         raise InputError(f"two of these are experiments of the plan {name}, and a page shows one; give one, or rename a plan")
     out.mkdir(parents=True, exist_ok=True)
+    earlier = [read_records(path) for path in sorted(out.glob("*.jsonl"))]
+    # Of a folder the archive is written anew below; beside other records it would be linked as theirs.
+    archived = {records[0]["name"] for records, source in zip(given, others, strict=True) if source.is_dir()}
+    for name, records in {one[0]["name"]: one for one in (*earlier, *given)}.items():
+        if name not in archived:
+            refuse_other_runs(out / f"{name}{ARCHIVE}", records)
     for records in given:
         write_whole(out / f"{records[0]['name']}.jsonl", partial(write_records, records=records))
     for records, source in zip(given, others, strict=True):

@@ -680,6 +680,32 @@ def test_an_archive_has_the_runs_that_its_records_are_of(fake, tmp_path):
         collect.write_page([docs], docs)
 
 
+def test_an_archive_of_other_runs_does_not_stand_beside_records(fake, tmp_path):
+    """Records alone were put on the page, and an archive that was there before was linked as if it were of their runs."""
+    plan, out = fake
+    docs = tmp_path / "docs"
+    collect.collect_experiment(plan, out)
+    collect.write_page([out], docs)
+    before = {path.name: path.read_bytes() for path in docs.iterdir()}
+    collect.write_page([out / "records.jsonl"], docs)
+    assert {path.name: path.read_bytes() for path in docs.iterdir()} == before
+    # The archive may have fewer runs than the records, as before they went on, and not others.
+    lines = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    newer = [line | {"finished": "later"} if line["kind"] == "cell" and line["seed"] == 2 else line for line in lines]
+    (tmp_path / "newer.jsonl").write_text("".join(json.dumps(line) + "\n" for line in newer))
+    with pytest.raises(
+        InputError, match=r"fake_runs\.tar\.xz beside the page has runs that the records of fake are not of, such as nt/all/seed_2"
+    ):
+        collect.write_page([tmp_path / "newer.jsonl"], docs)
+    assert {path.name: path.read_bytes() for path in docs.iterdir()} == before
+    shutil.copy(tmp_path / "newer.jsonl", docs / "fake.jsonl")
+    with pytest.raises(InputError, match="has runs that the records of fake are not of"):
+        collect.write_page([docs], docs)
+    (docs / "fake_runs.tar.xz").unlink()
+    assert collect.write_page([docs], docs) == ["fake"]
+    assert "Predictions of" not in (docs / "README.md").read_text()
+
+
 def rounded(value):
     """Records with numbers of six digits."""
     if isinstance(value, dict):
