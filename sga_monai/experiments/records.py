@@ -56,7 +56,7 @@ def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
     }
     scores = {cell: read_predictions(runs[cell] / FILE) for cell in cells}
     records = [head, *(_cell(cell, runs[cell], scores[cell]) for cell in cells)]
-    means, effects = list[Record](), list[Record]()
+    means, effects, uneven = list[Record](), list[Record](), dict[str, list[str]]()
     for condition in head["condition"]:
         by_method: dict[str, dict[int, pd.DataFrame]] = {}
         for cell in cells:
@@ -64,12 +64,14 @@ def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
                 by_method.setdefault(cell.method, {})[cell.seed] = scores[cell]
         means += _means(condition, by_method, plan.baseline)
         effects += _effects(condition, by_method, plan)
+        uneven[condition] = _uneven(by_method)
     compared = [mean for mean in means if mean["against_baseline"] and is_reported(mean["set"], plan.selection_set)]
     for mean, p in zip(compared, holm([mean["against_baseline"]["p"] for mean in compared]), strict=True):
         mean["against_baseline"]["p_holm"] = p
     records += [*means, *effects]
     for condition in head["condition"]:
-        records += selections(condition, [mean for mean in means if mean["condition"] == condition], plan.selection_set)
+        given = [mean for mean in means if mean["condition"] == condition]
+        records += selections(condition, given, plan.selection_set, uneven[condition])
     result: list[Record] = [plain(record) for record in records]
     return result
 
@@ -210,6 +212,13 @@ def _same_rows(tables: Mapping[int, pd.DataFrame], others: Mapping[int, pd.DataF
     """Whether two methods were tested on the same images of a set, by row, label and patient."""
     first, second = (next(iter(given.values()))[["label", "patient"]] for given in (tables, others))
     return first.equals(second)
+
+
+def _uneven(by_method: Mapping[str, Mapping[int, pd.DataFrame]]) -> list[str]:
+    """The internal sets whose images are not the same for all methods."""
+    first = [next(iter(frames.values())) for frames in by_method.values()]
+    tables = {name: [{0: _scores(frame, name)} for frame in first] for name in (VALIDATION, INTERNAL)}
+    return [name for name, of in tables.items() if not all(_same_rows(one, of[0]) for one in of)]
 
 
 def _drop(outside: SeedMean, each_outside: Sequence[float], inside: SeedMean, each_inside: Sequence[float]) -> SeedMean:

@@ -195,8 +195,10 @@ def rows_of(records: Sequence[Record]) -> list[str]:
 
 
 def _chosen(record: Record, means: Sequence[Record]) -> str:
-    """What a rule chose, and the chosen method's AUROC at sets that took no part in the choice; the oracle has none."""
+    """What a rule chose, or why nothing, and the chosen method's AUROC at sets that took no part in the choice; the oracle has none."""
     where = f" at {record['condition']}" if record["condition"] != ALL else ""
+    if not record["chosen"]:
+        return f"Chosen{where} by {record['rule']}: none, since {record['reason']}."
     tie = " (a tie: this rule cannot tell them apart)" if len(record["chosen"]) > 1 else ""
     unseen = ORACLE not in record["rule"]
     key = [*record["chosen"], record["condition"]]

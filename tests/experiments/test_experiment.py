@@ -427,6 +427,17 @@ def test_methods_that_are_equal_to_three_digits_are_all_chosen():
         assert of_both["all"] == pytest.approx({"A": (0.9 + (1.2 + lead) / 2) / 2, "B": (0.9 + 0.6) / 2})
 
 
+def test_an_average_over_other_sets_chooses_nothing():
+    """A method with external sets of its own was ranked by the average over them."""
+    areas = {"A": {"internal": 0.9, "far": 0.7, "near": 0.9}, "B": {"internal": 0.9, "far": 0.75}}
+    means = [{"method": method, "set": name, "auroc": {"value": area}} for method, of in areas.items() for name, area in of.items()]
+    (oracle,) = selections("all", means, "")
+    assert (oracle["chosen"], oracle["reason"]) == ([], "the methods were tested on different images or sets")
+    # The set that one method lacks may be the one that chooses, which is in no average.
+    at_near, oracle = selections("all", means, "near")
+    assert (at_near["chosen"], oracle["chosen"]) == (["A"], ["B"])
+
+
 def test_a_pooled_effect_of_fewer_sets_says_so(fake, tmp_path, monkeypatch):
     _, out = fake
     monkeypatch.setattr("sga_monai.experiments.records.pooled_effect", functools.partial(pooled_effect, n_samples=20))
@@ -754,7 +765,13 @@ def test_methods_with_training_manifests_of_their_own_are_compared_outside(fake)
     inside = {"internal (validation)": None, "internal": None}
     assert next(against)["internal"]
     assert next(against) == {"far": next(r for r in before if r.get("set") == "far" and r["method"] == "SGA")["against_baseline"]} | inside
-    assert "| SGA | far |" in (out / "results.md").read_text()
+    text = (out / "results.md").read_text()
+    assert "| SGA | far |" in text
+    # Nor is a method chosen by AUROCs of different images.
+    assert "Chosen by internal validation AUROC: none, since the methods were validated on different images." in text
+    assert re.search(r"Chosen by average .*: none, since the methods were tested on different images or sets\.", text)
+    assert [(r["value"], r["chosen"]) for r in records if r["kind"] == "selection"] == [(None, [])] * 2
+    assert "reason" not in next(r for r in before if r["kind"] == "selection")
 
 
 def test_a_folder_that_is_not_this_experiments_is_left_alone(tmp_path):
