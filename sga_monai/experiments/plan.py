@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ SCHEMA = {
     },
 }
 ALL = "all"
+# Options of `monai.bundle run` itself that a cell may have.
+RUN_OPTIONS = ("tracking", "logging_file", "meta_file")
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
 
     Raises:
         InputError: when the file is missing, not JSON or not a plan, the baseline is no method, the selection set or a pooled set
-            no external set, a seed is not in ``seeds``, two cells have one folder, or a table could not show a name.
+            no external set, a seed is not in ``seeds``, an option names nothing in the configuration, a name is there twice, two cells
+            have one folder, or a table could not show a name.
     """
     name, content = Path(path).name, _read_content(path)
     methods, conditions = content["methods"], content.get("conditions", {ALL: {}})
@@ -156,6 +160,7 @@ def read_plan(path: str | Path, **settings: Any) -> Plan:
     _check_names(name, methods, conditions, cells)
     config_file = str(find_file(content.get("config_file", "bundles/sga/train.json")))
     defaults = _read_defaults(name, config_file)
+    _refuse_unknown(name, content, defaults)
     selection_set, pooled_sets = content.get("selection_set", ""), tuple(content.get("pooled_sets", ()))
     if selection_set in pooled_sets:
         raise InputError(f"{name}: pooled_sets names the selection_set {selection_set!r}, which is no result; remove one")
@@ -188,8 +193,10 @@ def _read_content(path: str | Path) -> dict[str, Any]:
     if file.is_dir():
         raise InputError(f"{name or path} is a folder, and a plan is a JSON file; give one")
     try:
-        content: dict[str, Any] = read_json(file)
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
         validate(content, SCHEMA)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
     except FileNotFoundError:
         raise InputError(f"no plan {name}; `sga-monai bundle DIR` writes those of this installation to DIR/experiments") from None
     except (OSError, ValueError) as error:
@@ -198,6 +205,33 @@ def _read_content(path: str | Path) -> dict[str, Any]:
         place = ".".join(map(str, error.absolute_path)) or "the plan"
         raise InputError(f"{name}: {place}: {error.message}") from None
     return content
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which a name that is there twice would stand for the second alone: a method would be lost."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{name!r} is there twice in one place, and the first would be ignored; rename or remove one")
+    return dict(pairs)
+
+
+def _refuse_unknown(name: str, content: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse an option that names nothing in the configuration, which its cells would do one by one, the last when all others are trained.
+
+    Ids are compared as the bundle does it: at the top level, and one that another option refers to is known too.
+    """
+    given = {"settings": content["settings"]}
+    given |= {f"{part}.{key}": options for part in ("methods", "conditions") for key, options in content.get(part, {}).items()}
+    known = {key.lstrip("+").replace("::", "#").split("#")[0] for key in defaults} | set(RUN_OPTIONS)
+    texts = [value for options in given.values() for value in options.values() if isinstance(value, str)]
+    for place, options in given.items():
+        for key in options:
+            top = key.replace("::", "#").split("#")[0]
+            if top not in known and not any(re.search(rf"@{re.escape(key)}\b", text) for text in texts):
+                near = get_close_matches(top, known, n=1)
+                meant = f"is {near[0]} meant?" if near else "remove it"
+                raise InputError(f"{name}: {place}: {key} names nothing in the configuration; {meant}")
 
 
 def _read_defaults(name: str, config_file: str) -> dict[str, Any]:

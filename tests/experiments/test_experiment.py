@@ -117,6 +117,12 @@ def test_pooled_sets_have_no_common_patients_but_for_42_of_two_views(path):
         ),
         ({"settings": {"cache_dir": "null"}}, r"p\.json: cache_dir is the text 'null', which is no path; leave the option out for none"),
         ({"methods": {"NT": {"pretrained_weights": ""}}}, "pretrained_weights is an empty text"),
+        (
+            {"methods": {"NT": {"kl_weigth": 0}}},
+            r"methods\.NT: kl_weigth names nothing in the configuration; is kl_weight meant\?",
+        ),
+        ({"conditions": {"a": {"trian#trainer": 1}}}, r"conditions\.a: trian#trainer names nothing in the configuration; is train meant\?"),
+        ({"settings": {"colour": 1}}, "settings: colour names nothing in the configuration; remove it"),
         ({"colour": 1}, "colour"),
         ({"selection_set": "far"}, "selection_set 'far' must be one of two or more external_manifests; there are harbor, lakeside, summit"),
         ({"selection_set": "far", "settings": {"external_manifests": []}}, "there are none"),
@@ -135,6 +141,19 @@ def test_a_bad_plan_is_refused_in_a_sentence(tmp_path, changes, message):
         read_plan(tmp_path / "absent.json")
     with pytest.raises(InputError, match="is a folder, and a plan is a JSON file"):
         read_plan(tmp_path)
+
+
+def test_a_method_that_is_there_twice_is_refused(tmp_path):
+    """JSON takes the second, and the first was never trained."""
+    text = write_plan(tmp_path / "p.json").read_text()
+    (tmp_path / "p.json").write_text(text.replace('"SGA": {}', '"NT": {"mask_fraction": 0}'))
+    with pytest.raises(InputError, match=r"p\.json: 'NT' is there twice in one place, and the first would be ignored"):
+        read_plan(tmp_path / "p.json")
+
+
+def test_options_that_refer_to_each_other_and_sections_are_known(tmp_path):
+    settings = TINY | {"optimizer#momentum": "@mine", "mine": 0.8, "train::sampler::seed": 3}
+    assert read_plan(write_plan(tmp_path / "p.json", settings=settings), tracking="mlflow").cells
 
 
 def test_a_set_of_the_phantom_may_choose_and_be_pooled_without_being_named(tmp_path):
