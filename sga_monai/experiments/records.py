@@ -38,6 +38,9 @@ def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
         over seeds and patients, difference from internal, difference from the baseline with Holm's p over all of the
         experiment's comparisons on reported sets), "effect" for each method and condition (difference pooled over the plan's
         ``pooled_sets``, seeds and patients), and "selection" for each condition and rule.
+
+    Raises:
+        InputError: when a file of a run is damaged, or two runs of one set were tested on other rows.
     """
     cells = [cell for cell in plan.cells if cell in runs]
     head: Record = {
@@ -54,8 +57,9 @@ def experiment_records(plan: Plan, runs: Mapping[Cell, Path]) -> list[Record]:
         "n_finished": len(cells),
         **{key: list(dict.fromkeys(getattr(cell, key) for cell in plan.cells)) for key in ("method", "condition", "seed")},
     }
-    scores = {cell: read_predictions(runs[cell] / FILE) for cell in cells}
-    records = [head, *(_cell(cell, runs[cell], scores[cell]) for cell in cells)]
+    read = {cell: _read_run(cell, runs[cell]) for cell in cells}
+    scores = {cell: predictions for cell, (_, predictions) in read.items()}
+    records = [head, *(record for record, _ in read.values())]
     means, effects, uneven = list[Record](), list[Record](), dict[str, list[str]]()
     for condition in head["condition"]:
         by_method: dict[str, dict[int, pd.DataFrame]] = {}
@@ -94,6 +98,20 @@ def read_records(path: Path) -> list[Record]:
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         pass
     raise InputError(f"{path.name} holds no records; run sga-monai experiment first")
+
+
+def _read_run(cell: Cell, folder: Path) -> tuple[Record, pd.DataFrame]:
+    """The record of a finished run, and its predictions.
+
+    Raises:
+        InputError: naming the cell, which counts as finished and is not run again as long as it is there.
+    """
+    try:
+        predictions = read_predictions(folder / FILE)
+        return _cell(cell, folder, predictions), predictions
+    except (ValueError, KeyError):
+        text = f"the run of {cell.name} has a damaged run.json, {FILE}, results.csv or curves.csv"
+        raise InputError(f"{text}; move {cell.folder} out of output_dir, and the same command runs it again") from None
 
 
 def _cell(cell: Cell, folder: Path, predictions: pd.DataFrame) -> Record:

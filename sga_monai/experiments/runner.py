@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import shutil
@@ -16,7 +17,7 @@ from sga_monai.cohorts.phantom import OPTIONS as PHANTOM_OPTIONS
 from sga_monai.cohorts.phantom import draw_once, ensure_phantom, write_phantom
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import copy_folder, file_sha256, read_earlier, read_json, write_json
-from sga_monai.core.folders import is_finished, lock_output_dir
+from sga_monai.core.folders import MARKS, is_finished, lock_output_dir
 from sga_monai.core.provenance import code_facts, differences
 from sga_monai.experiments.cell import CellRun, Ended, Launcher, last_words
 from sga_monai.experiments.launch_local import LocalLauncher
@@ -25,6 +26,8 @@ from sga_monai.experiments.watch import ConsoleWatch
 
 # Of a cell's record: where its files lie and what is told of it does not make it another run.
 PLACES = ("dataset_dir", "cache_dir", "num_workers", "tracking")
+# What a collection writes beside the cells; the first by which an experiment is known.
+RECORDS, WRITTEN = "records.jsonl", ("results.csv", "results.md", "results.html", "tensorboard")
 
 
 def run_experiment(
@@ -53,8 +56,8 @@ def run_experiment(
 
     Raises:
         InputError: when a cell in ``output_dir`` was begun with other overrides, configuration, manifests or phantom, a
-            phantom's folder was drawn with other options, ``output_dir`` holds a run, a folder of ``reuse`` is missing, or the
-            launcher cannot run cells here.
+            phantom's folder was drawn with other options, ``output_dir`` holds a run or another experiment, a folder of ``reuse``
+            is missing, or the launcher cannot run cells here.
         DiskError: when the disk will not take the record or the copy of a cell.
     """
     out, console, launcher = Path(output_dir), console or Console(), launcher or LocalLauncher()
@@ -81,8 +84,7 @@ def _prepare(plan: Plan, out: Path, reuse: Sequence[str | Path]) -> list[Cell]:
     for other in map(Path, reuse):
         if not other.is_dir():
             raise InputError(f"reuse: there is no folder {other.name}; give that of another experiment")
-    if any((out / name).exists() for name in ("run.json", "model.pt", "predictions.csv")):
-        raise InputError("output_dir holds a run, not an experiment; give another folder")
+    _refuse_other_folder(plan.name, out)
     lock_output_dir(out)
     for folder, options in plan.phantoms.items():
         _ensure_phantom(Path(folder), options)
@@ -96,6 +98,27 @@ def _prepare(plan: Plan, out: Path, reuse: Sequence[str | Path]) -> list[Cell]:
         if is_finished(out / cell.folder):
             _drop_checkpoints(out / cell.folder)
     return [cell for cell in plan.cells if not is_finished(out / cell.folder)]
+
+
+def _refuse_other_folder(name: str, out: Path) -> None:
+    """Refuse a folder whose tables would be replaced by those of another experiment.
+
+    Raises:
+        InputError: when it holds a run, an experiment of another plan, or results that are of none.
+    """
+    if any((out / mark).exists() for mark in MARKS if mark != RECORDS):
+        raise InputError("output_dir holds a run, an evaluation, an audit or saliency maps, not an experiment; give another folder")
+    if not (out / RECORDS).exists():
+        found = next((written for written in WRITTEN if (out / written).exists()), None)
+        if found:
+            raise InputError(f"output_dir has a {found} that is of no experiment, and would be replaced; give another folder")
+        return
+    other = name
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), (out / RECORDS).open(encoding="utf-8") as stream:
+        other = json.loads(stream.readline())["name"]
+    if other != name:
+        text = f"output_dir holds the experiment of the plan {other}, whose tables would be replaced"
+        raise InputError(f"{text}; give another folder, and --reuse to take over equal cells")
 
 
 def _cell_run(plan: Plan, cell: Cell, out: Path) -> CellRun:

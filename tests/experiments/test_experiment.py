@@ -796,7 +796,7 @@ def test_methods_with_training_manifests_of_their_own_are_compared_outside(fake)
 def test_a_folder_that_is_not_this_experiments_is_left_alone(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/model.pt").write_text("weights")
-    with pytest.raises(InputError, match="holds a run, not an experiment"):
+    with pytest.raises(InputError, match="holds a run, an evaluation, an audit or saliency maps, not an experiment"):
         run_experiment(read_plan(write_plan(tmp_path / "p.json")), tmp_path / "run")
     (tmp_path / "drawn").mkdir()
     (tmp_path / f"drawn/{SOURCE}.csv").write_text("")
@@ -805,6 +805,39 @@ def test_a_folder_that_is_not_this_experiments_is_left_alone(tmp_path):
     plan = read_plan(write_plan(tmp_path / "q.json", phantoms={str(tmp_path / "drawn"): {"confounding": 0.75}}))
     with pytest.raises(InputError, match=r"drawn with other options \(seed: was 7, is 0\)"):
         run_experiment(plan, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("results.csv", "mine\n", r"has a results\.csv that is of no experiment, and would be replaced"),
+        ("audit.json", "{}", "an audit or saliency maps, not an experiment"),
+        ("records.jsonl", '{"kind": "experiment", "name": "other"}\n', "holds the experiment of the plan other, .* --reuse to take over"),
+    ],
+)
+def test_tables_of_something_else_are_not_replaced(tmp_path, name, content, message):
+    """Another plan's tables, and the TensorBoard folder of an audit, were replaced in silence."""
+    plan = read_plan(write_plan(tmp_path / "p.json"))
+    (tmp_path / "out/tensorboard").mkdir(parents=True)
+    (tmp_path / "out" / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        run_experiment(plan, tmp_path / "out")
+    assert {path.name: path.is_file() and path.read_text() for path in (tmp_path / "out").iterdir()} == {
+        "tensorboard": False,
+        name: content,
+    }
+
+
+def test_a_damaged_file_of_a_run_is_named_with_its_cell(fake):
+    """Which of sixty cells it was stood nowhere, and an empty results.csv ended in a traceback."""
+    plan, out = fake
+    folder = out / plan.cells[3].folder
+    for name in ("predictions.csv", "results.csv", "run.json"):
+        before = (folder / name).read_bytes()
+        (folder / name).write_text("{}" if name == "run.json" else "")
+        with pytest.raises(InputError, match=r"run of SGA, seed 1 has a damaged .*; move sga/all/seed_1 out of output_dir"):
+            experiment_records(plan, {cell: out / cell.folder for cell in plan.cells})
+        (folder / name).write_bytes(before)
 
 
 def test_the_page_in_a_browser(fake, browser, phone):
