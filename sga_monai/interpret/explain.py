@@ -164,8 +164,10 @@ def _refuse_other_seeds(checkpoints: Mapping[str, Sequence[str | Path]]) -> None
 
 
 def _recorded_settings(checkpoint: str | Path) -> dict[str, Any]:
-    settings: Any = (run_identity(checkpoint) or {}).get("settings")
-    return dict(settings) if isinstance(settings, Mapping) else {}
+    """The settings of a checkpoint's training, and its manifest: with another split, test images of one may have trained the other."""
+    identity = run_identity(checkpoint) or {}
+    settings, data = (one if isinstance(one, Mapping) else {} for one in (identity.get("settings"), identity.get("data")))
+    return dict(settings) | {key: data[key] for key in ("manifest_sha256",) if key in data}
 
 
 def _refuse_names(names: Sequence[str]) -> None:

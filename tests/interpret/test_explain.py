@@ -107,19 +107,23 @@ def test_several_seeds_of_a_model_and_differences_paired_by_image(explained, pha
         (["A=nt/0", "A=nt/0"], "A: two checkpoints are of seed 0; give each seed once"),
         (["A=nt/0", "A=sga/1"], "A: checkpoint 2 is of other settings than the first (kl_weight: was 0, is 1.0); give its seeds"),
         (["A=nt/0", "A=nt/1", "B=sga/0", "B=sga/1"], ""), (["A=nt/0", "B=nt/1"], ""),
+        (["A=nt/0", "A=rebuilt/1"], "A: checkpoint 2 is of other settings than the first (manifest_sha256: was a, is b); give its seeds"),
         (["A=nt/0", "A=old/1"], ""), (["A=bare/0", "A=bare/1"], ""),
     ],
 )  # fmt: skip
 def test_the_checkpoints_of_a_model_are_its_seeds_and_those_of_the_others(explained, phantom_dir, tmp_path, given, message):
     models, _, _, _ = explained
     both = {"image_size": 32, "voi": "dicom", "orientation": "header"}
-    for name, settings in (("nt", {"kl_weight": 0}), ("sga", {"kl_weight": 1.0}), ("old", {}), ("bare", None)):
+    nt = {"kl_weight": 0}
+    for name, settings in (("nt", nt), ("sga", {"kl_weight": 1.0}), ("rebuilt", nt), ("old", {}), ("bare", None)):
         for seed in (0, 1):
             folder = tmp_path / name / str(seed)
             folder.mkdir(parents=True)
             shutil.copy(models["NT"], folder / "model.pt")
             if settings is not None:
-                (folder / "run.json").write_text(json.dumps({"identity": {"settings": both | settings | {"seed": seed}}}))
+                identity = {"settings": both | settings | {"seed": seed}, "data": {"manifest_sha256": "b" if name == "rebuilt" else "a"}}
+                identity = identity if name != "old" else {"settings": identity["settings"]}
+                (folder / "run.json").write_text(json.dumps({"identity": identity}))
     paths = [text.replace("=", f"={tmp_path}/") + "/model.pt" for text in given]
     # Damaged, so that a call which is not refused before ends here.
     (tmp_path / "bad.csv").write_text("")
