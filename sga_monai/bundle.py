@@ -257,8 +257,13 @@ def load_test_sets(manifest: str, dataset_dir: str, external_manifests: Sequence
         others = f"{INTERNAL} and the training manifest's"
         raise InputError(f"two sets have the same name; give every external manifest its own file name, other than {others}")
     for path in external_manifests:
-        check_external(training, read_manifest(path), Path(path).name)
+        external = read_manifest(path)
+        check_external(training, external, Path(path).name)
         rows += load_manifest(path, dataset_dir, "test")
+        left_out = sum(row["split"] != "test" for row in external)
+        if left_out:
+            text = "%s: %d of %d rows have another split than test and are left out"
+            logger.warning(text, Path(path).name, left_out, len(external))
     return rows
 
 

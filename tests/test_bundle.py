@@ -181,6 +181,16 @@ def test_an_external_set_with_the_name_of_the_training_manifest_is_refused(tmp_p
             load_test_sets(manifest, str(tmp_path), external)
 
 
+def test_external_rows_of_another_split_are_left_out_with_a_warning(tmp_path, caplog):
+    """The training manifest of another hospital was tested in part, and nothing said so; an evaluation does."""
+    manifest = write_site(tmp_path / "a/site.csv", [(split, label) for split in ("train", "val", "test") for label in (0, 1)])
+    external = [write_site(tmp_path / f"{name}/{name}.csv", [("train", 0), ("test", 0), ("test", 1)][i:]) for i, name in enumerate("bc")]
+    found = load_test_sets(manifest, str(tmp_path), external)
+    assert [row["set"] for row in found][-4:] == ["b", "b", "c", "c"]
+    said = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert said == ["b.csv: 1 of 3 rows have another split than test and are left out"]
+
+
 def test_another_network_trains_and_is_evaluated_as_it_was_trained(few, phantom_dir, tmp_path):
     out = tmp_path / "out"
     options = ["--manifest", str(few), "--dataset_dir", str(phantom_dir), "--image_size", "32"]
