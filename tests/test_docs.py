@@ -17,7 +17,7 @@ from conftest import ROOT
 
 import sga_monai
 from sga_monai.cli.main import app
-from sga_monai.experiments.plan import SCHEMA
+from sga_monai.experiments.plan_file import SCHEMA
 from sga_monai.training.scalars import SCALARS
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "data_manifests/README.md"])

@@ -8,11 +8,11 @@ from jsonschema import Draft202012Validator
 
 from sga_monai.core.schema import record, validate
 from sga_monai.evaluation.embedding import embedding_schema
-from sga_monai.experiments import plan
+from sga_monai.experiments import plan_file
 from sga_monai.hospital import approval, development, protocol, reference, release, selftest
 
 
-@pytest.mark.parametrize("module", [approval, development, plan, protocol, reference, release, selftest])
+@pytest.mark.parametrize("module", [approval, development, plan_file, protocol, reference, release, selftest])
 def test_every_schema_is_one(module):
     Draft202012Validator.check_schema(module.SCHEMA)
 
