@@ -319,6 +319,7 @@ def test_same_seed_same_bits(command, straight, tmp_path):
     subprocess.run(command(out, "--num_workers", "2"), cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
     assert_same_result(reference, out)
     cards = [json.loads((folder / "run.json").read_text()) for folder in (reference, out)]
+    assert [card["identity"]["machine"].pop("num_workers") for card in cards] == [0, 2]
     assert cards[0]["identity"] == cards[1]["identity"]
     assert cards[0]["model_sha256"] == cards[1]["model_sha256"]
     assert {"seed", "mask_fraction", "kl_weight"} <= set(cards[0]["identity"]["settings"])
