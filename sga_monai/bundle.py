@@ -23,8 +23,8 @@ from sga_monai.core.errors import EXIT_SOME_ROWS_FAILED, InputError
 from sga_monai.core.files import read_json
 from sga_monai.core.folders import lock_output_dir
 from sga_monai.core.process import end_on_sigterm, install_plain_errors, is_program, keep_freed_memory, loads_a_network, quiet_monai
-from sga_monai.core.source import refuse_no_path
-from sga_monai.data.datalist import load_manifest
+from sga_monai.core.source import refuse_no_path, top_id
+from sga_monai.data.datalist import load_manifest, other_splits
 from sga_monai.data.manifest import check_external, read_manifest
 from sga_monai.data.sets import INTERNAL, VALIDATION
 from sga_monai.model.architectures import DEFAULT_NETWORK, find_architecture
@@ -184,7 +184,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
         return
     known = set(inspect.signature(bundle_run).parameters)
     for file in files:
-        known |= {key.lstrip("+").replace("::", "#").split("#")[0] for key in read_json(file)}
+        known |= set(map(top_id, read_json(file)))
     known |= {name for name in given if any(re.search(rf"@{re.escape(name)}\b", value) for value in given.values())}
     _check_run_id(arguments, given, known, files)
     for name in given:
@@ -259,11 +259,10 @@ def load_test_sets(manifest: str, dataset_dir: str, external_manifests: Sequence
     for path in external_manifests:
         external = read_manifest(path)
         check_external(training, external, Path(path).name)
-        rows += load_manifest(path, dataset_dir, "test")
-        left_out = sum(row["split"] != "test" for row in external)
-        if left_out:
-            text = "%s: %d of %d rows have another split than test and are left out"
-            logger.warning(text, Path(path).name, left_out, len(external))
+        tested = load_manifest(path, dataset_dir, "test")
+        for sentence in other_splits(len(tested), len(external), "test"):
+            logger.warning("%s: %s", Path(path).name, sentence)
+        rows += tested
     return rows
 
 

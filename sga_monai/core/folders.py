@@ -208,11 +208,16 @@ def refuse_other_results(output_dir: str | Path, own: str) -> None:
     Raises:
         InputError: when there is another one of ``MARKS``.
     """
-    if any((Path(output_dir) / name).exists() for name in MARKS if name != own):
+    if holds_other_results(output_dir, own):
         raise InputError(
             "output_dir is the folder of a run, an experiment, an evaluation, an audit or of saliency maps; "
             "give a folder of its own inside it"
         )
+
+
+def holds_other_results(output_dir: str | Path, own: str) -> bool:
+    """Whether there is another one of ``MARKS`` than ``own`` in a folder."""
+    return any((Path(output_dir) / name).exists() for name in MARKS if name != own)
 
 
 def first_free(path: Path, suffix: str = "") -> Path:

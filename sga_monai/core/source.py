@@ -17,6 +17,16 @@ PATHS = (
 LISTS_OF_PATHS = ("external_manifests",)
 
 
+def top_id(key: str) -> str:
+    """The id at the top level of a configuration to which a key of it, or of an override, belongs.
+
+    Example:
+        >>> top_id("train#trainer"), top_id("+train::sampler::seed")
+        ('train', 'train')
+    """
+    return key.lstrip("+").replace("::", "#").split("#")[0]
+
+
 def refuse_no_path(name: str, value: object) -> None:
     """Refuse a text that stands for no path: empty, as of a variable that is not set, or JSON's null as one types it.
 

@@ -55,9 +55,7 @@ def load_manifest(
     if not chosen:
         raise InputError(f"{name} has no row with split {split}")
     if allow_missing:
-        if len(chosen) < len(rows):
-            warnings.append(f"{len(rows) - len(chosen)} of {len(rows)} rows have another split than {split} and are left out")
-        warnings += several_sites(chosen)
+        warnings += [*other_splits(len(chosen), len(rows), split), *several_sites(chosen)]
     for sentence in warnings:
         logger.warning("%s: %s", name, sentence)
     found = file_states(chosen, root, name)
@@ -68,6 +66,11 @@ def load_manifest(
         listed = first_of(missing)
         raise InputError(f"{name}: no image inside dataset_dir for {len(missing)} rows (row {listed}): {REASONS['missing']}")
     return data_rows(rows, chosen, path, root, key, require)
+
+
+def other_splits(n_chosen: int, n_rows: int, split: str | None) -> list[str]:
+    """The sentence that says how many rows of a manifest have another split than the one that is taken, where there are any."""
+    return [f"{n_rows - n_chosen} of {n_rows} rows have another split than {split} and are left out"] if n_chosen < n_rows else []
 
 
 def data_rows(

@@ -15,7 +15,7 @@ from sga_monai.cohorts.phantom import external_of
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import read_json
 from sga_monai.core.schema import validate
-from sga_monai.core.source import PATHS, find_file, refuse_no_path
+from sga_monai.core.source import PATHS, find_file, refuse_no_path, top_id
 
 SETTINGS = {"type": "object", "additionalProperties": {"type": ["number", "string", "boolean", "null", "array"]}}
 SCHEMA = {
@@ -109,7 +109,7 @@ def refuse_unknown(name: str, content: Mapping[str, Any], defaults: Mapping[str,
     """
     given = {"settings": content["settings"]}
     given |= {f"{part}.{key}": options for part in ("methods", "conditions") for key, options in content.get(part, {}).items()}
-    known = {key.lstrip("+").replace("::", "#").split("#")[0] for key in defaults} | set(RUN_OPTIONS)
+    known = {*map(top_id, defaults), *RUN_OPTIONS}
     texts = [value for options in given.values() for value in options.values() if isinstance(value, str)]
     for place, options in given.items():
         for key in options:

@@ -17,7 +17,7 @@ from sga_monai.cohorts.phantom import OPTIONS as PHANTOM_OPTIONS
 from sga_monai.cohorts.phantom import draw_once, ensure_phantom, write_phantom
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import copy_folder, file_sha256, read_earlier, read_json, write_json
-from sga_monai.core.folders import MARKS, is_finished, lock_output_dir
+from sga_monai.core.folders import holds_other_results, is_finished, lock_output_dir
 from sga_monai.core.provenance import code_facts, differences
 from sga_monai.experiments.cell import CellRun, Ended, Launcher, last_words
 from sga_monai.experiments.launch_local import LocalLauncher
@@ -106,7 +106,7 @@ def _refuse_other_folder(name: str, out: Path) -> None:
     Raises:
         InputError: when it holds a run, an experiment of another plan, or results that are of none.
     """
-    if any((out / mark).exists() for mark in MARKS if mark != RECORDS):
+    if holds_other_results(out, RECORDS):
         raise InputError("output_dir holds a run, an evaluation, an audit or saliency maps, not an experiment; give another folder")
     if not (out / RECORDS).exists():
         found = next((written for written in WRITTEN if (out / written).exists()), None)

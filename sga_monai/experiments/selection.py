@@ -41,16 +41,17 @@ def selections(condition: str, means: Sequence[Record], selection_set: str, unev
     areas: dict[str, dict[str, float]] = {}
     for mean in means:
         areas.setdefault(mean["method"], {})[mean["set"]] = mean["auroc"]["value"]
-    reasons = {
-        validation: "the methods were validated on different images" * (VALIDATION in uneven),
-        oracle: "the methods were tested on different images or sets"
-        * (INTERNAL in uneven or len({frozenset(filter(lambda name: is_reported(name, selection_set), of)) for of in areas.values()}) > 1),
-    }
+    reasons = {}
+    if VALIDATION in uneven:
+        reasons[validation] = "the methods were validated on different images"
+    tested = {frozenset(name for name in of if is_reported(name, selection_set)) for of in areas.values()}
+    if INTERNAL in uneven or len(tested) > 1:
+        reasons[oracle] = "the methods were tested on different images or sets"
     records = []
     for rule, figure in rules.items():
         by_method = {method: figure(of) for method, of in areas.items() if not math.isnan(figure(of))}
         record: Record = {"kind": "selection", "condition": condition, "rule": rule}
-        if len(by_method) > 1 and reasons.get(rule):
+        if len(by_method) > 1 and rule in reasons:
             records.append(record | {"value": None, "chosen": [], "all": by_method, "reason": reasons[rule]})
         elif by_method:
             best = max(by_method.values())

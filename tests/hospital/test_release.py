@@ -89,8 +89,7 @@ def test_an_approved_release_of_other_values_is_kept(site, tmp_path):
     assert not kept[0].exists()
     # Replaced twice before anyone has approved it: the first is kept, what was only shown is not.
     (site / "report.json").write_text(json.dumps(small_report(0.81)))
-    second = make_release(site, path, "site-A")
-    second = make_release(site, path, "site-A", approved_by="IRB")
+    second = approved(site, path, "site-A")
     make_release(site, path, "site-B")
     make_release(site, path, "site-C")
     assert [json.loads(one.read_text()) for one in kept] == [first, second]

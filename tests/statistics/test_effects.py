@@ -110,7 +110,7 @@ def test_interval_and_p_of_both_parts_by_hand(n_seeds, n_patients):
     assert half(above.p) == pytest.approx(0.08)
     assert below.p == pytest.approx(above.p)
     assert combine(0.5, *given).p == pytest.approx(1)
-    # Far enough away that no smaller level is told apart.
+    # The search for p ends at this level.
     assert combine(1e9, *given).p == 1e-12
 
 
