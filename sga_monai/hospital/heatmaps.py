@@ -15,8 +15,9 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_erosion
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import FileWriter
 
 from sga_monai.core.display import track
 from sga_monai.core.errors import ReadError
@@ -74,7 +75,7 @@ def write_heat_maps(
     write_json(out / FOLDER / FACTS, {"method": method, "lungs": lung is not None, "most_errors": most_errors})
     rows = chosen + compared
     shown = {row for kind in wrong for row in kind[:IN_TENSORBOARD]} | set(compared)
-    writer = SummaryWriter(str(out / "tensorboard")) if rows else None
+    writer = FileWriter(str(out / "tensorboard")) if rows else None
     for start in track(range(0, len(rows), _TOGETHER), "drawing errors"):
         images = _read_again(dataset, {row: index_of[row] for row in rows[start : start + _TOGETHER]})
         if not images:
@@ -83,9 +84,14 @@ def write_heat_maps(
         heat = heat_map(network, image)
         for i, row in enumerate(some):
             picture = case_picture(image[i, 0], heat[i, 0], None if lung is None else lung(row))
-            (out / FOLDER / f"row_{row:06d}.jpg").write_bytes(jpeg(picture))
+            content = jpeg(picture)
+            (out / FOLDER / f"row_{row:06d}.jpg").write_bytes(content)
             if writer is not None and row in shown:
-                writer.add_image(f"heat_maps/row_{row:06d}", picture, dataformats="HWC")
+                # As it is: SummaryWriter would compress it once more, as a PNG, which takes longer than drawing it.
+                height, width, _ = picture.shape
+                encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+                value = Summary.Value(tag=f"heat_maps/row_{row:06d}", image=encoded)
+                writer.add_summary(Summary(value=[value]))
     if writer is not None:
         writer.close()
 

@@ -72,7 +72,7 @@ def save_checkpoint(folder: str | Path, epoch: int, state: Mapping[str, Any], ke
             stream.flush()
             os.fsync(stream.fileno())
         written = temporary.read_bytes()
-        if hashlib.sha256(written).hexdigest() != digest:
+        if written != data:
             raise DiskError(path.name[:12], errno.EIO, len(data))
         # What cannot be loaded is no checkpoint: better found now than after the power failure.
         torch.load(io.BytesIO(written), weights_only=True)

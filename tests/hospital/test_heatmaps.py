@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sga_monai.core.errors import ReadError
 from sga_monai.hospital.cases import FACTS, FOLDER, ranked_calls
@@ -85,6 +86,12 @@ def test_every_error_gets_a_picture_up_to_a_limit_and_nothing_burned_in(tmp_path
     for most, rows in ((500, {1, 2, 16, 15, 14, 6, 5, 11, 12}), (1, {1, 16, 6, 5, 11, 12})):
         write_heat_maps(network, Rows(), predictions, 0.0, tmp_path, most_errors=most)
         assert {int(path.stem[4:]) for path in (tmp_path / FOLDER).glob("*.jpg")} == rows
+    # TensorBoard shows the same files.
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
+    assert len(events.Tags()["images"]) == 9
+    (shown,) = {event.encoded_image_string for event in events.Images("heat_maps/row_000016")}
+    assert shown == (tmp_path / FOLDER / "row_000016.jpg").read_bytes()
+    assert (events.Images("heat_maps/row_000016")[0].width, events.Images("heat_maps/row_000016")[0].height) == (2 * SIDE + 8, SIDE)
     # One that is gone costs its own picture alone.
     write_heat_maps(network, Rows(gone=(16,)), predictions, 0.0, tmp_path, most_errors=1)
     assert {int(path.stem[4:]) for path in (tmp_path / FOLDER).glob("*.jpg")} == {1, 6, 5, 11, 12}
