@@ -307,6 +307,8 @@ def test_bad_options_are_refused_before_an_earlier_run_is_moved(trained, phantom
     for name, value in (bad | {"review_interval": "none", "force_resume": "maybe"}).items():
         with pytest.raises(InputError, match=f"{name} must"):
             prepare(arguments=["pytest"], options=given | {name: value})
+    with pytest.raises(InputError, match="robust_interval 3 is more than max_epochs 2: nothing would be measured"):
+        prepare(arguments=["pytest"], options=given | {"robust_interval": 3})
     (tmp_path / "o").mkdir()
     (tmp_path / "o/predictions.csv").write_text("kept")
     result = run(

@@ -24,6 +24,8 @@ NAMES = (
     "hannover-nih", "cohen", "cohen-nih", "mixture", "nih-pneumonia", "cohen-pneumonia",
 )  # fmt: skip
 RULES = ("any_appearance", "typical_indeterminate", "typical_only", "opacity_box")
+# Of the builders that have some, with their defaults.
+OPTIONS: dict[str, dict[str, Any]] = {"siim": {"rule": RULES[0], "drop_unboxed_duplicates": False}, "mixture": {"strength": 1.0}}
 MOST_PAIRS = 10
 app = typer.Typer(no_args_is_help=True, help="Build, check and key manifests.")
 
@@ -34,9 +36,11 @@ def build(
     root: Annotated[Path, typer.Argument(help="Folder that holds the collections; later the dataset_dir.")],
     out: Annotated[Path | None, typer.Option(help="The manifest; default below data_manifests/.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split and of sampled negatives.")] = 0,
-    rule: Annotated[str, typer.Option(help="SIIM: " + ", ".join(RULES) + ".")] = "any_appearance",
-    drop_unboxed_duplicates: Annotated[bool, typer.Option(help="SIIM: drop images without box beside a boxed one.")] = False,
-    strength: Annotated[float, typer.Option(help="mixture: how strictly the source follows the label, 0 to 1.")] = 1.0,
+    rule: Annotated[str | None, typer.Option(help="siim: " + ", ".join(RULES) + f"; {RULES[0]} without it.")] = None,
+    drop_unboxed_duplicates: Annotated[bool, typer.Option(help="siim: drop images without box beside a boxed one.")] = False,
+    strength: Annotated[
+        float | None, typer.Option(help="mixture: how strictly the source follows the label, 0 to 1; 1 without it.")
+    ] = None,
     all_test: Annotated[bool, typer.Option("--all-test", help="Every row is a test row, for an external site.")] = False,
 ) -> None:
     """Build the manifest of a public collection from its own tables and print an audit."""
@@ -49,9 +53,12 @@ def build(
     if name not in BUILDERS:
         raise InputError(f"no builder {name!r}; there are {', '.join(BUILDERS)}")
     whole("seed", seed, low=0)
-    options: dict[str, Any] = {"rule": rule, "drop_unboxed_duplicates": drop_unboxed_duplicates} if name == "siim" else {}
-    if name == "mixture":
-        options = {"strength": strength}
+    given = {"rule": rule, "drop_unboxed_duplicates": drop_unboxed_duplicates or None, "strength": strength}
+    defaults = OPTIONS.get(name, {})
+    for option, value in given.items():
+        if value is not None and option not in defaults:
+            raise InputError(f"--{option.replace('_', '-')} is no option of {name}; leave it out")
+    options = {option: default if given[option] is None else given[option] for option, default in defaults.items()}
     path = out or Path("data_manifests") / f"{default_name(name, all_test, strength)}.csv"
     record = path.with_suffix(".json")
     if record == path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sga_monai.core import checks as check
+from sga_monai.core.errors import InputError
 from sga_monai.training.schedule import check_schedule
 from sga_monai.training.statistics import CHOICES
 from sga_monai.training.stopping import check_robust
@@ -35,12 +36,15 @@ def check_options(
         force_resume: see ``Checkpoints``.
 
     Raises:
-        InputError: when one of them would be refused.
+        InputError: when one of them would be refused, or ``robust_interval`` is longer than the training.
     """
     check_schedule(max_epochs, lr_schedule, warmup_epochs)
     check.choice("batch_norm", batch_norm, CHOICES)
     check.whole("early_stopping_patience", early_stopping_patience, low=0)
-    check_robust(robust_interval, robust_drop)
+    if check_robust(robust_interval, robust_drop) > max_epochs:
+        raise InputError(
+            f"robust_interval {robust_interval} is more than max_epochs {max_epochs}: nothing would be measured; give at most that"
+        )
     check.whole("review_interval", review_interval, low=0)
     check.whole("curve_images", curve_images, low=0)
     check.flag("force_resume", force_resume)

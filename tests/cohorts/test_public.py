@@ -56,6 +56,16 @@ def test_a_mixture_does_not_take_the_name_of_another_strength(tmp_path, monkeypa
     assert [default_name("mixture", strength=i / 100) for i in range(101)] == [f"mixture_r{i:03d}" for i in range(101)]
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("montgomery-tb", "--rule=any_appearance"), ("mixture", "--drop-unboxed-duplicates"), ("siim", "--strength=0.5")],
+)
+def test_an_option_of_another_builder_is_refused(tmp_path, name, option):
+    refused = CliRunner().invoke(app, ["build", name, str(tmp_path), option, "--out", str(tmp_path / "m.csv")])
+    assert isinstance(refused.exception, InputError)
+    assert str(refused.exception) == f"{option.partition('=')[0]} is no option of {name}; leave it out"
+
+
 def test_no_external_site_of_siim_or_shenzhen_shares_patients_with_it():
     external = {
         name: read_manifest(ROOT / f"data_manifests/{name}.csv")
