@@ -48,7 +48,7 @@ def build(
     from sga_monai.cohorts.public import BUILDERS, default_name
     from sga_monai.cohorts.splits import audit
     from sga_monai.core.files import file_sha256, read_earlier, write_json
-    from sga_monai.data.manifest import refuse_other_file, replace_manifest
+    from sga_monai.data.manifest_writer import refuse_other_file, replace_manifest
 
     if name not in BUILDERS:
         raise InputError(f"no builder {name!r}; there are {', '.join(BUILDERS)}")
@@ -211,7 +211,7 @@ def from_dicom(
 ) -> None:
     """Write a site's manifest from headers and labels; identifiers are joined and forgotten."""
     from sga_monai.cohorts.from_dicom import manifest_from_dicom
-    from sga_monai.data.manifest import refuse_other_file
+    from sga_monai.data.manifest_writer import refuse_other_file
 
     refuse_inputs("--out", out, (labels, site_key))
     refuse_other_file("--out", out)
@@ -252,7 +252,7 @@ def parts(
 ) -> None:
     """Write the lungs, their outline or the interior of each image, and their manifest, to train and test without the rest."""
     from sga_monai.cohorts.parts import write_parts
-    from sga_monai.data.manifest import refuse_other_file
+    from sga_monai.data.manifest_writer import refuse_other_file
     from sga_monai.imaging.decoded import ReadOptions
 
     refuse_inputs("--out", out, (file,))

@@ -18,7 +18,8 @@ from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import FORMULA
 from sga_monai.core.text import ALPHABET_IN_WORDS, plain_text
 from sga_monai.data.identity import damaged_ids, same_id, same_name
-from sga_monai.data.manifest import age_band, replace_manifest
+from sga_monai.data.manifest import age_band
+from sga_monai.data.manifest_writer import replace_manifest
 from sga_monai.data.pseudonyms import patient_key, read_site_key
 from sga_monai.imaging.dicom import is_dicom, read_facts, read_header
 from sga_monai.imaging.head import read_head

@@ -18,7 +18,8 @@ from sga_monai.core.errors import InputError, ReadError
 from sga_monai.core.files import FORMULA, file_sha256
 from sga_monai.data.datalist import data_rows
 from sga_monai.data.listed_files import file_states
-from sga_monai.data.manifest import REQUIRED, Row, is_safe, read_manifest, replace_manifest
+from sga_monai.data.manifest import REQUIRED, Row, is_safe, read_manifest
+from sga_monai.data.manifest_writer import replace_manifest
 from sga_monai.data.masks import check_turned, find_lung_masks, lung_pixels, refuse_bad_masks
 from sga_monai.imaging.decoded import ReadOptions
 from sga_monai.imaging.read import decode, read_bytes, sha256_of

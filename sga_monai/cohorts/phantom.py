@@ -29,7 +29,8 @@ from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_json
 from sga_monai.core.folders import one_at_a_time
 from sga_monai.core.process import usable_cores
-from sga_monai.data.manifest import Row, replace_manifest
+from sga_monai.data.manifest import Row
+from sga_monai.data.manifest_writer import replace_manifest
 
 SOURCE = "northgate"
 EXTERNAL = ("harbor", "lakeside", "summit")

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from sga_monai.data.datalist import load_manifest
     from sga_monai.data.dataset import CXRDataset, refuse_same_bytes
     from sga_monai.data.duplicates import refuse_near_duplicates
-    from sga_monai.data.manifest import read_manifest, write_manifest
+    from sga_monai.data.manifest import read_manifest
+    from sga_monai.data.manifest_writer import write_manifest
     from sga_monai.data.transforms import ScalePercentilesd, preprocessing
 
 __all__ = [
@@ -34,6 +35,6 @@ _MODULES = {
     "read_manifest": "manifest",
     "refuse_near_duplicates": "duplicates",
     "refuse_same_bytes": "dataset",
-    "write_manifest": "manifest",
+    "write_manifest": "manifest_writer",
 }
 __getattr__, __dir__ = lazy_index(__name__, _MODULES)

@@ -14,7 +14,8 @@ from PIL import Image
 from sga_monai.cohorts.contact_sheet import EvenSample
 from sga_monai.cohorts.inspection import inspect_manifest
 from sga_monai.core.errors import InputError
-from sga_monai.data.manifest import read_manifest, write_manifest
+from sga_monai.data.manifest import read_manifest
+from sga_monai.data.manifest_writer import write_manifest
 
 # AUROC of the label from the frame and from a thumbnail, measured on the reduced collections by an independent program.
 MEASURED = {"siim": (0.69, 0.75), "shenzhen": (0.86, 0.88), "montgomery": (0.68, 0.80), "kermany": (0.90, 0.98)}

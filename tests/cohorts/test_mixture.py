@@ -8,7 +8,8 @@ from conftest import ROOT
 
 from sga_monai.cohorts.mixture import BUILDERS, mixture
 from sga_monai.core.errors import InputError
-from sga_monai.data.manifest import check_external, read_manifest, write_manifest
+from sga_monai.data.manifest import check_external, read_manifest
+from sga_monai.data.manifest_writer import write_manifest
 from sga_monai.imaging.read import sha256_of
 
 STRENGTHS = {"mixture_r000": 0, "mixture_r050": 0.5, "mixture_r075": 0.75, "mixture_r090": 0.9, "mixture_r100": 1}

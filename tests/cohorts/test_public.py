@@ -13,7 +13,8 @@ from sga_monai.cli.manifest import NAMES, app
 from sga_monai.cohorts.public import BUILDERS, default_name
 from sga_monai.cohorts.tables import all_test
 from sga_monai.core.errors import InputError
-from sga_monai.data.manifest import check_external, read_manifest, write_manifest
+from sga_monai.data.manifest import check_external, read_manifest
+from sga_monai.data.manifest_writer import write_manifest
 
 # The builder of each committed manifest; those of mixtures are in test_mixture.py.
 COMMITTED = {default_name(name): name for name in BUILDERS if name != "mixture"} | {"shenzhen_external": "shenzhen-tb"}

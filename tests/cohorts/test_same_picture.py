@@ -20,7 +20,8 @@ from sga_monai.core.errors import InputError
 from sga_monai.data.datalist import load_manifest
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.data.duplicates import refuse_near_duplicates
-from sga_monai.data.manifest import read_manifest, write_manifest
+from sga_monai.data.manifest import read_manifest
+from sga_monai.data.manifest_writer import write_manifest
 from sga_monai.data.transforms import preprocessing
 from sga_monai.model.preparation import Preparation
 

@@ -38,7 +38,7 @@ CONFIG = {
 def start(tmp_path, monkeypatch):
     """A function that runs a small bundle as its command line would, and returns what its ids became."""
     for name in ("install_plain_errors", "end_on_sigterm"):
-        monkeypatch.setattr(f"sga_monai.bundle.{name}", lambda *_: None)
+        monkeypatch.setattr(f"sga_monai.bundle.preparation.{name}", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     # MONAI puts the bundle's folder on the path.
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -139,7 +139,7 @@ def test_a_path_that_is_none_is_refused_and_makes_no_folder(start, tmp_path, tex
 
 def test_a_workflow_of_another_program_is_refused_in_a_sentence(tmp_path, monkeypatch):
     for name in ("install_plain_errors", "end_on_sigterm"):
-        monkeypatch.setattr(f"sga_monai.bundle.{name}", lambda *_: None)
+        monkeypatch.setattr(f"sga_monai.bundle.preparation.{name}", lambda *_: None)
     (tmp_path / "train.json").write_text(json.dumps(CONFIG))
     for value, message in (("run#2", "output_dir must hold neither # nor ::"), (20240101, "output_dir must be a text, got 20240101")):
         workflow = ConfigWorkflow(str(tmp_path / "train.json"), meta_file=None, workflow_type=None, output_dir=value)
@@ -156,7 +156,7 @@ def test_the_options_of_another_program_are_its_own(tmp_path, monkeypatch):
     prepare()
     assert resolved_config() == {}
     for name in ("install_plain_errors", "end_on_sigterm"):
-        monkeypatch.setattr(f"sga_monai.bundle.{name}", lambda *_: None)
+        monkeypatch.setattr(f"sga_monai.bundle.preparation.{name}", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", *given])
     with pytest.raises(InputError, match="--fold names nothing in the configuration"):
         prepare()
@@ -169,7 +169,7 @@ def test_a_batch_of_one_is_refused_before_training(tmp_path, monkeypatch):
     for rows, batch_size, image_size in ((96, 5, 33), (95, 5, 32), (96, 6, 32), (97, 5, 32), (0, 5, 32)):
         refuse_batch_of_one(rows, batch_size, image_size, 32)
     for name in ("install_plain_errors", "end_on_sigterm"):
-        monkeypatch.setattr(f"sga_monai.bundle.{name}", lambda *_: None)
+        monkeypatch.setattr(f"sga_monai.bundle.preparation.{name}", lambda *_: None)
     lines = "".join(f"{i}.png,{i % 2},P{i},x,{'train' if i < 96 else 'val'}\n" for i in range(100))
     (tmp_path / "m.csv").write_text("image,label,patient_id,site,split\n" + lines)
     positive = {"max_epochs": 1, "batch_size": 5, "image_size": 32, "learning_rate": 0.1, "val_interval": 1}

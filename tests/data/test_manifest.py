@@ -15,7 +15,8 @@ from fixtures import warm
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import write_csv
 from sga_monai.data.datalist import load_manifest
-from sga_monai.data.manifest import check_external, read_manifest, write_manifest
+from sga_monai.data.manifest import check_external, read_manifest
+from sga_monai.data.manifest_writer import write_manifest
 from sga_monai.data.pseudonyms import new_site_key, read_site_key
 
 HEADER = "image,label,patient_id,site,split\n"

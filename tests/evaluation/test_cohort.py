@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from sga_monai.core.errors import InputError
-from sga_monai.data.manifest import read_manifest, write_manifest
+from sga_monai.data.manifest import read_manifest
+from sga_monai.data.manifest_writer import write_manifest
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
 from sga_monai.evaluation.predictions import GROUPS
 from sga_monai.model.preparation import Preparation

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sga_monai.core.errors import InputError, ReadError
 from sga_monai.data.dataset import CXRDataset
-from sga_monai.data.manifest import write_manifest
+from sga_monai.data.manifest_writer import write_manifest
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation import stream
 from sga_monai.evaluation.cohort import list_cohort

@@ -21,7 +21,7 @@ from sga_monai.cohorts import inspection
 from sga_monai.core.errors import DiskError, InputError, ReadError
 from sga_monai.core.files import file_sha256, write_json
 from sga_monai.data import cxr_reader
-from sga_monai.data.manifest import write_manifest
+from sga_monai.data.manifest_writer import write_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation import stream
 from sga_monai.evaluation.predictions import INTERNAL, VALIDATION

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sga_monai.cli.main import app
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, write_json
-from sga_monai.data.manifest import write_manifest
+from sga_monai.data.manifest_writer import write_manifest
 from sga_monai.hospital.cases import FACTS, FOLDER, read_calls
 from sga_monai.hospital.errors_page import viewer_links, write_errors
 from sga_monai.hospital.html import write_html

@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score
 
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256
-from sga_monai.data.manifest import write_manifest
+from sga_monai.data.manifest_writer import write_manifest
 from sga_monai.evaluation.results import summarize
 from sga_monai.hospital.curves import LOGIT_EDGES, calibration_figures, even_edges, merged_bins, score_distributions
 from sga_monai.hospital.cutoffs import cutoff_table, per_thousand

@@ -25,7 +25,8 @@ import sga_monai
 from sga_monai.cli.main import app
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256
-from sga_monai.data.manifest import read_manifest, write_manifest
+from sga_monai.data.manifest import read_manifest
+from sga_monai.data.manifest_writer import write_manifest
 from sga_monai.hospital.checksums import write_sums
 from sga_monai.hospital.evaluate import evaluate_bundle
 from sga_monai.hospital.loaded_model import LoadedModel

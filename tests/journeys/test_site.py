@@ -38,7 +38,8 @@ from sga_monai.cohorts.from_dicom import manifest_from_dicom
 from sga_monai.cohorts.phantom import SOURCE
 from sga_monai.core.errors import InputError
 from sga_monai.core.files import file_sha256, plain
-from sga_monai.data.manifest import read_manifest, write_manifest
+from sga_monai.data.manifest import read_manifest
+from sga_monai.data.manifest_writer import write_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation.predictions import GROUPS, VALIDATION
 from sga_monai.hospital import torchscript
