@@ -24,6 +24,15 @@ def patient_key(patient_id: str, key: bytes) -> str:
     return hmac.new(key, same_id(patient_id).encode(), hashlib.sha256).hexdigest()[:16]
 
 
+def site_key_id(key: bytes) -> str:
+    """Eight hexadecimal digits by which two outputs of a site show that patients have the same names in both; they tell no key.
+
+    Args:
+        key: of ``read_site_key``.
+    """
+    return hmac.new(key, b"site key", hashlib.sha256).hexdigest()[:8]
+
+
 def new_site_key(path: str | Path) -> None:
     """Write a new random key of 256 bits, readable by its owner alone. It stays at the site.
 

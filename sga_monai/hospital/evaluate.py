@@ -21,6 +21,7 @@ from sga_monai.core.folders import archive_previous_run, lock_output_dir
 from sga_monai.core.outputs import refuse_around, refuse_inside
 from sga_monai.core.provenance import software, utc_time
 from sga_monai.data.listed_files import refuse_copies
+from sga_monai.data.pseudonyms import read_site_key, site_key_id
 from sga_monai.evaluation.cohort import Cohort, list_cohort
 from sga_monai.evaluation.embedding import write_moments
 from sga_monai.evaluation.predictions import BASELINE_SCORE, FILE, GROUPS, SITE_SCORE, add_failures
@@ -105,6 +106,7 @@ def evaluate_bundle(
     groups, cohort = cohort.groups(), replace(cohort, cells={})
     facts = _facts(bundle, manifest, reference, public_key, failure_limit, device)
     facts |= {"files_sha256": cohort.files_sha256, "protocol": plan.sha256 if plan else None}
+    facts["site_key"] = None if site_key is None else site_key_id(read_site_key(site_key))
     earlier = read_earlier(out / "run.json")
     started, first = _start_of_same(earlier, facts), _first_scoring(earlier, facts)
     if started is None:

@@ -74,11 +74,12 @@ def read_periods(evaluations: Sequence[str | Path]) -> tuple[list[Period], list[
     periods, notes = _by_column(*read[0]) if len(read) == 1 else (_by_evaluation(read), [])
     if len({json.dumps(run["software"], sort_keys=True) for run in runs}) > 1:
         notes.append("The evaluations were made with different versions of the software: run sga-monai selftest with each.")
-    # Without a site key patients are numbers, which mean others in another evaluation.
-    if len(read) > 1 and any(pd.api.types.is_numeric_dtype(rows["patient"]) for _, rows in read):
+    # Without a site key patients are numbers, which mean others in another evaluation, as names of another key do.
+    without = len(read) > 1 and any(pd.api.types.is_numeric_dtype(rows["patient"]) for _, rows in read)
+    if without or len({run["site_key"] for run in runs if "site_key" in run}) > 1:
+        why = "an evaluation was made without a site key" if without else "the evaluations were made with different site keys"
         notes.append(
-            "Patients who are in more than one period are not known, since an evaluation was made without a site key: with many, false "
-            "alarms are more frequent than stated."
+            f"Patients who are in more than one period are not known, since {why}: with many, false alarms are more frequent than stated."
         )
     else:
         notes += _returning(periods)

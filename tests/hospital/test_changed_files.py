@@ -340,6 +340,9 @@ def test_a_stopped_evaluation_of_other_names_or_files_begins_anew(bundle, images
     fresh = evaluate_bundle(*given[:2], folder, tmp_path / "fresh", site_key=key)
     pd.testing.assert_frame_equal(found, fresh)
     assert found["patient"].nunique() == 6
+    recorded = [json.loads((tmp_path / f"{name}/run.json").read_text())["site_key"] for name in ("out.1", "out", "fresh")]
+    assert recorded[1] == recorded[2]
+    assert (recorded[0] == recorded[1]) == (change != "key")
     assert (tmp_path / "out.1/parts/part_000000.json").is_file()
     secrets = [(tmp_path / name).read_bytes().strip() for name in ("a.key", "b.key")]
     written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]

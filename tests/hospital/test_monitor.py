@@ -324,6 +324,16 @@ def test_without_a_site_key_nobody_is_known_to_return(evaluation, tmp_path) -> N
     assert note.startswith("Patients who are in more than one period are not known, since an evaluation was made without a site key")
 
 
+def test_with_different_site_keys_nobody_is_known_to_return(evaluation, tmp_path) -> None:
+    """``validate`` makes a key for each folder where none is given."""
+    folders = [evaluation(f"{i}", images(i).assign(period=f"202{i}"), site_key=key) for i, key in enumerate("aab")]
+    assert not any("site key" in note for note in make_monitor(folders[:2], tmp_path / "out")["notes"])
+    (note,) = make_monitor(folders, tmp_path / "out")["notes"]
+    assert note.startswith(
+        "Patients who are in more than one period are not known, since the evaluations were made with different site keys"
+    )
+
+
 def test_charts_show_every_point_and_the_alarms_in_red() -> None:
     content = monitored([images(i, scanner=1.0 * (i >= 4)) for i in range(6)])
     content = json.loads(json.dumps(content).replace("NaN", "null"))
