@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from sga_monai.core import checks as check
 from sga_monai.core.errors import DiskError, InputError
-from sga_monai.core.files import read_json
+from sga_monai.core.files import read_earlier
 from sga_monai.core.process import loads_a_network
 
 logger = logging.getLogger(__name__)
@@ -130,10 +130,7 @@ if hasattr(os, "register_at_fork"):
 
 def is_finished(folder: Path) -> bool:
     """Whether a run's training and its final table are complete."""
-    try:
-        finished = read_json(folder / "run.json")["finished"]
-    except (OSError, ValueError, KeyError):
-        return False
+    finished = read_earlier(folder / "run.json").get("finished")
     return finished is not None and all((folder / name).is_file() for name in RESULTS[:2])
 
 

@@ -772,3 +772,13 @@ def test_a_run_that_goes_on_has_no_results_of_its_earlier_end(tmp_path):
     record.finish(engine)
     assert not is_finished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{", '{"finished": null}', "{}"])
+def test_a_run_whose_card_is_damaged_is_not_finished(tmp_path, content):
+    for name in ("predictions.csv", "results.csv"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "run.json").write_text('{"finished": "now"}')
+    assert is_finished(tmp_path)
+    (tmp_path / "run.json").write_text(content)
+    assert not is_finished(tmp_path)
