@@ -77,7 +77,8 @@ def evaluate_bundle(
         batch_size: images at once; changes no score.
         device: "cpu" or "cuda", where images are scored.
         protocol: of ``write_protocol``; its hash is recorded with the time when scoring began, and a copy is kept; so are those of an
-            earlier scoring of the same images in ``output_dir`` that had another protocol, or none.
+            earlier scoring of the same images, or with the same ``site_key`` of most of their patients, in ``output_dir`` that had
+            another protocol, or none.
 
     Returns:
         The predictions.
@@ -108,7 +109,8 @@ def evaluate_bundle(
     facts |= {"files_sha256": cohort.files_sha256, "protocol": plan.sha256 if plan else None}
     facts["site_key"] = None if site_key is None else site_key_id(read_site_key(site_key))
     earlier = read_earlier(out / "run.json")
-    started, first = _start_of_same(earlier, facts), _first_scoring(earlier, facts)
+    known = _are_mostly_scored(out, earlier, facts, cohort)
+    started, first = _start_of_same(earlier, facts), _first_scoring(earlier, facts, known)
     if started is None:
         archive_previous_run(str(out))
     # An evaluation that goes on began when it first began.
@@ -219,9 +221,24 @@ def _start_of_same(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> str 
     return str(earlier["started"]) if same and earlier.get("finished") is None and "started" in earlier else None
 
 
-def _first_scoring(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Protocol and beginning of the first scoring of these images here; ``None`` where it had the same protocol, or there was none."""
-    same = "started" in earlier and earlier.get("manifest_sha256") == facts["manifest_sha256"]
+def _are_mostly_scored(out: Path, earlier: Mapping[str, Any], facts: Mapping[str, Any], cohort: Cohort) -> bool:
+    """Whether most of the patients are in the predictions that lie in ``out``, as when some labels were corrected since.
+
+    Without a site key patients are numbers, which mean others in another manifest.
+    """
+    if facts["site_key"] is None or earlier.get("site_key") != facts["site_key"] or not (out / FILE).is_file():
+        return False
+    before = set(pd.read_csv(out / FILE, usecols=["patient"], dtype=str)["patient"])
+    patients = {item["patient"] for item in cohort.items}
+    return len(patients & before) > len(patients) / 2
+
+
+def _first_scoring(earlier: Mapping[str, Any], facts: Mapping[str, Any], known: bool) -> dict[str, Any] | None:
+    """Protocol and beginning of the first scoring of these images, or of most of their patients where ``known``, here.
+
+    ``None`` where it had the same protocol, or there was none.
+    """
+    same = "started" in earlier and (known or earlier.get("manifest_sha256") == facts["manifest_sha256"])
     same = same and earlier.get("bundle", {}).get("sha256sums") == facts["bundle"]["sha256sums"]
     first: dict[str, Any] = earlier.get("first") or {key: earlier.get(key) for key in ("protocol", "started")}
     return first if same and first["protocol"] != facts["protocol"] else None

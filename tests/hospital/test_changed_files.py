@@ -21,6 +21,7 @@ from sga_monai.cohorts import inspection
 from sga_monai.core.errors import DiskError, InputError, ReadError
 from sga_monai.core.files import file_sha256, write_json
 from sga_monai.data import cxr_reader
+from sga_monai.data.manifest import read_manifest
 from sga_monai.data.manifest_writer import write_manifest
 from sga_monai.data.pseudonyms import new_site_key
 from sga_monai.evaluation import stream
@@ -294,6 +295,23 @@ def test_a_protocol_that_came_after_the_scores_stays_late_when_they_are_made_aga
     for plan, status in zip(plans, ("before", "changed"), strict=True):
         evaluate_bundle(bundle, tmp_path / "site.csv", images, tmp_path / "other", protocol=plan)
         assert make_report(tmp_path / "other")["protocol"]["status"] == status
+
+
+@pytest.mark.parametrize(("key", "change", "status"), [(True, "label", "after"), (True, "patients", "before"), (False, "label", "before")])
+def test_a_protocol_stays_late_when_labels_are_corrected(bundle, images, tmp_path, key, change, status):
+    """Only the names that a site key gives show that the patients are the same."""
+    new_site_key(tmp_path / "site.key")
+    manifest, site_key = tmp_path / "site.csv", tmp_path / "site.key" if key else None
+    evaluate_bundle(bundle, manifest, images, tmp_path / "out", site_key=site_key)
+    rows = read_manifest(manifest)
+    for i, row in enumerate(rows):
+        if change == "patients" and i >= len(rows) // 2 - 1:
+            row["patient_id"] = f"other{i}"
+    rows[0]["label"] = str(1 - int(rows[0]["label"])) if change == "label" else rows[0]["label"]
+    write_manifest(manifest, rows)
+    write_protocol(Plan("Does it work?", "1: disease", "records"), tmp_path / "plan.json")
+    evaluate_bundle(bundle, manifest, images, tmp_path / "out", site_key=site_key, protocol=tmp_path / "plan.json")
+    assert make_report(tmp_path / "out")["protocol"]["status"] == status
 
 
 def unwritable(write: Callable[..., None], name: str) -> Callable[..., None]:
