@@ -226,9 +226,13 @@ def _are_mostly_scored(out: Path, earlier: Mapping[str, Any], facts: Mapping[str
 
     Without a site key patients are numbers, which mean others in another manifest.
     """
-    if facts["site_key"] is None or earlier.get("site_key") != facts["site_key"] or not (out / FILE).is_file():
+    if facts["site_key"] is None or earlier.get("site_key") != facts["site_key"]:
         return False
-    before = set(pd.read_csv(out / FILE, usecols=["patient"], dtype=str)["patient"])
+    try:
+        before = set(pd.read_csv(out / FILE, usecols=["patient"], dtype=str)["patient"])
+    except (OSError, ValueError):
+        # An evaluation that was stopped has none, and a damaged one tells nothing.
+        return False
     patients = {item["patient"] for item in cohort.items}
     return len(patients & before) > len(patients) / 2
 

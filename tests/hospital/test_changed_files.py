@@ -297,7 +297,10 @@ def test_a_protocol_that_came_after_the_scores_stays_late_when_they_are_made_aga
         assert make_report(tmp_path / "other")["protocol"]["status"] == status
 
 
-@pytest.mark.parametrize(("key", "change", "status"), [(True, "label", "after"), (True, "patients", "before"), (False, "label", "before")])
+@pytest.mark.parametrize(
+    ("key", "change", "status"),
+    [(True, "label", "after"), (True, "patients", "before"), (True, "damaged", "before"), (False, "label", "before")],
+)
 def test_a_protocol_stays_late_when_labels_are_corrected(bundle, images, tmp_path, key, change, status):
     """Only the names that a site key gives show that the patients are the same."""
     new_site_key(tmp_path / "site.key")
@@ -307,7 +310,10 @@ def test_a_protocol_stays_late_when_labels_are_corrected(bundle, images, tmp_pat
     for i, row in enumerate(rows):
         if change == "patients" and i >= len(rows) // 2 - 1:
             row["patient_id"] = f"other{i}"
-    rows[0]["label"] = str(1 - int(rows[0]["label"])) if change == "label" else rows[0]["label"]
+    if change != "patients":
+        rows[0]["label"] = str(1 - int(rows[0]["label"]))
+    if change == "damaged":
+        (tmp_path / "out/predictions.csv").write_text("row,sc")
     write_manifest(manifest, rows)
     write_protocol(Plan("Does it work?", "1: disease", "records"), tmp_path / "plan.json")
     evaluate_bundle(bundle, manifest, images, tmp_path / "out", site_key=site_key, protocol=tmp_path / "plan.json")
