@@ -43,7 +43,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "PGD, L0": {"attack_steps": 2, "random_start": True, "norm": 0},
     "adversarial training of Madry": {"objective": "adversarial_ce", "attack_steps": 2, "norm": 3},
     "bf16": {"precision": "bf16"},
-    "fp16": {"precision": "fp16"},
     "standard": {"augmentation": "standard"},
     "gradient reuse": {"gradient_reuse": True, "saliency_target": "difference"},
     "clean statistics": {"adversarial_statistics": "clean"},
