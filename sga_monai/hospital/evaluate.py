@@ -106,11 +106,10 @@ def evaluate_bundle(
     # Of a million rows all cells would take a gigabyte.
     groups, cohort = cohort.groups(), replace(cohort, cells={})
     facts = _facts(bundle, manifest, reference, public_key, failure_limit, device)
-    facts |= {"files_sha256": cohort.files_sha256, "protocol": plan.sha256 if plan else None}
-    facts["site_key"] = None if site_key is None else site_key_id(read_site_key(site_key))
+    key = None if site_key is None else site_key_id(read_site_key(site_key))
+    facts |= {"files_sha256": cohort.files_sha256, "protocol": plan.sha256 if plan else None, "site_key": key}
     earlier = read_earlier(out / "run.json")
-    known = _are_mostly_scored(out, earlier, facts, cohort)
-    started, first = _start_of_same(earlier, facts), _first_scoring(earlier, facts, known)
+    started, first = _start_of_same(earlier, facts), _first_scoring(out, earlier, facts, cohort)
     if started is None:
         archive_previous_run(str(out))
     # An evaluation that goes on began when it first began.
@@ -221,6 +220,20 @@ def _start_of_same(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> str 
     return str(earlier["started"]) if same and earlier.get("finished") is None and "started" in earlier else None
 
 
+def _first_scoring(out: Path, earlier: Mapping[str, Any], facts: Mapping[str, Any], cohort: Cohort) -> dict[str, Any] | None:
+    """Protocol and beginning of the first scoring of these images, or of most of their patients, in ``out``.
+
+    ``None`` where it had the same protocol, or there was none.
+    """
+    if "started" not in earlier or earlier.get("bundle", {}).get("sha256sums") != facts["bundle"]["sha256sums"]:
+        return None
+    first: dict[str, Any] = earlier.get("first") or {key: earlier.get(key) for key in ("protocol", "started")}
+    if first["protocol"] == facts["protocol"]:
+        return None
+    same = earlier.get("manifest_sha256") == facts["manifest_sha256"]
+    return first if same or _are_mostly_scored(out, earlier, facts, cohort) else None
+
+
 def _are_mostly_scored(out: Path, earlier: Mapping[str, Any], facts: Mapping[str, Any], cohort: Cohort) -> bool:
     """Whether most of the patients are in the predictions that lie in ``out``, as when some labels were corrected since.
 
@@ -235,14 +248,3 @@ def _are_mostly_scored(out: Path, earlier: Mapping[str, Any], facts: Mapping[str
         return False
     patients = {item["patient"] for item in cohort.items}
     return len(patients & before) > len(patients) / 2
-
-
-def _first_scoring(earlier: Mapping[str, Any], facts: Mapping[str, Any], known: bool) -> dict[str, Any] | None:
-    """Protocol and beginning of the first scoring of these images, or of most of their patients where ``known``, here.
-
-    ``None`` where it had the same protocol, or there was none.
-    """
-    same = "started" in earlier and (known or earlier.get("manifest_sha256") == facts["manifest_sha256"])
-    same = same and earlier.get("bundle", {}).get("sha256sums") == facts["bundle"]["sha256sums"]
-    first: dict[str, Any] = earlier.get("first") or {key: earlier.get(key) for key in ("protocol", "started")}
-    return first if same and first["protocol"] != facts["protocol"] else None

@@ -19,7 +19,6 @@ from sga_monai.core.errors import InputError
 from sga_monai.data.dataset import CXRDataset
 from sga_monai.data.transforms import preprocessing
 from sga_monai.evaluation.cohort import list_cohort, read_cohorts
-from sga_monai.interpret import measures
 from sga_monai.interpret.explain import explain_checkpoints, render
 from sga_monai.interpret.localization import deletion_auc, insertion_auc
 from sga_monai.interpret.measures import MINUS, Cases, Measured, measure_maps
@@ -34,7 +33,7 @@ from sga_monai.statistics.seeds import mean_over_seeds
 def explain(*arguments, **options):
     """``explain_checkpoints`` with curves of 4 steps instead of 16, whose forward passes take most of its time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measures, "STEPS", 4)
+        patch.setattr("sga_monai.interpret.measures.STEPS", 4)
         return explain_checkpoints(*arguments, **options)
 
 
