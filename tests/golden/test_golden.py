@@ -1,8 +1,8 @@
 """Weights that must not change by accident: three steps of every method, and the literal command after one epoch.
 
-The hashes hold on the kinds of processors that are named; elsewhere the sums of the weights must agree. ``python
+Each kind of processor that is named has its own hashes; on any other the sums of the weights must agree. ``python
 tests/golden/test_golden.py`` writes ``golden.json`` anew, which a change that is meant to move the weights does in the same commit;
-where no weight that it had has changed, this processor is added to those of before.
+where no weight has changed, this processor is added to those of before.
 """
 
 from __future__ import annotations
@@ -104,12 +104,19 @@ def literal_command(folder: Path, phantom: Path) -> dict[str, Any]:
     return fingerprint(torch.load(folder / "run/model.pt", weights_only=True))
 
 
+def agree(sums: list[float], name: str, golden: dict[str, Any]) -> bool:
+    """Whether the sums of the weights are those of another processor but for rounding."""
+    # In bfloat16 two processors differ from each other as much as each does from fp32.
+    return sums == pytest.approx(golden["sums"][name], rel=0.5 if name == "bf16" else 0.05, abs=0.05)
+
+
 def compare(found: dict[str, Any], name: str) -> None:
     golden = json.loads(GOLDEN.read_text())
-    if processor() in golden["processors"]:
-        assert found["sha256"] == golden["weights"][name]["sha256"]
+    expected = golden["sha256"].get(processor(), {}).get(name)
+    if expected:
+        assert found["sha256"] == expected
     else:
-        assert found["sums"] == pytest.approx(golden["weights"][name]["sums"], rel=0.05, abs=0.05)
+        assert agree(found["sums"], name, golden), found["sums"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -118,8 +125,8 @@ def test_three_steps_of_each_method(name: str) -> None:
 
 
 def test_no_two_methods_are_the_same() -> None:
-    golden = json.loads(GOLDEN.read_text())["weights"]
-    assert len({golden[name]["sha256"] for name in METHODS}) == len(METHODS)
+    for hashes in json.loads(GOLDEN.read_text())["sha256"].values():
+        assert len(set(hashes.values())) == len(hashes)
 
 
 def test_literal_command_after_one_epoch(tmp_path: Path, phantom_dir: Path) -> None:
@@ -132,7 +139,16 @@ if __name__ == "__main__":
         write_phantom(f"{place}/phantom", external_images=2)
         weights["literal command"] = literal_command(Path(place), Path(place, "phantom"))
     before = json.loads(GOLDEN.read_text())
-    processors = before["processors"] if before["weights"].items() <= weights.items() else []
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in weights.items())
-    listed = json.dumps(list(dict.fromkeys([*processors, processor()])))
-    GOLDEN.write_text(f'{{\n "processors": {listed},\n "weights": {{\n{lines}\n }}\n}}\n')
+    hashes = {name: found["sha256"] for name, found in weights.items()}
+    known = before["sha256"].get(processor())
+    same = known.items() <= hashes.items() if known else all(agree(weights[name]["sums"], name, before) for name in before["sums"])
+    kept = before if same else {"sums": {}, "sha256": {}}
+    golden = {
+        "sums": {name: found["sums"] for name, found in weights.items()} | kept["sums"],
+        "sha256": kept["sha256"] | {processor(): hashes},
+    }
+    blocks = []
+    for key, entries in golden.items():
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries.items())
+        blocks.append(f' "{key}": {{\n{lines}\n }}')
+    GOLDEN.write_text("{\n" + ",\n".join(blocks) + "\n}\n")
