@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ class Answers:
     port: int = 0
 
     def server(self, **credentials: str) -> DicomwebServer:
-        return DicomwebServer(Dicomweb(f"http://127.0.0.1:{self.port}/dicom-web/", Credentials(**credentials), timeout_s=0.5))
+        return DicomwebServer(Dicomweb(f"http://127.0.0.1:{self.port}/dicom-web/", Credentials(**credentials), timeout_s=20))
 
 
 @pytest.fixture
@@ -126,6 +127,12 @@ def test_answers_that_are_none(answers, body, length, code):
         answers.server().find(WANTED)
     assert caught.value.code in code.split()
     assert "SECRET" not in str(caught.value)
+
+
+def test_a_server_that_says_nothing_is_not_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as silent, silenced(), pytest.raises(TransferError) as caught:
+        DicomwebServer(Dicomweb(f"http://127.0.0.1:{silent.getsockname()[1]}/", Credentials(), timeout_s=0.2)).find(WANTED)
+    assert caught.value.code == "timeout"
 
 
 def test_an_object_is_taken_as_it_is_stored(answers):
